@@ -1,0 +1,44 @@
+# Everything a user or developer does with a checkout. `make` alone lists the targets; ARGS="..." adds arguments.
+
+.DEFAULT_GOAL := help
+# The prerequisites below have an order (test lints first), and their output would mix.
+.NOTPARALLEL:
+
+.PHONY: help setup run demo test lint format bench clean
+
+help: ## list the targets
+	@echo 'Usage: make TARGET [ARGS="..."]'
+	@echo
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
+
+setup: ## install what is missing, make .venv (every target below does this first)
+	@.ci/setup
+
+# In `run`, `demo` and `bench` the program takes the place of the shell, so that Ctrl-C and SIGTERM reach it and make
+# waits until it has stopped in order.
+run: setup ## start a space on this machine and mount it at ./vss until Ctrl-C
+	@exec .venv/bin/mictlanfs up $(ARGS)
+
+demo: setup ## show what it can do, in a space that is removed afterwards
+	@exec .venv/bin/python tests/demo.py $(ARGS)
+
+test: lint ## lint, then run the tests (ARGS="-k name" selects)
+	.venv/bin/pytest $(ARGS)
+
+lint: setup ## check style, formatting and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: setup ## mend what the tools can mend, and format
+	.venv/bin/ruff check --fix-only .
+	.venv/bin/ruff format .
+
+bench: setup ## measure
+	@exec .venv/bin/python -m tests.benchmarks $(ARGS)
+
+clean: ## remove .venv, caches and build output (not ./vss-data: it is data)
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build dist
+	@# Only our own folders: ./vss may be a mounted file system.
+	find mictlanfs server mount tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@if [ -e vss-data ]; then echo 'Kept ./vss-data: it holds data. Remove it yourself if you want it gone.'; fi
