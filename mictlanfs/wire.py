@@ -1,0 +1,711 @@
+"""The protocol between the parts: paths, headers, messages and their coding. Used by both ends.
+
+Control requests are `POST` with a msgpack body of the request structure and answer 200 with a
+msgpack body of the answer structure. An error is any other status with a JSON body (`WireError`),
+readable in a terminal. Chunk bytes travel as plain HTTP bodies; many small ones as a *frame*: four
+bytes big-endian length of a msgpack header, the header, then the bodies one behind the other.
+
+`docs/protocol.md` explains the exchanges; the fields are documented here only.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.model import (
+    Attributes,
+    BucketPolicy,
+    Buffer,
+    Chunk,
+    ChunkId,
+    Extent,
+    FileKind,
+    InodeNumber,
+    Node,
+    PeerMap,
+    PeerNumber,
+    SessionId,
+    Struct,
+)
+
+PROTOCOL_VERSION: Final = 1
+PREFIX: Final = "/mictlanfs/v1"
+MSGPACK: Final = "application/msgpack"
+
+# Every answer of a router carries its peer map's version, so a stale map is noticed at once.
+HEADER_PEER_MAP: Final = "x-mictlanfs-peer-map"
+HEADER_DIGEST: Final = "x-mictlanfs-digest"
+
+BATCH_OPS_MAX: Final = 4096
+BATCH_SIZE_BYTES_MAX: Final = 8 * 1024 * 1024
+FRAME_CHUNKS_MAX: Final = 256
+FRAME_SIZE_BYTES_MAX: Final = 8 * 1024 * 1024
+LIST_ENTRIES_MAX: Final = 2000
+EXTENTS_PAGE_MAX: Final = 256
+RESOLVE_DEPTH_MAX: Final = 2048
+INODE_BATCH_COUNT: Final = 1024
+
+
+class Path:
+    """Where each request goes, below the server's address."""
+
+    SESSION_OPEN: Final = PREFIX + "/session/open"
+    SESSION_HEARTBEAT: Final = PREFIX + "/session/heartbeat"
+    SESSION_CLOSE: Final = PREFIX + "/session/close"
+    SESSION_INODES: Final = PREFIX + "/session/inodes"
+    COMMIT: Final = PREFIX + "/commit"
+    LOOKUP: Final = PREFIX + "/lookup"
+    NODE: Final = PREFIX + "/node"
+    EXTENTS: Final = PREFIX + "/extents"
+    LIST: Final = PREFIX + "/list"
+    XATTRS: Final = PREFIX + "/xattrs"
+    RESOLVE: Final = PREFIX + "/resolve"
+    STATFS: Final = PREFIX + "/statfs"
+    BUCKETS: Final = PREFIX + "/buckets"
+    PEER_MAP: Final = PREFIX + "/peer-map"
+    PEER_ANNOUNCE: Final = PREFIX + "/peer/announce"
+    PEER_LEAVE: Final = PREFIX + "/peer/leave"
+    STATUS: Final = PREFIX + "/status"
+    HEALTH: Final = PREFIX + "/health"
+    CHUNK: Final = PREFIX + "/chunks/"
+    FRAME_PUT: Final = PREFIX + "/frames/put"
+    FRAME_GET: Final = PREFIX + "/frames/get"
+    FRAME_DELETE: Final = PREFIX + "/frames/delete"
+
+
+class WireError(msgspec.Struct, frozen=True):
+    """An error as it travels; see `MictlanError` for the fields."""
+
+    kind: str
+    operation: str = ""
+    target: str = ""
+    detail: str = ""
+
+    @classmethod
+    def of(cls, error: MictlanError) -> WireError:
+        """The form of `error` that travels."""
+        return cls(error.kind.value, error.operation, error.target, error.detail)
+
+    def to_error(self) -> MictlanError:
+        """The error as raised at the receiving end; a kind from a newer sender is INTERNAL."""
+        try:
+            kind = Kind(self.kind)
+        except ValueError:
+            kind = Kind.INTERNAL
+        return MictlanError(kind, self.operation, self.target, self.detail or self.kind)
+
+
+# --- sessions ------------------------------------------------------------------------------------
+
+
+class OpenSession(Struct, frozen=True):
+    """Begin a session.
+
+    Attributes:
+        host, pid, label: who asks, for `status` only.
+    """
+
+    protocol: int
+    host: str
+    pid: int
+    label: str
+
+
+class SessionGrant(Struct, frozen=True):
+    """A session as the router granted it.
+
+    Attributes:
+        epoch: fencing token; sent with every request of the session.
+        ttl_s: seconds without a heartbeat after which the session is gone.
+        heartbeat_s: seconds between heartbeats.
+        inodes: a first batch of inode numbers.
+    """
+
+    session: SessionId
+    epoch: int
+    space_id: str
+    ttl_s: float
+    heartbeat_s: float
+    inodes: InodeRange
+    root: Attributes
+    peer_map: PeerMap
+
+
+class InodeRange(Struct, frozen=True):
+    """Inode numbers `first` to `first + count - 1`, never handed to anybody else."""
+
+    first: int
+    count: int
+
+
+class SessionRef(Struct, frozen=True):
+    """Names a session: heartbeat, close."""
+
+    session: SessionId
+    epoch: int
+
+
+class TakeInodes(Struct, frozen=True):
+    """Ask for another batch of inode numbers."""
+
+    session: SessionId
+    epoch: int
+    count: int
+
+
+class Done(Struct, frozen=True):
+    """An answer with nothing to say."""
+
+
+# --- operations: the op log ----------------------------------------------------------------------
+#
+# Applied in order. `time_ns` is the writer's clock and becomes ctime (and mtime where POSIX says
+# so) of what the operation touches. Results carry the attributes of every inode touched.
+
+
+class MakeNode(Struct, frozen=True, tag="make"):
+    """Create a file, directory, symlink or special file under a new name.
+
+    In the root only directories can be made: a bucket with the default policy.
+
+    Errors: EXISTS, NOT_FOUND (parent), NOT_DIRECTORY, NAME_TOO_LONG, INVALID (name, number in
+    use), NOT_PERMITTED (not a directory, in the root), STALE (parent was removed).
+    Result: the new node, the parent.
+    """
+
+    parent: InodeNumber
+    name: bytes
+    ino: InodeNumber
+    kind: FileKind
+    mode: int
+    uid: int
+    gid: int
+    time_ns: int
+    rdev: int = 0
+    target: bytes = b""
+
+
+class Link(Struct, frozen=True, tag="link"):
+    """Give an inode that is not a directory one more name. Result: the inode, the parent.
+
+    Errors: EXISTS, NOT_FOUND, NOT_PERMITTED (a directory; in the root), TOO_MANY_LINKS.
+    """
+
+    ino: InodeNumber
+    parent: InodeNumber
+    name: bytes
+    time_ns: int
+
+
+class Unlink(Struct, frozen=True, tag="unlink"):
+    """Remove a name of anything but a directory. Result: the inode it named, the parent.
+
+    With `sustain` an inode that loses its last name is kept for the session until `Release` or the
+    session's end, so that open handles go on working. Errors: NOT_FOUND, IS_DIRECTORY.
+    """
+
+    parent: InodeNumber
+    name: bytes
+    time_ns: int
+    sustain: bool = False
+
+
+class RemoveDirectory(Struct, frozen=True, tag="rmdir"):
+    """Remove an empty directory, in the root: an empty bucket. Result: the directory, the parent.
+
+    Errors: NOT_FOUND, NOT_DIRECTORY, NOT_EMPTY.
+    """
+
+    parent: InodeNumber
+    name: bytes
+    time_ns: int
+    sustain: bool = False
+
+
+class RenameMode:
+    """What `Rename` does about an existing target: the flags of renameat2(2)."""
+
+    REPLACE: Final = 0
+    NO_REPLACE: Final = 1
+    EXCHANGE: Final = 2
+
+
+class Rename(Struct, frozen=True, tag="rename"):
+    """Move a name; one transaction, no data moves. Buckets may be renamed within the root only.
+
+    Errors: NOT_FOUND, EXISTS (NO_REPLACE), NOT_EMPTY, IS_DIRECTORY, NOT_DIRECTORY, INVALID (a
+    directory into itself), NOT_PERMITTED (a file into the root; a bucket out of it or a directory
+    into it).
+    Result: the moved inode, old parent, new parent, and the replaced or exchanged inode if any.
+    """
+
+    parent: InodeNumber
+    name: bytes
+    new_parent: InodeNumber
+    new_name: bytes
+    time_ns: int
+    mode: int = RenameMode.REPLACE
+    sustain: bool = False
+
+
+class SetAttributes(Struct, frozen=True, tag="setattr"):
+    """Change attributes; None leaves one as it is. Result: the inode.
+
+    A `size` below the present one cuts extents, above it makes a hole. Errors: NOT_FOUND,
+    IS_DIRECTORY and INVALID (size of what is not a file), TOO_LARGE.
+    """
+
+    ino: InodeNumber
+    time_ns: int
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+class SetXattr(Struct, frozen=True, tag="setxattr"):
+    """Set an extended attribute; `flags` are those of setxattr(2). Result: the inode.
+
+    Errors: EXISTS (XATTR_CREATE), NO_DATA (XATTR_REPLACE), RANGE (name), TOO_LARGE (value),
+    NO_SPACE (the names together over the limit).
+    """
+
+    ino: InodeNumber
+    name: bytes
+    value: bytes
+    time_ns: int
+    flags: int = 0
+
+
+class RemoveXattr(Struct, frozen=True, tag="removexattr"):
+    """Remove an extended attribute. Result: the inode. Errors: NO_DATA."""
+
+    ino: InodeNumber
+    name: bytes
+    time_ns: int
+
+
+class WriteExtents(Struct, frozen=True, tag="write"):
+    """Make stored chunks the content of ranges of a file. Result: the inode.
+
+    The new extents replace what they cover; `size` is the least size afterwards (the file grows to
+    it, never shrinks). `chunks` describes every chunk named that is new to the router; each must
+    be durable on its peers before. Errors: NOT_FOUND, INVALID (not a file, an extent outside its
+    chunk, a chunk that is unknown).
+    """
+
+    ino: InodeNumber
+    extents: tuple[Extent, ...]
+    chunks: tuple[Chunk, ...]
+    size: int
+    time_ns: int
+
+
+class Release(Struct, frozen=True, tag="release"):
+    """Let go of an inode sustained for this session. Result: nothing. Never fails."""
+
+    ino: InodeNumber
+
+
+class SetBucketPolicy(Struct, frozen=True, tag="policy"):
+    """Change how new data of a bucket is kept. Result: the bucket. Errors: NOT_FOUND, INVALID."""
+
+    ino: InodeNumber
+    policy: BucketPolicy
+    time_ns: int
+
+
+Operation = (
+    MakeNode
+    | Link
+    | Unlink
+    | RemoveDirectory
+    | Rename
+    | SetAttributes
+    | SetXattr
+    | RemoveXattr
+    | WriteExtents
+    | Release
+    | SetBucketPolicy
+)
+
+
+class Commit(Struct, frozen=True):
+    """Apply a batch of operations in one transaction.
+
+    Attributes:
+        first_number: number of `ops[0]` in the session's log; numbers have no gaps and start at 1.
+        ops: 0 to 4096. An empty batch with `sync` is a barrier: it takes no number, and its answer
+            says that everything applied before is durable.
+        sync: whether the answer may only come once the batch, and all before it, is durable on the
+            router's disk.
+        stop_on_error: an operation that fails ends the batch (those before it stay applied, those
+            behind it take no number); otherwise it has no effect and the next is applied.
+
+    A batch that was applied before (the answer was lost) is answered again from the record of its
+    results; only the last batch of a session can be repeated. Errors: FENCED (session unknown or
+    epoch old), CONFLICT (a gap in the numbers), INVALID (too many operations).
+    """
+
+    session: SessionId
+    epoch: int
+    first_number: int
+    ops: tuple[Operation, ...]
+    sync: bool
+    stop_on_error: bool = False
+
+
+class OpResult(Struct, frozen=True):
+    """What became of one operation: the attributes of all inodes it touched, or the error."""
+
+    touched: tuple[Attributes, ...] = ()
+    error: WireError | None = None
+
+
+class CommitAnswer(Struct, frozen=True):
+    """One result per operation applied; shorter than the batch only with `stop_on_error`."""
+
+    results: tuple[OpResult, ...]
+
+
+# --- reads ---------------------------------------------------------------------------------------
+
+
+class Lookup(Struct, frozen=True):
+    """Resolve one name. Errors: NOT_FOUND, NOT_DIRECTORY. Answer: `Node`.
+
+    Attributes:
+        extents_max: how many extents to send along, 0 to 256.
+    """
+
+    parent: InodeNumber
+    name: bytes
+    extents_max: int = 0
+
+
+class GetNode(Struct, frozen=True):
+    """Read one inode. Errors: NOT_FOUND. Answer: `Node`."""
+
+    ino: InodeNumber
+    extents_max: int = 0
+
+
+class GetExtents(Struct, frozen=True):
+    """Read extents that end behind `offset`, in order. Errors: NOT_FOUND. Answer: `ExtentPage`."""
+
+    ino: InodeNumber
+    offset: int
+    extents_max: int = EXTENTS_PAGE_MAX
+
+
+class ExtentPage(Struct, frozen=True):
+    """Some extents of a file.
+
+    Attributes:
+        end: the page describes the file from the offset asked up to here; None: up to its end.
+        content_version: of the file when the page was read.
+    """
+
+    extents: tuple[Extent, ...]
+    chunks: tuple[Chunk, ...]
+    end: int | None
+    content_version: int
+
+
+class ListDirectory(Struct, frozen=True):
+    """Read a page of a directory in order of names (as bytes). Answer: `ListPage`.
+
+    Attributes:
+        after: the last name of the page before; empty for the first.
+        extents_max: extents to send with each file, 0 to 256.
+
+    Errors: NOT_FOUND, NOT_DIRECTORY.
+    """
+
+    ino: InodeNumber
+    after: bytes = b""
+    entries_max: int = LIST_ENTRIES_MAX
+    extents_max: int = 0
+
+
+class Entry(Struct, frozen=True):
+    """A name and what it names."""
+
+    name: bytes
+    node: Node
+
+
+class ListPage(Struct, frozen=True):
+    """Entries in order of names.
+
+    Attributes:
+        directory: attributes of the directory itself, from the same moment.
+        parent: the inode `..` names.
+        is_last: whether nothing follows.
+    """
+
+    entries: tuple[Entry, ...]
+    directory: Attributes
+    parent: InodeNumber
+    is_last: bool
+
+
+class GetXattrs(Struct, frozen=True):
+    """Read all extended attributes. Errors: NOT_FOUND. Answer: `Xattrs`."""
+
+    ino: InodeNumber
+
+
+class Xattrs(Struct, frozen=True):
+    """Names and values."""
+
+    values: dict[bytes, bytes]
+
+
+class Resolve(Struct, frozen=True):
+    """Walk `names` from the root without following symlinks, as far as they exist."""
+
+    names: tuple[bytes, ...]
+    extents_max: int = 0
+
+
+class Resolved(Struct, frozen=True):
+    """The root, then one node per name that exists; fewer than asked when one is missing."""
+
+    nodes: tuple[Node, ...]
+
+
+class StatFs(Struct, frozen=True):
+    """Space and inode counts, as statvfs(3) wants them, in bytes. `free` is for new replicas."""
+
+    capacity: int
+    free: int
+    inode_count: int
+    chunk_count: int
+
+
+class BucketInfo(Struct, frozen=True):
+    """A bucket: the directory of that name in the root, its policy."""
+
+    name: bytes
+    attributes: Attributes
+    policy: BucketPolicy
+
+
+class Buckets(Struct, frozen=True):
+    """All buckets, in order of names."""
+
+    buckets: tuple[BucketInfo, ...]
+
+
+# --- peers ---------------------------------------------------------------------------------------
+
+
+class PeerAnnounce(Struct, frozen=True):
+    """A peer registers or sends a heartbeat. Answer: `PeerWelcome`.
+
+    Attributes:
+        space_id: the space it holds data of; empty when its store is new.
+
+    Errors: CONFLICT (another live peer has this id; it holds data of another space).
+    """
+
+    protocol: int
+    id: str
+    url: str
+    zone: str
+    capacity: int
+    used: int
+    chunk_count: int
+    is_full: bool
+    boot_id: str
+    space_id: str
+
+
+class PeerWelcome(Struct, frozen=True):
+    """The router's answer to a peer."""
+
+    number: PeerNumber
+    space_id: str
+    heartbeat_s: float
+
+
+class PeerLeave(Struct, frozen=True):
+    """A peer stops in order: it is down from now on, without a wait."""
+
+    id: str
+    url: str
+
+
+class FramePut(Struct, frozen=True):
+    """Header of a frame of chunks to store; the bodies follow in order."""
+
+    chunks: tuple[FrameChunk, ...]
+
+
+class FrameChunk(Struct, frozen=True):
+    """One chunk of a frame."""
+
+    id: ChunkId
+    length: int
+    digest: bytes
+
+
+class FrameGet(Struct, frozen=True):
+    """Chunks wanted, whole."""
+
+    ids: tuple[ChunkId, ...]
+
+
+class FrameAnswer(Struct, frozen=True):
+    """One result per chunk, in order; the bodies of a get follow for those without an error."""
+
+    results: tuple[FrameResult, ...]
+
+
+class FrameResult(Struct, frozen=True):
+    """What became of one chunk of a frame."""
+
+    length: int = 0
+    error: WireError | None = None
+
+
+class FrameDelete(Struct, frozen=True):
+    """Chunks to remove; one that is not there counts as removed."""
+
+    ids: tuple[ChunkId, ...]
+
+
+# --- status (JSON) -------------------------------------------------------------------------------
+
+
+class PeerStatus(msgspec.Struct, frozen=True):
+    """A peer, for people."""
+
+    id: str
+    url: str
+    zone: str
+    state: str
+    capacity: int
+    used: int
+    chunk_count: int
+    is_full: bool
+    last_seen_s: float
+
+
+class SessionStatus(msgspec.Struct, frozen=True):
+    """An open session, for people."""
+
+    label: str
+    host: str
+    pid: int
+    last_seen_s: float
+
+
+class SpaceStatus(msgspec.Struct, frozen=True):
+    """The state of a space, for people and scripts. Sizes in bytes, times in seconds."""
+
+    space_id: str
+    router_id: str
+    version: str
+    uptime_s: float
+    is_healthy: bool
+    problems: list[str]
+    peers: list[PeerStatus]
+    sessions: list[SessionStatus]
+    bucket_count: int
+    inode_count: int
+    chunk_count: int
+    under_replicated_count: int
+    lost_count: int
+    tombstone_count: int
+    bytes_logical: int
+
+
+# --- coding --------------------------------------------------------------------------------------
+
+_encoder = msgspec.msgpack.Encoder()
+_decoders: dict[type[Any], msgspec.msgpack.Decoder[Any]] = {}
+_FRAME_LENGTH = struct.Struct(">I")
+FRAME_HEADER_SIZE_BYTES_MAX: Final = 1024 * 1024
+
+T = TypeVar("T")
+
+
+def encode(message: Struct) -> bytes:
+    """The msgpack form of a message."""
+    return _encoder.encode(message)
+
+
+def decode(body: Buffer, kind: type[T]) -> T:
+    """The message of type `kind` in `body`.
+
+    Raises:
+        MictlanError: PROTOCOL, when `body` is not such a message.
+    """
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+    try:
+        message: T = decoder.decode(body)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise MictlanError(Kind.PROTOCOL, "decode", kind.__name__, str(error)) from error
+    return message
+
+
+def encode_error(error: MictlanError) -> bytes:
+    """The JSON body of an error answer."""
+    return msgspec.json.encode(WireError.of(error))
+
+
+def decode_error(status: int, body: Buffer) -> MictlanError:
+    """The error in the body of an answer with `status`; a body that is not ours is INTERNAL."""
+    try:
+        return msgspec.json.decode(body, type=WireError).to_error()
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        kind = Kind.UNAVAILABLE if status in {502, 503, 504} else Kind.INTERNAL
+        return MictlanError(kind, detail=f"HTTP status {status} without a reason")
+
+
+def frame(header: Struct, bodies: Sequence[Buffer] = ()) -> list[Buffer]:
+    """The pieces of a frame, in order; nothing is copied."""
+    head = _encoder.encode(header)
+    return [_FRAME_LENGTH.pack(len(head)) + head, *bodies]
+
+
+def unframe(body: Buffer, kind: type[T]) -> tuple[T, memoryview]:
+    """The header of a frame and a view of what follows it.
+
+    Raises:
+        MictlanError: PROTOCOL, when `body` is not a frame with such a header.
+    """
+    view = memoryview(body)
+    if len(view) < _FRAME_LENGTH.size:
+        raise MictlanError(Kind.PROTOCOL, "decode", kind.__name__, "the frame is too short")
+    (length,) = _FRAME_LENGTH.unpack_from(view)
+    start = _FRAME_LENGTH.size
+    if length > FRAME_HEADER_SIZE_BYTES_MAX or len(view) < start + length:
+        raise MictlanError(Kind.PROTOCOL, "decode", kind.__name__, "the frame is cut short")
+    return decode(view[start : start + length], kind), view[start + length :]
+
+
+def cut_bodies(view: memoryview, lengths: Sequence[int]) -> list[memoryview]:
+    """Cut what follows a frame's header into bodies of `lengths`.
+
+    Raises:
+        MictlanError: PROTOCOL, when the lengths do not add up to the size of `view`.
+    """
+    if sum(lengths) != len(view):
+        raise MictlanError(Kind.PROTOCOL, "decode", "frame", "the lengths do not add up")
+    bodies, start = [], 0
+    for length in lengths:
+        bodies.append(view[start : start + length])
+        start += length
+    return bodies
