@@ -38,7 +38,7 @@ LIBRARY_HOMES = {
         "mount/mictlanfs_mount/attributes.py",
         "mount/mictlanfs_mount/requestloop.py",
     ],
-    "httpx": ["mictlanfs/client/transport.py"],
+    "httpx": ["mictlanfs/client/transport.py", "mictlanfs/client/bulk.py"],
     "sqlite3": METADATA_HOMES,
     "sqlite_utils": METADATA_HOMES,
     "fastapi": WEB_HOMES,

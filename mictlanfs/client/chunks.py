@@ -1,0 +1,317 @@
+"""Chunks as the space keeps them: stored on several peers, fetched from whichever answers.
+
+Owns placement, replacement of peers that fail, verification of what is read, and the batching of
+small chunks. Invariants: `store` returns only when every replica it names is durable; `fetch`
+never returns bytes of a whole chunk whose digest is wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
+
+import trio
+
+from mictlanfs import wire
+from mictlanfs.checksums import digest_of
+from mictlanfs.client.lanes import Lane
+from mictlanfs.client.peermap import PeerDirectory
+from mictlanfs.client.peers import PeerClient
+from mictlanfs.client.retry import RetryPolicy, retrying
+from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.identifiers import new_chunk_id
+from mictlanfs.model import (
+    KIB,
+    SMALL_CHUNK_SIZE_BYTES,
+    BucketPolicy,
+    Buffer,
+    Chunk,
+    ChunkId,
+    PeerInfo,
+    PeerMap,
+    PeerNumber,
+)
+
+log = logging.getLogger(__name__)
+
+# Below this a digest costs less than handing it to a thread and back.
+INLINE_DIGEST_SIZE_BYTES_MAX = 128 * KIB
+
+# A map that is slow to come must not hold up chunks whose peers may be known well enough.
+PEER_MAP_TIMEOUT_S = 2.0
+
+T = TypeVar("T")
+_SmallPut = tuple[wire.FrameChunk, Sequence[Buffer]]
+
+
+@asynccontextmanager
+async def open_chunk_store(
+    peers: PeerClient,
+    directory: PeerDirectory,
+    fetch_peer_map: Callable[[], Awaitable[PeerMap]],
+    retry: RetryPolicy,
+) -> AsyncIterator[ChunkStore]:
+    """A chunk store, with a nursery for the lanes of small chunks.
+
+    Leaving the block cancels what is still under way.
+    """
+    async with trio.open_nursery() as nursery:
+        yield ChunkStore(nursery, peers, directory, fetch_peer_map, retry)
+        nursery.cancel_scope.cancel()
+
+
+class ChunkStore:
+    """Stores and fetches chunks; made by `open_chunk_store`."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        peers: PeerClient,
+        directory: PeerDirectory,
+        fetch_peer_map: Callable[[], Awaitable[PeerMap]],
+        retry: RetryPolicy,
+    ) -> None:
+        self._nursery = nursery
+        self._peers = peers
+        self._directory = directory
+        self._fetch_peer_map = fetch_peer_map
+        self._retry = retry
+        self._put_lanes: dict[PeerNumber, Lane[_SmallPut, wire.FrameResult]] = {}
+        self._get_lanes: dict[PeerNumber, Lane[ChunkId, memoryview]] = {}
+
+    # --- storing ---------------------------------------------------------------------------------
+
+    async def store(
+        self, pieces: Sequence[Buffer], policy: BucketPolicy, retry: RetryPolicy | None = None
+    ) -> Chunk:
+        """Store `pieces`, joined, as a new chunk on as many peers as `policy` wants.
+
+        With peers down or full, fewer copies down to `policy.replicas_min` are accepted; the
+        chunk then names only the peers that have it. `pieces` must not change meanwhile.
+
+        Cancellation: some peers may hold the chunk; nothing refers to it.
+
+        Raises:
+            MictlanError: NO_SPACE when the peers are full, UNAVAILABLE or TIMED_OUT when too few
+                answered until the retry policy was exhausted.
+        """
+        length = sum(len(piece) for piece in pieces)
+        if length <= INLINE_DIGEST_SIZE_BYTES_MAX:
+            digest = digest_of(pieces)
+        else:
+            digest = await trio.to_thread.run_sync(digest_of, pieces)
+        frame_chunk = wire.FrameChunk(new_chunk_id(), length, digest)
+        holders: list[PeerNumber] = []
+
+        async def attempt() -> None:
+            await self._place(frame_chunk, pieces, policy, holders)
+
+        await self._retrying(retry or self._retry, attempt)
+        return Chunk(frame_chunk.id, length, digest, tuple(holders))
+
+    async def _place(
+        self,
+        chunk: wire.FrameChunk,
+        pieces: Sequence[Buffer],
+        policy: BucketPolicy,
+        holders: list[PeerNumber],
+    ) -> None:
+        """Add peers to `holders` until there are enough; raise when there are too few."""
+        errors: list[MictlanError] = []
+        untried = [p for p in self._directory.candidates(chunk.id) if p.number not in holders]
+        while len(holders) < policy.replicas and untried:
+            missing_count = policy.replicas - len(holders)
+            chosen, untried = untried[:missing_count], untried[missing_count:]
+            async with trio.open_nursery() as nursery:
+                for peer in chosen:
+                    nursery.start_soon(self._put_replica, peer, chunk, pieces, holders, errors)
+        if len(holders) < policy.replicas_min:
+            raise self._shortage(errors, chunk.id)
+        if len(holders) < policy.replicas:
+            log.info(
+                "stored chunk %s on %d peers of %d wanted",
+                chunk.id.hex(),
+                len(holders),
+                policy.replicas,
+            )
+
+    def _shortage(self, errors: Sequence[MictlanError], chunk_id: ChunkId) -> MictlanError:
+        """What to tell a writer whose chunk found too few peers.
+
+        Anything that a later attempt can mend comes first, so that it is made.
+        """
+        for error in errors:
+            if error.is_retryable:
+                return error
+        if errors:
+            return errors[0]
+        if self._directory.has_only_full_peers:
+            kind, detail = Kind.NO_SPACE, "all peers are full"
+        else:
+            kind, detail = Kind.UNAVAILABLE, "no peer is up"
+        return MictlanError(kind, "store chunk", chunk_id.hex(), detail)
+
+    async def _put_replica(
+        self,
+        peer: PeerInfo,
+        chunk: wire.FrameChunk,
+        pieces: Sequence[Buffer],
+        holders: list[PeerNumber],
+        errors: list[MictlanError],
+    ) -> None:
+        try:
+            if chunk.length < SMALL_CHUNK_SIZE_BYTES:
+                lane = self._put_lane(peer.number)
+                result = await lane.submit((chunk, pieces), chunk.length)
+                if result.error is not None:
+                    raise result.error.to_error()
+            else:
+                await self._peers.put(peer.url, chunk.id, chunk.digest, pieces)
+        except MictlanError as error:
+            self._note_failure(peer, error)
+            errors.append(error)
+        else:
+            self._directory.answered(peer.number)
+            holders.append(peer.number)
+
+    def _put_lane(self, number: PeerNumber) -> Lane[_SmallPut, wire.FrameResult]:
+        lane = self._put_lanes.get(number)
+        if lane is None:
+            lane = self._put_lanes[number] = Lane(
+                self._nursery,
+                partial(self._send_puts, number),
+                wire.FRAME_CHUNKS_MAX,
+                wire.FRAME_SIZE_BYTES_MAX,
+            )
+        return lane
+
+    async def _send_puts(
+        self, number: PeerNumber, items: Sequence[_SmallPut]
+    ) -> Sequence[wire.FrameResult]:
+        bodies = [piece for _, pieces in items for piece in pieces]
+        return await self._peers.put_frame(
+            self._url_of(number), [chunk for chunk, _ in items], bodies
+        )
+
+    # --- fetching --------------------------------------------------------------------------------
+
+    async def fetch(self, chunk: Chunk, start: int, end: int) -> Buffer:
+        """Bytes `[start, end)` of a chunk from the best peer that has them.
+
+        A whole chunk is verified against its digest; of a part only the length can be.
+
+        Raises:
+            MictlanError: CORRUPT when no replica is whole, UNAVAILABLE or TIMED_OUT when no peer
+                answered until the retry policy was exhausted.
+        """
+        if not 0 <= start < end <= chunk.length:
+            raise ValueError(f"[{start}, {end}) is not within a chunk of {chunk.length} bytes")
+
+        async def attempt() -> Buffer:
+            errors: list[MictlanError] = []
+            for peer in self._directory.holders(chunk):
+                try:
+                    body = await self._fetch_from(peer, chunk, start, end)
+                except MictlanError as error:
+                    self._note_failure(peer, error)
+                    errors.append(error)
+                else:
+                    self._directory.answered(peer.number)
+                    return body
+            raise _best_of(errors, chunk)
+
+        return await self._retrying(self._retry, attempt)
+
+    async def _fetch_from(self, peer: PeerInfo, chunk: Chunk, start: int, end: int) -> Buffer:
+        is_whole = start == 0 and end == chunk.length
+        body: Buffer
+        if is_whole and chunk.length < SMALL_CHUNK_SIZE_BYTES:
+            body = await self._get_lane(peer.number).submit(chunk.id, chunk.length)
+        else:
+            body = await self._peers.get(peer.url, chunk.id, start, end)
+        if is_whole and await self._digest(body) != chunk.digest:
+            log.error("peer %s sent a wrong copy of chunk %s", peer.id, chunk.id.hex())
+            raise MictlanError(Kind.CORRUPT, "get chunk", chunk.id.hex(), f"peer {peer.id}")
+        return body
+
+    async def _digest(self, body: Buffer) -> bytes:
+        if len(body) <= INLINE_DIGEST_SIZE_BYTES_MAX:
+            return digest_of([body])
+        return await trio.to_thread.run_sync(digest_of, [body])
+
+    def _get_lane(self, number: PeerNumber) -> Lane[ChunkId, memoryview]:
+        lane = self._get_lanes.get(number)
+        if lane is None:
+            lane = self._get_lanes[number] = Lane(
+                self._nursery,
+                partial(self._send_gets, number),
+                wire.FRAME_CHUNKS_MAX,
+                wire.FRAME_SIZE_BYTES_MAX,
+            )
+        return lane
+
+    async def _send_gets(
+        self, number: PeerNumber, ids: Sequence[ChunkId]
+    ) -> Sequence[memoryview | MictlanError]:
+        return await self._peers.get_frame(self._url_of(number), ids)
+
+    # --- peers -----------------------------------------------------------------------------------
+
+    async def _retrying(self, policy: RetryPolicy, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Follow `policy`, each attempt with a peer map as new as can be had."""
+
+        async def with_fresh_map() -> T:
+            await self._refresh_peer_map()
+            try:
+                return await attempt()
+            except MictlanError as error:
+                if error.is_retryable:
+                    # Peers may have moved, and only a router tells.
+                    self._directory.doubt()
+                raise
+
+        return await retrying(policy, with_fresh_map)
+
+    async def _refresh_peer_map(self) -> None:
+        """Fetch a newer map, if there may be one.
+
+        Without a router the map that is held has to do: its peers need no router to serve chunks.
+        """
+        if not self._directory.is_stale:
+            return
+        try:
+            with trio.fail_after(PEER_MAP_TIMEOUT_S):
+                self._directory.update(await self._fetch_peer_map())
+        except (MictlanError, trio.TooSlowError) as error:
+            if self._directory.version < 0:
+                detail = "the router does not tell where the peers are"
+                raise MictlanError(Kind.UNAVAILABLE, "read peer map", "", detail) from error
+            log.info("no newer peer map: %s", error)
+
+    def _url_of(self, number: PeerNumber) -> str:
+        peer = self._directory.get(number)
+        if peer is None:
+            raise MictlanError(Kind.UNAVAILABLE, "reach peer", str(number), "it left the space")
+        return peer.url
+
+    def _note_failure(self, peer: PeerInfo, error: MictlanError) -> None:
+        if error.kind is Kind.NO_SPACE:
+            self._directory.refused(peer.number)
+        elif error.is_retryable:
+            self._directory.failed(peer.number)
+        log.info("peer %s failed: %s", peer.id, error)
+
+
+def _best_of(errors: Sequence[MictlanError], chunk: Chunk) -> MictlanError:
+    """What to tell a reader whom no replica served."""
+    for error in errors:
+        if error.is_retryable:
+            return error
+    if errors:
+        detail = f"none of {len(errors)} copies can be read: {errors[0]}"
+        return MictlanError(Kind.CORRUPT, "get chunk", chunk.id.hex(), detail)
+    detail = "no peer of the space holds it"
+    return MictlanError(Kind.UNAVAILABLE, "get chunk", chunk.id.hex(), detail)

@@ -1,0 +1,95 @@
+"""Chunk requests to one peer, one method for each.
+
+Holds no state and never retries: which replica to try next is the chunk store's decision. Every
+method raises the `MictlanError` that the peer answered, or UNAVAILABLE or TIMED_OUT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mictlanfs import wire
+from mictlanfs.client.transport import HttpTransport, Response
+from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.model import Buffer, ChunkId
+
+# Generous for a busy disk; a peer that is gone refuses at once.
+CHUNK_TIMEOUT_S = 20.0
+
+
+class PeerClient:
+    """The verbs of the peer protocol. `url` is the peer's address from the peer map."""
+
+    def __init__(self, transport: HttpTransport) -> None:
+        self._transport = transport
+        self.request_count = 0
+
+    async def put(
+        self, url: str, chunk_id: ChunkId, digest: bytes, pieces: Sequence[Buffer]
+    ) -> None:
+        """Store a chunk durably; storing the same chunk again is no error.
+
+        Raises:
+            MictlanError: NO_SPACE, CORRUPT (the bytes do not match `digest`), CONFLICT.
+        """
+        headers = {wire.HEADER_DIGEST: digest.hex()}
+        await self._send("PUT", url + wire.Path.CHUNK + chunk_id.hex(), pieces, headers)
+
+    async def get(self, url: str, chunk_id: ChunkId, start: int, end: int) -> Buffer:
+        """Bytes `[start, end)` of a chunk.
+
+        Raises:
+            MictlanError: NOT_FOUND, RANGE; CORRUPT when the peer sends another number of bytes.
+        """
+        headers = {"range": f"bytes={start}-{end - 1}"}
+        response = await self._send("GET", url + wire.Path.CHUNK + chunk_id.hex(), (), headers)
+        if len(response.body) != end - start:
+            detail = f"the peer sent {len(response.body)} bytes, not {end - start}"
+            raise MictlanError(Kind.CORRUPT, "get chunk", chunk_id.hex(), detail)
+        return response.body
+
+    async def put_frame(
+        self, url: str, chunks: Sequence[wire.FrameChunk], bodies: Sequence[Buffer]
+    ) -> Sequence[wire.FrameResult]:
+        """Store several small chunks durably; one result for each."""
+        pieces = wire.frame(wire.FramePut(tuple(chunks)), bodies)
+        response = await self._send("POST", url + wire.Path.FRAME_PUT, pieces)
+        answer, _ = wire.unframe(response.body, wire.FrameAnswer)
+        return _one_each(answer.results, len(chunks))
+
+    async def get_frame(
+        self, url: str, chunk_ids: Sequence[ChunkId]
+    ) -> list[memoryview | MictlanError]:
+        """Several small chunks, whole; an error in the place of each that failed."""
+        pieces = wire.frame(wire.FrameGet(tuple(chunk_ids)))
+        response = await self._send("POST", url + wire.Path.FRAME_GET, pieces)
+        answer, rest = wire.unframe(response.body, wire.FrameAnswer)
+        results = _one_each(answer.results, len(chunk_ids))
+        lengths = [0 if result.error else result.length for result in results]
+        bodies = wire.cut_bodies(rest, lengths)
+        return [
+            result.error.to_error() if result.error else body
+            for result, body in zip(results, bodies, strict=True)
+        ]
+
+    async def _send(
+        self,
+        method: str,
+        url: str,
+        body: Sequence[Buffer],
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        self.request_count += 1
+        response = await self._transport.request(
+            method, url, body=body, headers=headers, timeout_s=CHUNK_TIMEOUT_S
+        )
+        if response.status not in {200, 201, 204, 206}:
+            raise wire.decode_error(response.status, response.body)
+        return response
+
+
+def _one_each(results: Sequence[wire.FrameResult], count: int) -> Sequence[wire.FrameResult]:
+    if len(results) != count:
+        detail = f"{len(results)} results for {count} chunks"
+        raise MictlanError(Kind.PROTOCOL, "decode", "frame", detail)
+    return results

@@ -1,0 +1,150 @@
+"""Control requests to the routers of a space, one method for each.
+
+Owns the choice of router: requests go to one until it fails, then to the next. Holds no state of
+the space. Every method raises the `MictlanError` that the router answered, or UNAVAILABLE or
+TIMED_OUT once the retry policy is exhausted. A cancelled request may or may not have been served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from mictlanfs import wire
+from mictlanfs.client.retry import RetryPolicy, retrying
+from mictlanfs.client.transport import HttpTransport, Response
+from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.model import InodeNumber, Node, PeerMap, Struct
+from mictlanfs.uri import ServerAddress
+
+T = TypeVar("T")
+
+REQUEST_TIMEOUT_S = 15.0
+
+
+class RouterClient:
+    """The verbs of the router protocol; see the request structures in `mictlanfs.wire`."""
+
+    def __init__(
+        self,
+        routers: Sequence[ServerAddress],
+        transport: HttpTransport,
+        retry: RetryPolicy,
+        *,
+        on_peer_map_version: Callable[[int], None] | None = None,
+    ) -> None:
+        if not routers:
+            raise ValueError("a space has at least one router")
+        self._routers = tuple(routers)
+        self._current_index = 0
+        self._transport = transport
+        self._retry = retry
+        self._on_peer_map_version = on_peer_map_version
+        self.request_count = 0
+
+    @property
+    def addresses(self) -> tuple[ServerAddress, ...]:
+        """The routers of the space, in the order of its URI."""
+        return self._routers
+
+    async def open_session(self, request: wire.OpenSession) -> wire.SessionGrant:
+        """Begin a session."""
+        return await self._ask(wire.Path.SESSION_OPEN, request, wire.SessionGrant)
+
+    async def heartbeat(self, session: wire.SessionRef) -> None:
+        """Keep a session alive. Raises FENCED when it is gone."""
+        await self._ask(wire.Path.SESSION_HEARTBEAT, session, wire.Done)
+
+    async def close_session(self, session: wire.SessionRef) -> None:
+        """End a session; what it sustained is let go. An unknown session is no error."""
+        await self._ask(wire.Path.SESSION_CLOSE, session, wire.Done)
+
+    async def take_inodes(self, request: wire.TakeInodes) -> wire.InodeRange:
+        """Get a batch of inode numbers."""
+        return await self._ask(wire.Path.SESSION_INODES, request, wire.InodeRange)
+
+    async def commit(self, batch: wire.Commit, retry: RetryPolicy) -> wire.CommitAnswer:
+        """Apply a batch of operations."""
+        return await self._ask(wire.Path.COMMIT, batch, wire.CommitAnswer, retry)
+
+    async def lookup(self, request: wire.Lookup) -> Node:
+        """Resolve one name."""
+        return await self._ask(wire.Path.LOOKUP, request, Node)
+
+    async def node(self, request: wire.GetNode) -> Node:
+        """Read one inode."""
+        return await self._ask(wire.Path.NODE, request, Node)
+
+    async def extents(self, request: wire.GetExtents) -> wire.ExtentPage:
+        """Read a page of extents."""
+        return await self._ask(wire.Path.EXTENTS, request, wire.ExtentPage)
+
+    async def list(self, request: wire.ListDirectory) -> wire.ListPage:
+        """Read a page of a directory."""
+        return await self._ask(wire.Path.LIST, request, wire.ListPage)
+
+    async def xattrs(self, ino: InodeNumber) -> dict[bytes, bytes]:
+        """Read all extended attributes of an inode."""
+        answer = await self._ask(wire.Path.XATTRS, wire.GetXattrs(ino), wire.Xattrs)
+        return answer.values
+
+    async def resolve(self, request: wire.Resolve) -> tuple[Node, ...]:
+        """Walk names from the root as far as they exist."""
+        return (await self._ask(wire.Path.RESOLVE, request, wire.Resolved)).nodes
+
+    async def statfs(self) -> wire.StatFs:
+        """Space and counts."""
+        return await self._ask(wire.Path.STATFS, wire.Done(), wire.StatFs)
+
+    async def buckets(self) -> tuple[wire.BucketInfo, ...]:
+        """All buckets."""
+        return (await self._ask(wire.Path.BUCKETS, wire.Done(), wire.Buckets)).buckets
+
+    async def peer_map(self) -> PeerMap:
+        """The present peer map."""
+        return await self._ask(wire.Path.PEER_MAP, wire.Done(), PeerMap)
+
+    async def status(self) -> wire.SpaceStatus:
+        """The state of the space."""
+        response = await self._send("GET", wire.Path.STATUS, None, self._retry)
+        try:
+            return msgspec.json.decode(response.body, type=wire.SpaceStatus)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            raise MictlanError(Kind.PROTOCOL, "decode", "status", str(error)) from error
+
+    async def _ask(
+        self, path: str, message: Struct, answer: type[T], retry: RetryPolicy | None = None
+    ) -> T:
+        body = wire.encode(message)
+        response = await self._send("POST", path, body, retry or self._retry)
+        return wire.decode(response.body, answer)
+
+    async def _send(
+        self, method: str, path: str, body: bytes | None, retry: RetryPolicy
+    ) -> Response:
+        async def attempt() -> Response:
+            router = self._routers[self._current_index]
+            self.request_count += 1
+            try:
+                response = await self._transport.request(
+                    method,
+                    router.base_url + path,
+                    body=body,
+                    headers={"content-type": wire.MSGPACK} if body is not None else None,
+                    timeout_s=REQUEST_TIMEOUT_S,
+                )
+                if response.status != 200:
+                    raise wire.decode_error(response.status, response.body)
+            except MictlanError as error:
+                if error.is_retryable:
+                    self._current_index = (self._current_index + 1) % len(self._routers)
+                raise
+            return response
+
+        response = await retrying(retry, attempt)
+        version = response.headers.get(wire.HEADER_PEER_MAP)
+        if version is not None and version.isdecimal() and self._on_peer_map_version is not None:
+            self._on_peer_map_version(int(version))
+        return response

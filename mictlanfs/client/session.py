@@ -1,0 +1,348 @@
+"""A session with the space: the right to change it, and the numbered log of changes.
+
+Owns the session's identity, its heartbeat, its inode numbers and the order in which operations
+reach the router. Operations of concurrent callers that wait together travel in one batch.
+
+Invariants: one batch is under way at a time; a batch keeps its number until it is answered, however
+often it is sent; numbers have no gaps. When the session is fenced (it expired while the network was
+away) a new one is opened and the batch goes on under it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from mictlanfs import wire
+from mictlanfs.client.retry import FOR_EVER
+from mictlanfs.client.router import RouterClient
+from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.model import Attributes, InodeNumber
+
+log = logging.getLogger(__name__)
+
+# Ask for the next batch of inode numbers while this many are left.
+INODES_LOW_COUNT = 128
+CLOSE_TIMEOUT_S = 5.0
+# Upper bounds of encoded sizes: an operation with two names of the largest size and its numbers,
+# an extent, and a chunk with the most peers.
+OP_SIZE_BYTES = 640
+EXTENT_SIZE_BYTES = 48
+CHUNK_SIZE_BYTES = 112
+
+
+@dataclass(eq=False)
+class _Request:
+    """Operations of one caller, `size` bytes when encoded: they stay together and in order."""
+
+    ops: tuple[wire.Operation, ...]
+    size: int
+    sync: bool
+    stop_on_error: bool
+    done: trio.Event = field(default_factory=trio.Event)
+    results: tuple[wire.OpResult, ...] = ()
+    error: MictlanError | None = None
+
+
+@asynccontextmanager
+async def open_session(
+    router: RouterClient,
+    label: str,
+    *,
+    deadline_s: float = 30.0,
+    on_grant: Callable[[wire.SessionGrant], None] | None = None,
+) -> AsyncIterator[Session]:
+    """Open a session and keep it alive inside the block; close it on leaving.
+
+    Args:
+        router: where the session is opened.
+        label: what `status` shows of this session, e.g. a mountpoint.
+        deadline_s: how long `apply` waits for an answer before it gives up.
+        on_grant: called with each grant: at once, and again after a fenced session is replaced.
+
+    Cancellation: operations not answered yet may or may not be applied.
+
+    Raises:
+        MictlanError: the router cannot be reached or refuses.
+    """
+    request = wire.OpenSession(wire.PROTOCOL_VERSION, socket.gethostname(), os.getpid(), label)
+    grant = await router.open_session(request)
+    async with trio.open_nursery() as nursery:
+        session = Session(nursery, router, request, grant, deadline_s, on_grant)
+        nursery.start_soon(session.keep_alive)
+        nursery.start_soon(session.send_batches)
+        try:
+            yield session
+        finally:
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_TIMEOUT_S):
+                await session.close()
+
+
+class Session:
+    """The writing side of a space; made by `open_session`."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        router: RouterClient,
+        request: wire.OpenSession,
+        grant: wire.SessionGrant,
+        deadline_s: float,
+        on_grant: Callable[[wire.SessionGrant], None] | None,
+    ) -> None:
+        self._nursery = nursery
+        self._router = router
+        self._request = request
+        self._deadline_s = deadline_s
+        self._on_grant = on_grant
+        self._waiting: deque[_Request] = deque()
+        self._has_work = trio.Event()
+        self._inodes: deque[wire.InodeRange] = deque()
+        self._inode_lock = trio.Lock()
+        self._reopen_lock = trio.Lock()
+        self._is_refilling = False
+        self._accept(grant)
+
+    def _accept(self, grant: wire.SessionGrant) -> None:
+        self.grant = grant
+        self._next_number = 1
+        self._durable_number = 0
+        self._inodes.append(grant.inodes)
+        if self._on_grant is not None:
+            self._on_grant(grant)
+
+    @property
+    def ref(self) -> wire.SessionRef:
+        """What names this session in requests."""
+        return wire.SessionRef(self.grant.session, self.grant.epoch)
+
+    # --- operations ------------------------------------------------------------------------------
+
+    async def apply(
+        self, op: wire.Operation, *, sync: bool = False, deadline_s: float | None = None
+    ) -> tuple[Attributes, ...]:
+        """Apply one operation and return the attributes of the inodes it touched.
+
+        With `sync` it is on the router's disk before this returns. `deadline_s` replaces the
+        session's.
+
+        Cancellation: the operation may or may not be applied.
+
+        Raises:
+            MictlanError: the operation failed; or TIMED_OUT: no answer within the deadline, and
+                the operation may or may not be applied later.
+        """
+        (result,) = await self._submit((op,), sync=sync, stop_on_error=False, deadline_s=deadline_s)
+        if result.error is not None:
+            raise result.error.to_error()
+        return result.touched
+
+    async def apply_all(
+        self, ops: Sequence[wire.Operation], *, sync: bool = False
+    ) -> list[tuple[Attributes, ...]]:
+        """Apply operations in order, up to the first that fails; those before it stay applied.
+
+        Cancellation and errors: as for `apply`; an error is that of the operation that failed.
+        """
+        results = await self._submit(tuple(ops), sync=sync, stop_on_error=True)
+        for result in results:
+            if result.error is not None:
+                raise result.error.to_error()
+        return [result.touched for result in results]
+
+    async def sync(self) -> None:
+        """Make every operation applied so far durable on the router's disk.
+
+        Costs nothing when all are durable already. Errors and cancellation: as for `apply`.
+        """
+        if self._durable_number < self._next_number - 1:
+            await self._submit((), sync=True, stop_on_error=False)
+
+    async def _submit(
+        self,
+        ops: tuple[wire.Operation, ...],
+        *,
+        sync: bool,
+        stop_on_error: bool,
+        deadline_s: float | None = None,
+    ) -> tuple[wire.OpResult, ...]:
+        if len(ops) > wire.BATCH_OPS_MAX:
+            raise ValueError(f"{len(ops)} operations, more than {wire.BATCH_OPS_MAX}")
+        size = sum(map(_size_of, ops))
+        if size > wire.BATCH_SIZE_BYTES_MAX:
+            raise ValueError(f"{size} bytes of operations, more than {wire.BATCH_SIZE_BYTES_MAX}")
+        request = _Request(ops, size, sync, stop_on_error)
+        self._waiting.append(request)
+        self._has_work.set()
+        try:
+            with trio.move_on_after(self._deadline_s if deadline_s is None else deadline_s):
+                await request.done.wait()
+        finally:
+            if not request.done.is_set() and request in self._waiting:
+                self._waiting.remove(request)
+        if not request.done.is_set():
+            detail = f"the router did not answer within {self._deadline_s:g} s"
+            raise MictlanError(Kind.TIMED_OUT, "commit", "", detail)
+        if request.error is not None:
+            raise request.error
+        return request.results
+
+    async def send_batches(self) -> None:
+        """Send what waits, batch by batch, for as long as the session lives."""
+        while True:
+            await self._has_work.wait()
+            self._has_work = trio.Event()
+            while self._waiting:
+                await self._send_batch(self._take_batch())
+
+    def _take_batch(self) -> list[_Request]:
+        batch = [self._waiting.popleft()]
+        count, size = len(batch[0].ops), batch[0].size
+        while self._waiting and not batch[0].stop_on_error:
+            following = self._waiting[0]
+            count += len(following.ops)
+            size += following.size
+            if (
+                following.stop_on_error
+                or count > wire.BATCH_OPS_MAX
+                or size > wire.BATCH_SIZE_BYTES_MAX
+            ):
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _send_batch(self, batch: list[_Request]) -> None:
+        ops = tuple(op for request in batch for op in request.ops)
+        sync = any(request.sync for request in batch)
+        try:
+            answer = await self._commit(ops, sync, batch[0].stop_on_error)
+        except MictlanError as error:
+            for request in batch:
+                request.error = error
+                request.done.set()
+            return
+        start = 0
+        for request in batch:
+            request.results = answer.results[start : start + len(request.ops)]
+            start += len(request.ops)
+            request.done.set()
+
+    async def _commit(
+        self, ops: tuple[wire.Operation, ...], sync: bool, stop_on_error: bool
+    ) -> wire.CommitAnswer:
+        while True:
+            ref = self.ref
+            commit = wire.Commit(
+                ref.session, ref.epoch, self._next_number, ops, sync, stop_on_error
+            )
+            try:
+                # Without a deadline: a batch once sent may have been applied, so nothing may
+                # follow it until its fate is known. Its callers have deadlines of their own.
+                answer = await self._router.commit(commit, FOR_EVER)
+            except MictlanError as error:
+                if error.kind is not Kind.FENCED:
+                    raise
+                await self._reopen(ref)
+                continue
+            self._next_number += len(answer.results)
+            if sync:
+                self._durable_number = self._next_number - 1
+            return answer
+
+    # --- life ------------------------------------------------------------------------------------
+
+    async def keep_alive(self) -> None:
+        """Send heartbeats for as long as the session lives."""
+        while True:
+            await trio.sleep(self.grant.heartbeat_s)
+            try:
+                await self._router.heartbeat(self.ref)
+            except MictlanError as error:
+                if error.kind is Kind.FENCED:
+                    # The next commit finds out and reopens; without one there is nothing to save.
+                    log.warning("the session expired: %s", error)
+                else:
+                    log.info("heartbeat failed: %s", error)
+
+    async def close(self) -> None:
+        """End the session at the router. Never raises a `MictlanError`: it would expire anyway."""
+        try:
+            await self._router.close_session(self.ref)
+        except MictlanError as error:
+            log.info("the session was not closed: %s", error)
+
+    async def _reopen(self, fenced: wire.SessionRef) -> None:
+        """Replace the session `fenced`, unless another task has done so meanwhile."""
+        async with self._reopen_lock:
+            if self.ref != fenced:
+                return
+            log.warning("the session was fenced; opening a new one")
+            grant = await self._router.open_session(self._request)
+            self._inodes.clear()
+            self._accept(grant)
+
+    # --- inode numbers ---------------------------------------------------------------------------
+
+    async def new_inode(self) -> InodeNumber:
+        """A number for a new inode. Suspends only when none is left.
+
+        Raises:
+            MictlanError: the router cannot be reached.
+        """
+        while not self._inodes:
+            await self._refill_inodes()
+        first = self._inodes[0]
+        if first.count == 1:
+            self._inodes.popleft()
+        else:
+            self._inodes[0] = wire.InodeRange(first.first + 1, first.count - 1)
+        if self._inodes_left <= INODES_LOW_COUNT and not self._is_refilling:
+            self._is_refilling = True
+            self._nursery.start_soon(self._refill_in_background)
+        return InodeNumber(first.first)
+
+    @property
+    def _inodes_left(self) -> int:
+        return sum(numbers.count for numbers in self._inodes)
+
+    async def _refill_in_background(self) -> None:
+        try:
+            await self._refill_inodes()
+        except MictlanError as error:
+            log.info("no inode numbers: %s", error)
+        finally:
+            self._is_refilling = False
+
+    async def _refill_inodes(self) -> None:
+        async with self._inode_lock:
+            if self._inodes_left > INODES_LOW_COUNT:
+                return
+            ref = self.ref
+            request = wire.TakeInodes(ref.session, ref.epoch, wire.INODE_BATCH_COUNT)
+            try:
+                self._inodes.append(await self._router.take_inodes(request))
+            except MictlanError as error:
+                if error.kind is not Kind.FENCED:
+                    raise
+                await self._reopen(ref)
+
+
+def _size_of(op: wire.Operation) -> int:
+    """An upper bound of the bytes of an operation when it is encoded."""
+    if isinstance(op, wire.WriteExtents):
+        return (
+            OP_SIZE_BYTES + EXTENT_SIZE_BYTES * len(op.extents) + CHUNK_SIZE_BYTES * len(op.chunks)
+        )
+    if isinstance(op, wire.SetXattr):
+        return OP_SIZE_BYTES + len(op.value)
+    if isinstance(op, wire.MakeNode):
+        return OP_SIZE_BYTES + len(op.target)
+    return OP_SIZE_BYTES

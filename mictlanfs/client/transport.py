@@ -1,0 +1,128 @@
+"""One HTTP exchange; with `bulk`, the only module that knows httpx.
+
+Owns the connections. Never retries and never interprets a status: callers do. Every failure of
+the network becomes a `MictlanError`: UNAVAILABLE when the server was not reached or hung up,
+TIMED_OUT when it did not answer in time. Works on trio and on asyncio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+import httpx
+import sniffio
+
+from mictlanfs.client.bulk import BODY, BulkTransport
+from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.model import Buffer
+
+CONNECT_TIMEOUT_S = 3.0
+CONNECTIONS_MAX = 64
+# Below the servers' keep-alive of 75 s, so that a request rarely meets a connection just closed.
+KEEPALIVE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer, read whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Buffer
+
+
+class HttpTransport:
+    """A pool of connections to any number of servers.
+
+    Belongs to the event loop that first uses it.
+    """
+
+    def __init__(self) -> None:
+        self._stock: httpx.AsyncClient | None = None
+        self._bulk: BulkTransport | None = None
+
+    async def _exchange(self, request: httpx.Request, *, is_bulk: bool) -> httpx.Response:
+        if is_bulk:
+            # Past `AsyncClient.send`: redirects, cookies and authentication, none of which we
+            # use, cost it as much as the exchange itself.
+            if self._bulk is None:
+                self._bulk = BulkTransport()
+            return await self._bulk.handle_async_request(request)
+        if self._stock is None:
+            limits = httpx.Limits(
+                max_connections=CONNECTIONS_MAX,
+                max_keepalive_connections=CONNECTIONS_MAX,
+                keepalive_expiry=KEEPALIVE_S,
+            )
+            # A proxy from the environment must not come between the parts of a space.
+            self._stock = httpx.AsyncClient(limits=limits, trust_env=False)
+        return await self._stock.send(request)
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: Buffer | Sequence[Buffer] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 10.0,
+    ) -> Response:
+        """Send a request and read the whole answer, whatever its status.
+
+        A `body` in pieces is sent piece by piece, and must not change meanwhile. `timeout_s`
+        bounds the wait for the server; large bodies get more time.
+
+        Cancellation: the server may or may not have acted; the connection is closed.
+
+        Raises:
+            MictlanError: UNAVAILABLE or TIMED_OUT.
+        """
+        pieces = (body,) if isinstance(body, Buffer) else body or ()
+        is_bulk = url.startswith("http://") and sniffio.current_async_library() == "trio"
+        timeout = {"read": timeout_s, "connect": min(timeout_s, CONNECT_TIMEOUT_S)}
+        with translated_errors(method, url):
+            request = httpx.Request(
+                method,
+                _parsed_url(url),
+                headers=headers,
+                # The stock transport sends the content, ours the pieces.
+                content=None if is_bulk else b"".join(pieces),
+                extensions={"timeout": timeout, BODY: pieces},
+            )
+            response = await self._exchange(request, is_bulk=is_bulk)
+        received = response.extensions.get(BODY)
+        return Response(
+            response.status_code,
+            response.headers,
+            response.content if received is None else received,
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        if self._bulk is not None:
+            await self._bulk.aclose()
+        if self._stock is not None:
+            await self._stock.aclose()
+
+
+# Parsing a URL costs as much as sending the request, and the control requests use a dozen.
+_parsed_url = lru_cache(maxsize=256)(httpx.URL)
+
+
+@contextmanager
+def translated_errors(method: str, url: str) -> Iterator[None]:
+    """Turn every exception of httpx into a `MictlanError`."""
+    try:
+        yield
+    except httpx.TimeoutException as error:
+        raise MictlanError(Kind.TIMED_OUT, method, url, "no answer in time") from error
+    except httpx.InvalidURL as error:
+        raise MictlanError(Kind.INVALID, method, url, str(error)) from error
+    except httpx.HTTPError as error:
+        detail = str(error) or type(error).__name__
+        raise MictlanError(Kind.UNAVAILABLE, method, url, f"no connection: {detail}") from error
+    except (httpx.StreamError, httpx.CookieConflict) as error:
+        raise MictlanError(Kind.INTERNAL, method, url, str(error)) from error

@@ -1,0 +1,304 @@
+"""Putting an object: chunks first, then one batch that makes it visible whole.
+
+::
+
+    pieces --store--> chunks --+--> many extents, or long since the last commit:
+                               |    make directories and a temporary node, WriteExtents
+                               +--> at the end, in one batch: (directories, temporary node,)
+                                    WriteExtents, times, Rename over the target
+
+Invariants: nobody ever sees a part of an object under its name. A chunk waits at most
+`COMMIT_AFTER_S` for its commit, far less than the grace period after which a router takes chunks
+that nothing refers to for lost. A put that fails removes its temporary node if it still can.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from mictlanfs import wire
+from mictlanfs.client.caller import Caller
+from mictlanfs.client.chunks import ChunkStore
+from mictlanfs.client.names import Names, show_path
+from mictlanfs.client.pipeline import Budget, in_order
+from mictlanfs.client.session import Session
+from mictlanfs.client.sources import Piece, Source
+from mictlanfs.client.tree import Found, Tree
+from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.identifiers import new_token
+from mictlanfs.model import MIB, Attributes, BucketPolicy, Chunk, Extent, FileKind, InodeNumber
+
+log = logging.getLogger(__name__)
+
+IN_FLIGHT_SIZE_BYTES_MAX = 64 * MIB
+IN_FLIGHT_COUNT_MAX = 32
+EXTENTS_PER_COMMIT_MAX = 1024
+COMMIT_AFTER_S = 20.0
+# Two puts that need the same new directory meet once; more often only under heavy contention.
+COMMIT_ATTEMPTS_MAX = 8
+CLEAN_UP_TIMEOUT_S = 3.0
+DIRECTORY_MODE = 0o777
+TEMPORARY_NAME_PREFIX = b".mictlanfs-put-"
+
+Progress = Callable[[int], None]
+# Operations on (parent, temporary node).
+_OpsOf = Callable[[InodeNumber, InodeNumber], list[wire.Operation]]
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """A directory that exists, and how the data of its bucket is kept."""
+
+    ino: InodeNumber
+    policy: BucketPolicy
+
+
+class Uploader:
+    """Puts objects into the space, any number at once."""
+
+    def __init__(self, tree: Tree, chunks: ChunkStore, caller: Caller) -> None:
+        self._tree = tree
+        self._chunks = chunks
+        self._caller = caller
+        self._budget = Budget(IN_FLIGHT_SIZE_BYTES_MAX, IN_FLIGHT_COUNT_MAX)
+
+    async def put(
+        self,
+        session: Session,
+        source: Source,
+        names: Names,
+        *,
+        directory: Directory | None = None,
+        keep_times: bool = False,
+        progress: Progress | None = None,
+    ) -> Attributes:
+        """Store `source` as the object `names`, in the place of what has that name.
+
+        Missing directories are made. Returns once object and name are durable.
+
+        Args:
+            session: that makes the changes.
+            source: read from start to end; not closed.
+            names: bucket and path.
+            directory: the one that `names` is in, when the caller knows it: saves two requests.
+            keep_times: whether the object gets the mtime of the source.
+            progress: called with the number of bytes stored since the last call.
+
+        Cancellation: as an error; the object may be there, whole, when its commit was under way.
+
+        Raises:
+            MictlanError: the object is not there; or TIMED_OUT: it may or may not be.
+        """
+        upload = _Upload(self._tree, session, self._caller, names, source.mode)
+        if directory is not None:
+            policy, upload.parent = directory.policy, directory.ino
+        else:
+            policy = _policy_for(await self._tree.find(names))
+
+        async def store(piece: Piece) -> Chunk:
+            return await self._chunks.store([piece.data], policy)
+
+        async def stored(piece: Piece, chunk: Chunk) -> None:
+            await upload.add(piece.offset, chunk)
+            if progress is not None:
+                progress(chunk.length)
+
+        try:
+            await in_order(
+                source.pieces(policy.chunk_size),
+                store,
+                stored,
+                size_of=lambda piece: len(piece.data),
+                budget=self._budget,
+            )
+            return await upload.finish(source.size, source.mtime_ns if keep_times else None)
+        except BaseException:
+            await upload.abandon()
+            raise
+
+
+def _policy_for(found: Found) -> BucketPolicy:
+    """The policy that holds for a new object, once it is sure that it can have its name."""
+    if len(found.names) < 2:
+        detail = "an object needs a bucket and a name: BUCKET/PATH"
+        raise MictlanError(Kind.IS_DIRECTORY, "put", show_path(found.names), detail)
+    reached = found.nodes[-1]
+    is_directory = reached.attributes.kind is FileKind.DIRECTORY
+    if found.is_complete and is_directory:
+        raise MictlanError(Kind.IS_DIRECTORY, "put", show_path(found.names))
+    if len(found.nodes) < 2 or not (found.is_complete or is_directory):
+        raise found.missing()
+    if reached.policy is None:
+        raise MictlanError(Kind.PROTOCOL, "put", show_path(found.names), "no bucket policy")
+    return reached.policy
+
+
+class _Upload:
+    """One object on its way: what is stored and not committed yet, and where it is committed to.
+
+    Used by one task at a time.
+
+    Attributes:
+        parent: the directory of the object; None until it is known.
+    """
+
+    def __init__(
+        self, tree: Tree, session: Session, caller: Caller, names: Names, mode: int
+    ) -> None:
+        self._tree = tree
+        self._session = session
+        self._caller = caller
+        self._path = names[:-1]
+        self._name = names[-1] if names else b""
+        self._mode = mode
+        self._temporary = TEMPORARY_NAME_PREFIX + new_token().encode()
+        self._extents: list[Extent] = []
+        self._chunks: list[Chunk] = []
+        self._committed_at = trio.current_time()
+        self.parent: InodeNumber | None = None
+        # Of the temporary node: chosen before the first commit, there after it.
+        self._ino: InodeNumber | None = None
+        self._is_made = False
+
+    async def add(self, offset: int, chunk: Chunk) -> None:
+        """Take note of a stored chunk that belongs at `offset`; commit when it is time."""
+        self._extents.append(Extent(offset, chunk.length, chunk.id, 0))
+        self._chunks.append(chunk)
+        age_s = trio.current_time() - self._committed_at
+        if len(self._extents) >= EXTENTS_PER_COMMIT_MAX or age_s >= COMMIT_AFTER_S:
+            await self._commit(self._write_ops, sync=False)
+            self._committed_at = trio.current_time()
+
+    async def finish(self, size: int, mtime_ns: int | None) -> Attributes:
+        """Commit the rest and give the object its name and its size."""
+
+        def ops(parent: InodeNumber, ino: InodeNumber) -> list[wire.Operation]:
+            now_ns = time.time_ns()
+            return [
+                *self._write_ops(parent, ino),
+                # Also says the size of an object that ends in a hole.
+                wire.SetAttributes(ino, now_ns, size=size, mtime_ns=mtime_ns),
+                wire.Rename(parent, self._temporary, parent, self._name, now_ns),
+            ]
+
+        touched = await self._commit(ops, sync=True)
+        return touched[-1][0]
+
+    def _write_ops(self, parent: InodeNumber, ino: InodeNumber) -> list[wire.Operation]:
+        if not self._extents:
+            return []
+        extents, chunks = tuple(self._extents), tuple(self._chunks)
+        return [wire.WriteExtents(ino, extents, chunks, extents[-1].end, time.time_ns())]
+
+    async def _commit(
+        self,
+        ops_of: _OpsOf,
+        *,
+        sync: bool,
+    ) -> list[tuple[Attributes, ...]]:
+        """Apply the operations that `ops_of` gives for parent and node, made first if need be."""
+        if self._is_made:
+            assert self.parent is not None
+            assert self._ino is not None
+            touched = await self._session.apply_all(ops_of(self.parent, self._ino), sync=sync)
+        elif self.parent is not None:
+            touched = await self._make_and_commit(self.parent, [], ops_of, sync=sync)
+        else:
+            touched = await self._find_and_commit(ops_of, sync=sync)
+        self._is_made = True
+        self._extents.clear()
+        self._chunks.clear()
+        return touched
+
+    async def _find_and_commit(
+        self,
+        ops_of: _OpsOf,
+        *,
+        sync: bool,
+    ) -> list[tuple[Attributes, ...]]:
+        """The same, with the directories that are missing."""
+        for attempt in range(1, COMMIT_ATTEMPTS_MAX + 1):
+            found = await self._tree.find(self._path)
+            reached = found.nodes[-1].attributes
+            if len(found.nodes) < 2 or reached.kind is not FileKind.DIRECTORY:
+                raise found.missing()
+            making, parent = await new_directories(
+                self._session, self._caller, reached.ino, found.missing_names
+            )
+            try:
+                return await self._make_and_commit(parent, making, ops_of, sync=sync)
+            except MictlanError as error:
+                # Only a directory can exist: somebody made it since it was looked for.
+                if error.kind is not Kind.EXISTS or attempt == COMMIT_ATTEMPTS_MAX:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _make_and_commit(
+        self,
+        parent: InodeNumber,
+        making: list[wire.Operation],
+        ops_of: _OpsOf,
+        *,
+        sync: bool,
+    ) -> list[tuple[Attributes, ...]]:
+        """Apply `making`, then make the temporary node, then what `ops_of` gives."""
+        self.parent, self._ino = parent, await self._session.new_inode()
+        caller = self._caller
+        node = wire.MakeNode(
+            parent,
+            self._temporary,
+            self._ino,
+            FileKind.FILE,
+            self._mode & ~caller.umask,
+            caller.uid,
+            caller.gid,
+            time.time_ns(),
+        )
+        return await self._session.apply_all([*making, node, *ops_of(parent, self._ino)], sync=sync)
+
+    async def abandon(self) -> None:
+        """Remove the temporary node, if it was made and the router answers soon."""
+        if self.parent is None or self._ino is None:
+            return
+        unlink = wire.Unlink(self.parent, self._temporary, time.time_ns())
+        with trio.CancelScope(shield=True), trio.move_on_after(CLEAN_UP_TIMEOUT_S):
+            try:
+                await self._session.apply(unlink)
+            except MictlanError as error:
+                # Not there when the commit that makes it failed as a whole.
+                if error.kind is not Kind.NOT_FOUND:
+                    name = self._temporary.decode()
+                    log.info("the temporary file %s could not be removed: %s", name, error)
+
+
+async def new_directories(
+    session: Session, caller: Caller, parent: InodeNumber, names: Names
+) -> tuple[list[wire.Operation], InodeNumber]:
+    """Operations that make directories `names` below `parent`, each in the one before it.
+
+    Returns:
+        The operations, and the inode of the last directory.
+    """
+    ops: list[wire.Operation] = []
+    for name in names:
+        ino = await session.new_inode()
+        mode = DIRECTORY_MODE & ~caller.umask
+        ops.append(
+            wire.MakeNode(
+                parent,
+                name,
+                ino,
+                FileKind.DIRECTORY,
+                mode,
+                caller.uid,
+                caller.gid,
+                time.time_ns(),
+            )
+        )
+        parent = ino
+    return ops, parent
