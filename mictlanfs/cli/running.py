@@ -1,0 +1,63 @@
+"""Running the asynchronous work of a command: event loop, signals, the space.
+
+Imports the client library when it is called and not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from mictlanfs.cli.exits import Exit
+
+if TYPE_CHECKING:
+    from mictlanfs.cli.options import SpaceChoice
+    from mictlanfs.client.space import SpaceClient
+
+T = TypeVar("T")
+
+
+def run_on_space(choice: SpaceChoice, label: str, work: Callable[[SpaceClient], Awaitable[T]]) -> T:
+    """Do `work` with a client of the chosen space and return what it returns.
+
+    SIGTERM cancels the work, so that a put removes what it began, and ends the process.
+
+    Raises:
+        MictlanError: whatever `work` raises, without an exception group.
+        SystemExit: after SIGTERM.
+    """
+    import trio
+
+    from mictlanfs.client.retry import RetryPolicy
+    from mictlanfs.client.space import open_space
+
+    async def main() -> T:
+        retry = RetryPolicy(deadline_s=choice.timeout_s)
+        async with open_space(choice.uri, label=f"mictlanfs {label}", retry=retry) as space:
+            return await work(space)
+
+    return trio.run(_until_terminated, main)
+
+
+async def _until_terminated(main: Callable[[], Awaitable[T]]) -> T:
+    import signal
+
+    import trio
+
+    from mictlanfs.taskerrors import raising_single_errors
+
+    results: list[T] = []
+
+    async def watch(scope: trio.CancelScope) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            async for _ in signals:
+                scope.cancel()
+
+    with raising_single_errors():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch, nursery.cancel_scope)
+            results.append(await main())
+            nursery.cancel_scope.cancel()
+    if not results:
+        raise SystemExit(Exit.TERMINATED)
+    return results[0]

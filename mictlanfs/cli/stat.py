@@ -1,0 +1,101 @@
+"""`mictlanfs stat`: show what is known of a file."""
+
+from __future__ import annotations
+
+import stat as modes
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from mictlanfs.cli.options import SpaceChoice, json_option, space_options
+
+if TYPE_CHECKING:
+    from mictlanfs.client.space import SpaceClient
+    from mictlanfs.model import Node
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """How the content of a file is kept.
+
+    Attributes:
+        copies_min: copies of the chunk that has the fewest; 0 without chunks.
+    """
+
+    extent_count: int
+    chunk_count: int
+    copies_min: int
+
+
+@click.command()
+@click.argument("path", metavar="BUCKET[/PATH]")
+@json_option
+@space_options
+def stat(space: SpaceChoice, path: str, *, as_json: bool) -> None:
+    """Show what is known of a file, directory or bucket."""
+    from mictlanfs.cli.output import described, print_json
+    from mictlanfs.cli.running import run_on_space
+    from mictlanfs.client.names import parse_path
+
+    async def work(client: SpaceClient) -> tuple[Node, _Kept]:
+        node = await client.stat(path)
+        return node, await _kept(client, node)
+
+    node, kept = run_on_space(space, "stat", work)
+    raw_path = b"/".join(parse_path(path))
+    if as_json:
+        description = described(raw_path, node)
+        description["allocated"] = node.attributes.allocated
+        description["version"] = node.attributes.version
+        description["extents"] = kept.extent_count
+        description["chunks"] = kept.chunk_count
+        description["copies"] = kept.copies_min
+        print_json(description)
+    else:
+        _print(raw_path, node, kept)
+
+
+async def _kept(client: SpaceClient, node: Node) -> _Kept:
+    from mictlanfs.model import FileKind
+
+    extent_count = 0
+    copies: dict[bytes, int] = {}
+    if node.attributes.kind is FileKind.FILE:
+        async with aclosing(client.extents(node)) as pages:
+            async for page in pages:
+                extent_count += len(page.extents)
+                copies.update({chunk.id: len(chunk.peers) for chunk in page.chunks})
+    return _Kept(extent_count, len(copies), min(copies.values(), default=0))
+
+
+def _print(path: bytes, node: Node, kept: _Kept) -> None:
+    from mictlanfs.cli import output
+    from mictlanfs.config import format_size
+    from mictlanfs.model import FileKind
+
+    attributes = node.attributes
+    lines = [
+        ("path", output.quoted(path or b"/")),
+        ("kind", output.kind_word(attributes)),
+        ("mode", f"{attributes.mode:04o} {modes.filemode(attributes.st_mode)}"),
+        ("owner", f"{output.user_name(attributes.uid)}:{output.group_name(attributes.gid)}"),
+        ("inode", f"{attributes.ino}, {attributes.nlink} links, version {attributes.version}"),
+        ("accessed", output.local_time(attributes.atime_ns)),
+        ("modified", output.local_time(attributes.mtime_ns)),
+        ("changed", output.local_time(attributes.ctime_ns)),
+    ]
+    if node.target:
+        lines.append(("target", output.quoted(node.target)))
+    if attributes.kind is FileKind.DIRECTORY:
+        lines.append(("entries", str(attributes.size)))
+    elif attributes.kind is FileKind.FILE:
+        size = f"{attributes.size} bytes ({format_size(attributes.size)})"
+        lines.append(("size", f"{size}, {attributes.allocated} stored"))
+        lines.append(("chunks", f"{kept.chunk_count}, at least {kept.copies_min} copies of each"))
+    if node.policy is not None:
+        chunk_size = format_size(node.policy.chunk_size)
+        lines.append(("policy", f"{node.policy.replicas} copies, chunks of {chunk_size}"))
+    for name, value in lines:
+        click.echo(f"{name:9} {value}")

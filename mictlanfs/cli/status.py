@@ -1,0 +1,94 @@
+"""`mictlanfs status`: the health of a space at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from mictlanfs.cli.exits import Exit
+from mictlanfs.cli.options import SpaceChoice, json_option, space_options
+
+if TYPE_CHECKING:
+    from mictlanfs.client.space import SpaceClient
+    from mictlanfs.wire import PeerStatus, SpaceStatus
+
+
+@click.command()
+@json_option
+@space_options
+def status(space: SpaceChoice, *, as_json: bool) -> None:
+    """Show the health of a space.
+
+    The exit code is 0 when it is healthy and 1 when it is not.
+    """
+    from mictlanfs.cli.running import run_on_space
+
+    async def work(client: SpaceClient) -> SpaceStatus:
+        return await client.status()
+
+    found = run_on_space(space, "status", work)
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
+    else:
+        for line in lines(found):
+            click.echo(line)
+    if not found.is_healthy:
+        raise click.exceptions.Exit(Exit.FAILED)
+
+
+def lines(status: SpaceStatus) -> Iterator[str]:
+    """The status for people: nine lines when all is well with three peers."""
+    from mictlanfs.cli.output import duration
+    from mictlanfs.config import format_size
+
+    word = "healthy" if status.is_healthy else "DEGRADED"
+    yield f"{word:9} space {status.space_id}"
+    yield f"router    {status.router_id} {status.version}, up {duration(status.uptime_s)}"
+    up_count = sum(peer.state == "up" for peer in status.peers)
+    yield f"peers     {up_count} of {len(status.peers)} up, {len(status.sessions)} clients"
+    width = max((len(peer.id) for peer in status.peers), default=0)
+    for peer in sorted(status.peers, key=lambda peer: peer.id):
+        yield f"          {peer.id:{width}} {_peer_line(peer)}"
+    used, capacity = (
+        sum(peer.used for peer in status.peers),
+        sum(peer.capacity for peer in status.peers),
+    )
+    yield f"space     {format_size(used)} of {format_size(capacity)} used"
+    yield (
+        f"data      {status.bucket_count} buckets, {status.inode_count} inodes, "
+        f"{status.chunk_count} chunks, {format_size(status.bytes_logical)}"
+    )
+    yield f"copies    {_copies_line(status)}"
+    for problem in status.problems:
+        yield f"problem   {problem}"
+
+
+def _peer_line(peer: PeerStatus) -> str:
+    from mictlanfs.cli.output import duration
+    from mictlanfs.config import format_size
+
+    parts = [
+        f"{peer.state:7}",
+        peer.url,
+        f" {format_size(peer.used)} of {format_size(peer.capacity)}",
+    ]
+    if peer.is_full:
+        parts.append("full")
+    if peer.state != "up":
+        parts.append(f"last seen {duration(peer.last_seen_s)} ago")
+    return " ".join(parts)
+
+
+def _copies_line(status: SpaceStatus) -> str:
+    if not status.under_replicated_count and not status.lost_count:
+        return "every chunk has all its copies"
+    parts = []
+    if status.under_replicated_count:
+        parts.append(f"{status.under_replicated_count} chunks with too few")
+    if status.lost_count:
+        parts.append(f"{status.lost_count} chunks without any that can be reached")
+    return ", ".join(parts)
