@@ -1,0 +1,1 @@
+"""The server side of MictlanFS: the router, the peers and what starts them."""

@@ -1,0 +1,1 @@
+"""The peer process: immutable chunks on a back end, with an index."""

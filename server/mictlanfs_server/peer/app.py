@@ -1,0 +1,245 @@
+"""The peer process put together: folder, index, back end, store, endpoints, link to the router.
+
+The only module of the peer that knows the web framework and which back end is used. Chunk requests
+go to `handlers.py` past the framework; everything else is small and goes through it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+from fastapi import FastAPI, Response
+
+from mictlanfs import __version__, wire
+from mictlanfs.client.transport import HttpTransport
+from mictlanfs.errors import Kind, MictlanError, UsageError
+from mictlanfs.identifiers import boot_id
+from mictlanfs_server.http import install_error_handlers, json_response
+from mictlanfs_server.peer.backends.file import FileBackend
+from mictlanfs_server.peer.capacity import Capacity
+from mictlanfs_server.peer.folder import INDEX_NAME, DataFolder
+from mictlanfs_server.peer.handlers import ChunkHandlers
+from mictlanfs_server.peer.index import Index
+from mictlanfs_server.peer.recovery import reconcile
+from mictlanfs_server.peer.registration import Registration, reachable_url
+from mictlanfs_server.peer.store import ChunkStore
+from mictlanfs_server.serving import Listener, configure_logging, serve
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from mictlanfs_server.peer.settings import PeerSettings
+    from mictlanfs_server.serving import Message
+
+log = logging.getLogger(__name__)
+
+
+class LinkStatus(msgspec.Struct, frozen=True):
+    """The link to the router, for people; see `LinkState`."""
+
+    router: str
+    is_registered: bool
+    number: int | None
+    error: str
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The state of a peer, for people and scripts. Sizes in bytes."""
+
+    id: str
+    version: str
+    space_id: str
+    zone: str
+    capacity: int
+    used: int
+    chunk_count: int
+    is_full: bool
+    backend: str
+    link: LinkStatus
+
+
+class PeerApp:
+    """The ASGI application of one peer, and what it is made of.
+
+    The data folder is locked, and the index made to agree with it, before this is there; the
+    application's lifespan ends both.
+
+    Raises:
+        UsageError: the folder cannot be used.
+        MictlanError: the index cannot be used.
+    """
+
+    def __init__(self, settings: PeerSettings) -> None:
+        self._settings = settings
+        self._listener: Listener | None = None
+        self._folder = DataFolder(settings.data)
+        try:
+            self.store = _open_store(settings)
+        except BaseException:
+            self._folder.close()
+            raise
+        self._transport = HttpTransport()
+        self._registration = Registration(
+            settings.router_urls,
+            self._describe,
+            self._folder,
+            self._transport,
+            self._on_refused,
+        )
+        self._chunks = ChunkHandlers(self.store)
+        self._framework = self._routes()
+
+    async def __call__(
+        self,
+        scope: Message,
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        """Answer one request, or run the lifespan."""
+        if scope["type"] == "http" and self._chunks.is_ours(scope["path"]):
+            await self._chunks(scope, receive, send)
+        else:
+            await self._framework(scope, receive, send)
+
+    def on_listening(self, listener: Listener) -> None:
+        """Take note of where the peer answers, and of how it is stopped."""
+        self._listener = listener
+
+    def status(self) -> Status:
+        """The state of the peer now."""
+        link = self._registration.state
+        return Status(
+            id=self._settings.peer_id,
+            version=__version__,
+            space_id=self._folder.space_id,
+            zone=self._settings.zone,
+            capacity=self.store.capacity_bytes,
+            used=self.store.used_bytes,
+            chunk_count=self.store.chunk_count,
+            is_full=self.store.is_full,
+            backend="file",
+            link=LinkStatus(link.router, link.is_registered, link.number, link.error),
+        )
+
+    @asynccontextmanager
+    async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+        """Keep the peer registered while it serves; then leave, and let go of everything."""
+        task = asyncio.create_task(self._registration.run())
+        task.add_done_callback(self._on_link_ended)
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            await self._registration.leave()
+            await self._transport.aclose()
+            await self.store.aclose()
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the store and the folder. Blocks; twice is once."""
+        self.store.close()
+        self._folder.close()
+
+    def _routes(self) -> FastAPI:
+        app = FastAPI(title="MictlanFS peer", version=__version__, lifespan=self.lifespan)
+
+        @app.get(wire.Path.HEALTH)
+        async def health() -> Response:
+            """Answers as long as the peer serves."""
+            return json_response({"status": "ok"})
+
+        @app.get(wire.Path.STATUS)
+        async def status() -> Response:
+            """The state of the peer."""
+            return json_response(self.status())
+
+        install_error_handlers(app)
+        return app
+
+    def _describe(self) -> wire.PeerAnnounce:
+        settings = self._settings
+        return wire.PeerAnnounce(
+            protocol=wire.PROTOCOL_VERSION,
+            id=settings.peer_id,
+            url=self._url(),
+            zone=settings.zone,
+            capacity=self.store.capacity_bytes,
+            used=self.store.used_bytes,
+            chunk_count=self.store.chunk_count,
+            is_full=self.store.is_full,
+            boot_id=boot_id(),
+            space_id=self._folder.space_id,
+        )
+
+    def _url(self) -> str:
+        if self._settings.advertise is not None:
+            return self._settings.advertise
+        if self._listener is None:
+            raise MictlanError(Kind.INTERNAL, detail="the peer does not listen yet")
+        return reachable_url(self._listener.url, self._registration.state.router)
+
+    def _on_refused(self, error: MictlanError) -> None:
+        if self._listener is not None:
+            self._listener.stop(error)
+
+    def _on_link_ended(self, task: asyncio.Task[None]) -> None:
+        """A link that ends by a bug must not leave a peer that nobody finds."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the link to the router failed", exc_info=error)
+            self._on_refused(MictlanError(Kind.INTERNAL, detail=f"the link failed: {error!r}"))
+
+
+def create_app(settings: PeerSettings) -> PeerApp:
+    """The application of a peer; see `PeerApp`."""
+    return PeerApp(settings)
+
+
+def run(settings: PeerSettings) -> None:
+    """Run a peer until it is stopped. Blocks.
+
+    Raises:
+        UsageError: the folder, the address or the router does not let it run.
+        MictlanError: the index cannot be used, or the link to the router failed.
+    """
+    # Before anything is opened: what was lost is reported then.
+    configure_logging(settings.peer_id)
+    app = create_app(settings)
+    try:
+        serve(
+            app,
+            name=settings.peer_id,
+            host=settings.host,
+            port=settings.port,
+            insecure=settings.insecure,
+            lifeline_fd=settings.lifeline_fd,
+            on_listening=app.on_listening,
+            direct_bodies=True,
+        )
+    finally:
+        # The lifespan did this already, unless the server never came up.
+        app.close()
+
+
+def _open_store(settings: PeerSettings) -> ChunkStore:
+    try:
+        backend = FileBackend(settings.data, fsync=settings.is_fsynced)
+        index = Index(settings.data / INDEX_NAME, fsync=settings.is_fsynced)
+        try:
+            reconcile(index, backend)
+        except BaseException:
+            index.close()
+            raise
+    except OSError as error:
+        raise UsageError(f"{settings.data} cannot hold the data of a peer: {error}") from error
+    capacity = Capacity(
+        settings.capacity,
+        settings.reserve,
+        backend.free_bytes,
+        lambda: index.totals.used_bytes,
+    )
+    return ChunkStore(index, backend, capacity)

@@ -1,0 +1,1 @@
+"""Where a peer's larger chunks lie: one narrow protocol, several forms."""

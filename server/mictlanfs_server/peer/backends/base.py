@@ -1,0 +1,139 @@
+"""The protocol of a back end: a place for immutable chunks.
+
+A back end keeps whole chunks by id and digest. It never knows small chunks, capacity or who asks:
+the store above it does. A chunk is *staged* (uploaded and verified, visible to nobody), then
+*published* (durable and visible, whole). Every operation is idempotent: doing it twice is doing it
+once, and removing what is not there is no error.
+
+`tests/contract/backends` runs one suite over every form.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import AsyncIterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.model import Buffer, ChunkId
+
+
+class StoredChunk(msgspec.Struct, frozen=True, gc=False):
+    """What names a chunk and proves it.
+
+    Attributes:
+        id: made by the writer.
+        length: bytes, at least 1.
+        digest: BLAKE3 of the bytes.
+    """
+
+    id: ChunkId
+    length: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a back end can do, so that nobody asks for its class.
+
+    Attributes:
+        name: for logs and status.
+        is_persistent: whether published chunks outlive the process.
+    """
+
+    name: str
+    is_persistent: bool
+
+
+class Staged(Protocol):
+    """A chunk that was uploaded and verified. Ends by `publish` or `discard`."""
+
+    async def publish(self) -> None:
+        """Make the chunk durable and visible; an equal one that is there is replaced.
+
+        Cancellation: the chunk may become visible all the same.
+
+        Raises:
+            MictlanError: NO_SPACE, INTERNAL; the chunk may be visible, but need not be durable.
+        """
+        ...
+
+    async def discard(self) -> None:
+        """Forget the chunk; nothing happens once it is published. Never fails."""
+        ...
+
+
+class Backend(Protocol):
+    """A place for chunks. Used from one event loop; `chunks` and `close` in any thread."""
+
+    @property
+    def traits(self) -> Traits:
+        """What this back end can do."""
+        ...
+
+    async def stage(self, chunk: StoredChunk, pieces: AsyncIterable[Buffer]) -> Staged:
+        """Upload and verify. The buffers may be used until this returns.
+
+        What `pieces` raises is passed on. Whatever the failure, nothing is left behind.
+
+        Cancellation: as a failure.
+
+        Raises:
+            MictlanError: CORRUPT (length or digest do not match), NO_SPACE, INTERNAL.
+        """
+        ...
+
+    async def read(self, chunk: StoredChunk, start: int, end: int) -> Buffer:
+        """Bytes `[start, end)`; 0 <= start < end <= length.
+
+        Raises:
+            MictlanError: NOT_FOUND, CORRUPT (it is shorter than that), INTERNAL.
+        """
+        ...
+
+    async def delete(self, chunk: StoredChunk) -> None:
+        """Remove a chunk; one that is not there counts as removed. Need not be durable.
+
+        Cancellation: the chunk may be removed all the same.
+
+        Raises:
+            MictlanError: INTERNAL.
+        """
+        ...
+
+    def chunks(self) -> Iterator[StoredChunk]:
+        """Every published chunk, in no order. Blocks, without reading contents."""
+        ...
+
+    def free_bytes(self) -> int | None:
+        """Bytes that may still be written, None where there is no telling. Does not block."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything; nothing may be staged any more. Blocks; twice is once."""
+        ...
+
+
+def is_same(one: StoredChunk, other: StoredChunk) -> bool:
+    """Whether both name the same bytes by the same id."""
+    return (one.id, one.length, one.digest) == (other.id, other.length, other.digest)
+
+
+def corrupt(chunk: StoredChunk, detail: str) -> MictlanError:
+    """The error for bytes that are not those of `chunk`."""
+    return MictlanError(Kind.CORRUPT, "chunk", chunk.id.hex(), detail)
+
+
+@contextmanager
+def translated_errors(operation: str, chunk: StoredChunk) -> Iterator[None]:
+    """Turn errors of the operating system into NO_SPACE or INTERNAL."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        kind = Kind.NO_SPACE if full else Kind.INTERNAL
+        raise MictlanError(kind, operation, chunk.id.hex(), str(error)) from error

@@ -1,0 +1,304 @@
+"""Chunks as files of a folder, on a disk or on any mounted file system.
+
+::
+
+    chunks/xx/<id>.<length>.<digest>     published; xx are the last two digits of the id
+    temporary/<number>                   staged; swept when the back end is opened
+
+All three parts of a name are hexadecimal, so what is stored is known from the names alone. Ids
+begin with a time: only their last digits spread evenly. The 256 folders exist from the start, so
+no upload pays for making one durable.
+
+Order of durability: the bytes (fdatasync), then the name (rename, fsync of the folder). A crash
+before the rename leaves a temporary file; one after it leaves the chunk whole, and before the fsync
+of the folder either of the two. A name therefore never stands for less than all of the bytes.
+
+Everything that may wait for the disk happens in a bounded number of threads. The one exception is
+a short read that the page cache answers (preadv2(2), RWF_NOWAIT): it costs less than a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from mictlanfs.checksums import new_hasher
+from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.model import KIB, MIB, Buffer, ChunkId
+from mictlanfs_server.peer.backends.base import StoredChunk, Traits, corrupt, translated_errors
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Callable, Iterator
+    from pathlib import Path
+
+# More do not help two cores, but several may wait for the disk at a time. A read must not wait
+# behind writes for a thread: most reads need no disk at all.
+WRITE_THREADS = 8
+READ_THREADS = 4
+# Bytes gathered before a thread is asked to hash and write them.
+SEGMENT_SIZE_BYTES = 4 * MIB
+# A read up to this size is tried in the loop first.
+INLINE_READ_SIZE_BYTES_MAX = 256 * KIB
+# IOV_MAX of Linux: buffers that one writev(2) takes.
+_WRITE_BUFFERS_MAX = 1024
+_FANOUT = 256
+_NAME = re.compile(r"([0-9a-f]{32})\.([0-9a-f]{1,8})\.([0-9a-f]{64})")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class FileBackend:
+    """Chunks below `folder`, which must exist and belong to nobody else.
+
+    Without `fsync` nothing outlives a crash of the machine: for benchmarks only.
+
+    Raises:
+        OSError: the folder cannot be used.
+    """
+
+    traits = Traits(name="file", is_persistent=True)
+
+    def __init__(self, folder: Path, *, fsync: bool = True) -> None:
+        self._chunks = folder / "chunks"
+        self._temporary = folder / "temporary"
+        self._fsync = fsync
+        self._numbers = itertools.count()
+        self._writers = ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="disk-write")
+        self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="disk-read")
+        self._make_folders(folder)
+        self._sweep()
+
+    async def stage(self, chunk: StoredChunk, pieces: AsyncIterable[Buffer]) -> _Staged:
+        """Write and verify a temporary file; see `Backend`."""
+        upload = _Upload(
+            chunk, self._temporary / str(next(self._numbers)), self._path(chunk), self._fsync
+        )
+        staged = _Staged(self._writers, upload)
+        try:
+            segment: list[Buffer] = []
+            size = 0
+            async for piece in pieces:
+                segment.append(piece)
+                size += len(piece)
+                if size >= SEGMENT_SIZE_BYTES:
+                    await _in_thread(self._writers, upload.write, segment)
+                    segment, size = [], 0
+            await _in_thread(self._writers, upload.finish, segment)
+        except BaseException:
+            await staged.discard()
+            raise
+        return staged
+
+    async def read(self, chunk: StoredChunk, start: int, end: int) -> Buffer:
+        """Read a file; see `Backend`."""
+        path = self._path(chunk)
+        if end - start <= INLINE_READ_SIZE_BYTES_MAX:
+            cached = _read_cached(path, start, end)
+            if cached is not None:
+                return cached
+        return await _in_thread(self._readers, _read, chunk, path, start, end)
+
+    async def delete(self, chunk: StoredChunk) -> None:
+        """Unlink a file; see `Backend`."""
+        await _in_thread(self._writers, _delete, chunk, self._path(chunk))
+
+    def chunks(self) -> Iterator[StoredChunk]:
+        """Chunks by the names of their files; other files are passed over. See `Backend`."""
+        for folder in self._chunks.iterdir():
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    match = _NAME.fullmatch(entry.name)
+                    if match is not None:
+                        chunk_id, length, digest = match.groups()
+                        yield StoredChunk(
+                            ChunkId(bytes.fromhex(chunk_id)),
+                            int(length, 16),
+                            bytes.fromhex(digest),
+                        )
+
+    def free_bytes(self) -> int | None:
+        """What the file system offers to users; see `Backend`."""
+        status = os.statvfs(self._chunks)
+        return status.f_bavail * status.f_frsize
+
+    def close(self) -> None:
+        """Wait for the threads; see `Backend`."""
+        self._writers.shutdown()
+        self._readers.shutdown()
+
+    def _path(self, chunk: StoredChunk) -> Path:
+        name = chunk.id.hex()
+        return self._chunks / name[-2:] / f"{name}.{chunk.length:x}.{chunk.digest.hex()}"
+
+    def _make_folders(self, folder: Path) -> None:
+        self._temporary.mkdir(exist_ok=True)
+        self._chunks.mkdir(exist_ok=True)
+        for number in range(_FANOUT):
+            (self._chunks / f"{number:02x}").mkdir(exist_ok=True)
+        if self._fsync:
+            sync_folder(self._chunks)
+            sync_folder(folder)
+
+    def _sweep(self) -> None:
+        for path in self._temporary.iterdir():
+            path.unlink()
+
+
+class _Upload:
+    """One temporary file, used by one thread at a time.
+
+    ::
+
+        writing --finish--> verified --publish--> published
+           |                   |
+           +------discard------+-----> discarded
+
+    The lock is for `discard` after a cancellation, when a write may still run in a thread.
+    """
+
+    def __init__(self, chunk: StoredChunk, temporary: Path, path: Path, fsync: bool) -> None:
+        self._chunk = chunk
+        self._temporary = temporary
+        self._path = path
+        self._fsync = fsync
+        self._lock = threading.Lock()
+        self._hasher = new_hasher()
+        self._size = 0
+        self._fd: int | None = None
+        self._is_over = False
+
+    def write(self, pieces: list[Buffer]) -> None:
+        """Add bytes. Raises CORRUPT as soon as there are too many."""
+        with self._lock, translated_errors("write chunk", self._chunk):
+            self._write(pieces)
+
+    def finish(self, pieces: list[Buffer]) -> None:
+        """Add the last bytes, verify all of them and make them durable."""
+        with self._lock, translated_errors("write chunk", self._chunk):
+            self._write(pieces)
+            if self._size != self._chunk.length:
+                raise corrupt(self._chunk, f"{self._size} of {self._chunk.length} bytes came")
+            if self._hasher.digest() != self._chunk.digest:
+                raise corrupt(self._chunk, "the bytes do not match the digest")
+            assert self._fd is not None
+            if self._fsync:
+                os.fdatasync(self._fd)
+            self._close()
+
+    def publish(self) -> None:
+        """Give the file its name."""
+        with self._lock, translated_errors("publish chunk", self._chunk):
+            if self._is_over:
+                return
+            self._temporary.rename(self._path)
+            self._is_over = True
+            if self._fsync:
+                sync_folder(self._path.parent)
+
+    def discard(self) -> None:
+        """Remove the file unless it is published."""
+        with self._lock:
+            if not self._is_over:
+                self._is_over = True
+                self._close()
+                self._temporary.unlink(missing_ok=True)
+
+    def _write(self, pieces: list[Buffer]) -> None:
+        if self._is_over:
+            raise MictlanError(Kind.INTERNAL, "write chunk", self._chunk.id.hex(), "discarded")
+        self._size += sum(len(piece) for piece in pieces)
+        if self._size > self._chunk.length:
+            raise corrupt(self._chunk, f"more than {self._chunk.length} bytes came")
+        if self._fd is None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._fd = os.open(self._temporary, flags, 0o600)
+        for piece in pieces:
+            self._hasher.update(piece)
+        write_all(self._fd, pieces)
+
+    def _close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+class _Staged:
+    """An upload that is verified; see `Staged`."""
+
+    def __init__(self, threads: ThreadPoolExecutor, upload: _Upload) -> None:
+        self._threads = threads
+        self._upload = upload
+
+    async def publish(self) -> None:
+        await _in_thread(self._threads, self._upload.publish)
+
+    async def discard(self) -> None:
+        # Shielded, so that the file is gone when even a second cancellation comes.
+        await asyncio.shield(_in_thread(self._threads, self._upload.discard))
+
+
+async def _in_thread(
+    threads: ThreadPoolExecutor, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """Run `call` in one of `threads`. Cancellation: it runs to its end all the same."""
+    return await asyncio.wrap_future(threads.submit(call, *args, **kwargs))
+
+
+def write_all(fd: int, pieces: list[Buffer]) -> None:
+    """Write `pieces` one behind the other, however often the system call stops short."""
+    left = [memoryview(piece) for piece in pieces if len(piece)]
+    while left:
+        written = os.writev(fd, left[:_WRITE_BUFFERS_MAX])
+        while left and written >= len(left[0]):
+            written -= len(left.pop(0))
+        if written:
+            left[0] = left[0][written:]
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable. Source: fsync(2) on a directory."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _read_cached(path: Path, start: int, end: int) -> bytearray | None:
+    """The bytes, when the page cache has them all; None in every other case."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            body = bytearray(end - start)
+            size = os.preadv(fd, [body], start, os.RWF_NOWAIT)
+        finally:
+            os.close(fd)
+    except OSError:
+        return None
+    return body if size == len(body) else None
+
+
+def _read(chunk: StoredChunk, path: Path, start: int, end: int) -> bytes:
+    with translated_errors("read chunk", chunk):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise MictlanError(Kind.NOT_FOUND, "read chunk", chunk.id.hex()) from error
+        try:
+            body = os.pread(fd, end - start, start)
+        finally:
+            os.close(fd)
+    if len(body) != end - start:
+        raise corrupt(chunk, f"the file ends at {start + len(body)}, not at {chunk.length}")
+    return body
+
+
+def _delete(chunk: StoredChunk, path: Path) -> None:
+    with translated_errors("delete chunk", chunk):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,134 @@
+"""The data folder of a peer: whose it is, in which form, of which space.
+
+::
+
+    format           name and version of the form, written first
+    lock             held with flock(2) while a peer runs; says its process number
+    space            id of the space whose data lies here, once a router told
+    index.sqlite     see `index.py`
+    chunks/ temporary/    see `backends/file.py`
+
+Owns the first three. A folder that is refused is left as it was found.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import TYPE_CHECKING, Final
+
+from mictlanfs.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_FORMAT_NAME: Final = "mictlanfs-peer"
+FORMAT_VERSION: Final = 1
+INDEX_NAME: Final = "index.sqlite"
+_OUR_NAMES: Final = ("chunks", "temporary", INDEX_NAME)
+_TEXT_SIZE_BYTES_MAX: Final = 256
+
+
+class DataFolder:
+    """A data folder, locked until `close`.
+
+    Raises:
+        UsageError: it cannot be used, another peer runs in it, or a newer program wrote it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._refuse_foreign()
+            self._lock_fd: int | None = self._lock()
+        except OSError as error:
+            raise UsageError(f"{path} cannot hold the data of a peer: {error.strerror}") from error
+        try:
+            self._check_format()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let another peer have the folder."""
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    @property
+    def space_id(self) -> str:
+        """The space whose data lies here; empty for a new folder."""
+        return _read_text(self.path / "space")
+
+    def remember_space(self, space_id: str) -> None:
+        """Note durably which space the data belongs to."""
+        write_durably(self.path / "space", space_id)
+
+    def _refuse_foreign(self) -> None:
+        """Files of somebody else that have our names must not be swept away."""
+        if (self.path / "format").exists():
+            return
+        for name in _OUR_NAMES:
+            if (self.path / name).exists():
+                raise UsageError(
+                    f"{self.path} has {name!r} but no 'format': it is not the data of a peer. "
+                    "Choose another folder with --data"
+                )
+
+    def _lock(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        fd = os.open(self.path / "lock", flags, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except BlockingIOError:
+            os.close(fd)
+            owner = _read_text(self.path / "lock") or "unknown"
+            raise UsageError(
+                f"{self.path} is in use by another peer (process {owner}): "
+                "stop it or choose another folder with --data"
+            ) from None
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _check_format(self) -> None:
+        path = self.path / "format"
+        text = _read_text(path)
+        if not text and not path.exists():
+            write_durably(path, f"{_FORMAT_NAME} {FORMAT_VERSION}")
+            return
+        name, _, version = text.partition(" ")
+        if name != _FORMAT_NAME or not version.isascii() or not version.isdecimal():
+            raise UsageError(f"{self.path} is not the data of a peer: choose another with --data")
+        if int(version) > FORMAT_VERSION:
+            raise UsageError(
+                f"{self.path} was written by a newer MictlanFS (format {version}, this one knows "
+                f"{FORMAT_VERSION}): upgrade this program"
+            )
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Replace a small file in one step that survives a crash: whole old or whole new content."""
+    temporary = path.with_name(path.name + ".new")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.read(_TEXT_SIZE_BYTES_MAX).strip()
+    except FileNotFoundError:
+        return ""
