@@ -1,0 +1,188 @@
+"""The metadata store as the router sees it: one narrow interface, several forms.
+
+Every method is atomic. A change is visible to every read that begins after it returned. Reads are
+consistent in themselves: names, inodes, extents, chunks and replicas of one answer are from one
+moment.
+
+Cancellation: a change whose caller is cancelled may still be applied; a batch can be asked for
+again by its number, everything else is harmless when repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mictlanfs import wire
+from mictlanfs.model import Attributes, ChunkId, Node, PeerInfo, PeerMap, PeerNumber, SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """An open session.
+
+    Attributes:
+        epoch: its fencing token.
+        seen_ns: when it was last heard of, by the router's clock, some seconds late.
+    """
+
+    session: SessionId
+    epoch: int
+    host: str
+    pid: int
+    label: str
+    seen_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Counters of the space, exact.
+
+    Attributes:
+        inodes: including the root and inodes that have no name but are sustained.
+        chunks: live ones.
+        tombstones: dead chunks of which peers may still hold copies.
+        bytes_logical: bytes of files that are not holes, each once however many copies exist.
+    """
+
+    buckets: int
+    inodes: int
+    chunks: int
+    tombstones: int
+    bytes_logical: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaCounts:
+    """Live chunks with too few replicas on the peers in question, and those with none."""
+
+    under_replicated: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadChunk:
+    """A chunk without references, and the peers that may still hold it."""
+
+    id: ChunkId
+    dead_since_ns: int
+    peers: tuple[PeerNumber, ...]
+
+
+class MetadataStore(Protocol):
+    """The metadata of one space."""
+
+    @property
+    def space_id(self) -> str:
+        """The name of the space, made at its first start."""
+        ...
+
+    async def start(self) -> None:
+        """Begin to serve the running event loop."""
+        ...
+
+    async def close(self) -> None:
+        """Make everything durable and let go of the files; can be repeated."""
+        ...
+
+    # --- sessions ---
+
+    async def open_session(self, request: wire.OpenSession) -> SessionRecord:
+        """Record a new session with a new epoch, durably."""
+        ...
+
+    async def close_session(self, session: SessionId) -> None:
+        """End a session; what it sustained is let go, soon. An unknown one is no error."""
+        ...
+
+    async def sessions(self) -> list[SessionRecord]:
+        """All open sessions."""
+        ...
+
+    async def touch_sessions(self, seen_ns: Mapping[SessionId, int]) -> None:
+        """Record when sessions were last heard of."""
+        ...
+
+    async def take_inodes(self, count: int) -> wire.InodeRange:
+        """Hand out inode numbers that nobody ever had, durably. Raises INVALID."""
+        ...
+
+    async def commit(self, batch: wire.Commit) -> bytes:
+        """Apply a batch as `wire.Commit` says. Returns the encoded `wire.CommitAnswer`.
+
+        Durable on return with `batch.sync`, otherwise at most 1 s later.
+
+        Raises:
+            MictlanError: FENCED, CONFLICT, INVALID; NO_SPACE when the disk is full; nothing is
+                applied.
+        """
+        ...
+
+    # --- reads ---
+
+    async def root(self) -> Attributes:
+        """The attributes of the root directory."""
+        ...
+
+    async def lookup(self, request: wire.Lookup) -> Node:
+        """Resolve one name, also `.` and `..`. Raises NOT_FOUND, NOT_DIRECTORY, NAME_TOO_LONG."""
+        ...
+
+    async def node(self, request: wire.GetNode) -> Node:
+        """Read one inode. Raises NOT_FOUND."""
+        ...
+
+    async def extents(self, request: wire.GetExtents) -> wire.ExtentPage:
+        """Read a page of extents. Raises NOT_FOUND."""
+        ...
+
+    async def list_directory(self, request: wire.ListDirectory) -> wire.ListPage:
+        """Read a page of a directory. Raises NOT_FOUND, NOT_DIRECTORY."""
+        ...
+
+    async def xattrs(self, request: wire.GetXattrs) -> wire.Xattrs:
+        """Read all extended attributes of an inode. Raises NOT_FOUND."""
+        ...
+
+    async def resolve(self, request: wire.Resolve) -> wire.Resolved:
+        """Walk names from the root as far as they exist. Raises NAME_TOO_LONG when too deep."""
+        ...
+
+    async def buckets(self) -> wire.Buckets:
+        """All buckets in order of names."""
+        ...
+
+    async def counts(self) -> Counts:
+        """The counters of the space; cheap."""
+        ...
+
+    # --- peers ---
+
+    async def peer_map(self) -> PeerMap:
+        """The peers as last saved."""
+        ...
+
+    async def save_peers(self, version: int, peers: Sequence[PeerInfo]) -> None:
+        """Add or replace peers and set the version of the map, durably."""
+        ...
+
+    # --- the work of the collector ---
+
+    async def replica_counts(self, peers: Sequence[PeerNumber]) -> ReplicaCounts:
+        """Count live chunks by their replicas on `peers`. Reads every chunk, in a thread."""
+        ...
+
+    async def dead_chunks(
+        self, before_ns: int, after: DeadChunk | None, count_max: int
+    ) -> list[DeadChunk]:
+        """Chunks dead since before a time, oldest first, behind `after`."""
+        ...
+
+    async def forget_replicas(self, deleted: Mapping[ChunkId, Sequence[PeerNumber]]) -> None:
+        """Record that peers no longer hold dead chunks; a chunk nobody holds is forgotten."""
+        ...
+
+    async def reclaim(self, count_max: int) -> bool:
+        """Let go of a slice of what nobody uses. Returns whether anything may be left."""
+        ...

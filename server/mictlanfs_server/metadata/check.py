@@ -1,0 +1,254 @@
+"""The invariants of schema.sql, checked on a whole database: for tests, and for fsck.
+
+Only reads. One query for each invariant that finds what breaks it; all in one snapshot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import sqlite3
+
+SHOWN_MAX = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Invariant:
+    """What must hold, and a query for the keys of the rows for which it does not."""
+
+    rule: str
+    offenders: str
+
+
+INVARIANTS = (
+    # --- counters ---
+    Invariant(
+        "the counters of the space are exact",
+        """
+        SELECT name, value, counted FROM meta JOIN (
+            SELECT 'inode_count' AS counter, (SELECT count(*) FROM inode) AS counted
+            UNION ALL SELECT 'chunk_count', (SELECT count(*) FROM chunk WHERE refs > 0)
+            UNION ALL SELECT 'tombstone_count', (SELECT count(*) FROM chunk WHERE refs = 0)
+            UNION ALL SELECT 'bytes_logical', (SELECT coalesce(sum(allocated), 0) FROM inode)
+        ) ON counter = name WHERE value <> counted
+        """,
+    ),
+    Invariant(
+        "inode numbers were handed out",
+        "SELECT ino FROM inode WHERE ino < 1"
+        " OR ino >= (SELECT value FROM meta WHERE name = 'next_ino')",
+    ),
+    # --- names ---
+    Invariant(
+        "the root is a directory, its own parent, without a name",
+        """
+        SELECT 1 WHERE NOT EXISTS
+            (SELECT 1 FROM inode WHERE ino = 1 AND kind = 4 AND parent = 1 AND nlink >= 2)
+        UNION ALL SELECT ino FROM dentry WHERE ino = 1
+        """,
+    ),
+    Invariant(
+        "a name stands in a directory that has not been removed",
+        """
+        SELECT dentry.parent, name FROM dentry LEFT JOIN inode ON inode.ino = dentry.parent
+        WHERE inode.ino IS NULL OR kind <> 4 OR nlink = 0
+        """,
+    ),
+    Invariant(
+        "a name stands for an inode",
+        """
+        SELECT dentry.parent, name, dentry.ino FROM dentry
+        LEFT JOIN inode ON inode.ino = dentry.ino WHERE inode.ino IS NULL
+        """,
+    ),
+    Invariant(
+        "a name has 1 to 255 bytes, no '/' and no NUL, and is neither '.' nor '..'",
+        """
+        SELECT parent, name FROM dentry
+        WHERE length(name) NOT BETWEEN 1 AND 255 OR name IN (x'2e', x'2e2e')
+            OR instr(name, x'2f') OR instr(name, x'00')
+        """,
+    ),
+    Invariant(
+        "the root holds directories only, and they are the buckets",
+        """
+        SELECT ino FROM dentry WHERE parent = 1 AND ino NOT IN (SELECT ino FROM bucket)
+        UNION ALL SELECT ino FROM dentry JOIN inode USING (ino)
+            WHERE dentry.parent = 1 AND kind <> 4
+        UNION ALL SELECT ino FROM bucket
+            WHERE ino NOT IN (SELECT ino FROM dentry WHERE parent = 1)
+        """,
+    ),
+    Invariant(
+        "the size of a directory is the number of its entries",
+        """
+        SELECT ino, size FROM inode
+        WHERE kind = 4 AND size <> (SELECT count(*) FROM dentry WHERE dentry.parent = inode.ino)
+        """,
+    ),
+    Invariant(
+        "a directory has 2 links and one for each directory in it, none once removed",
+        """
+        SELECT ino, nlink FROM inode WHERE kind = 4 AND nlink <> iif(
+            ino = 1 OR EXISTS (SELECT 1 FROM dentry WHERE dentry.ino = inode.ino),
+            2 + (SELECT count(*) FROM dentry AS d JOIN inode AS i ON i.ino = d.ino
+                WHERE d.parent = inode.ino AND i.kind = 4),
+            0)
+        """,
+    ),
+    Invariant(
+        "a directory has one name, in its parent",
+        """
+        SELECT inode.ino FROM inode JOIN dentry ON dentry.ino = inode.ino
+        WHERE kind = 4 GROUP BY inode.ino HAVING count(*) > 1 OR max(dentry.parent <> inode.parent)
+        """,
+    ),
+    Invariant(
+        "the links of what is not a directory are its names",
+        """
+        SELECT ino, nlink FROM inode
+        WHERE kind <> 4 AND nlink <> (SELECT count(*) FROM dentry WHERE dentry.ino = inode.ino)
+        """,
+    ),
+    Invariant(
+        "the parent of what is not a directory holds a name of it",
+        """
+        SELECT ino, parent FROM inode WHERE kind <> 4 AND nlink > 0 AND NOT EXISTS
+            (SELECT 1 FROM dentry WHERE dentry.ino = inode.ino AND dentry.parent = inode.parent)
+        """,
+    ),
+    Invariant(
+        "every directory with a name can be reached from the root",
+        """
+        WITH RECURSIVE reached(ino) AS (
+            SELECT 1
+            UNION SELECT dentry.ino FROM reached
+                JOIN dentry ON dentry.parent = reached.ino
+                JOIN inode ON inode.ino = dentry.ino AND kind = 4
+        )
+        SELECT ino FROM inode WHERE kind = 4 AND nlink > 0 AND ino NOT IN reached
+        """,
+    ),
+    # --- inodes without a name ---
+    Invariant(
+        "an inode without a name is sustained by a session",
+        "SELECT ino FROM inode WHERE nlink = 0 AND ino NOT IN (SELECT ino FROM sustained)",
+    ),
+    Invariant(
+        "what is sustained is an inode, by a session",
+        """
+        SELECT session, ino FROM sustained WHERE ino NOT IN (SELECT ino FROM inode)
+            OR session NOT IN (SELECT id FROM session)
+        """,
+    ),
+    Invariant(
+        "a doomed inode is not an inode any more",
+        "SELECT ino FROM doomed WHERE ino IN (SELECT ino FROM inode)",
+    ),
+    # --- attributes ---
+    Invariant(
+        "only a symlink has a target, and its size is the target's",
+        """
+        SELECT ino FROM inode
+        WHERE (kind = 10) <> (length(target) > 0) OR (kind = 10 AND size <> length(target))
+        """,
+    ),
+    Invariant(
+        "an inode says whether it has extended attributes",
+        """
+        SELECT ino FROM inode
+        WHERE has_xattrs <> EXISTS (SELECT 1 FROM xattr WHERE xattr.ino = inode.ino)
+        UNION ALL SELECT ino FROM xattr WHERE ino NOT IN (SELECT ino FROM inode)
+        """,
+    ),
+    # --- content ---
+    Invariant(
+        "an extent belongs to a file or to a doomed inode",
+        """
+        SELECT ino, offset FROM extent
+        WHERE ino NOT IN (SELECT ino FROM inode WHERE kind = 8)
+            AND ino NOT IN (SELECT ino FROM doomed)
+        """,
+    ),
+    Invariant(
+        "an extent lies within its file and its chunk",
+        """
+        SELECT extent.ino, offset FROM extent
+        LEFT JOIN inode ON inode.ino = extent.ino LEFT JOIN chunk ON chunk.id = extent.chunk
+        WHERE chunk.id IS NULL OR extent.length < 1 OR offset < 0 OR chunk_offset < 0
+            OR chunk_offset + extent.length > chunk.length OR offset + extent.length > inode.size
+        """,
+    ),
+    Invariant(
+        "extents of a file do not overlap, and are joined where they can be",
+        """
+        SELECT ino, offset FROM (
+            SELECT ino, offset, chunk, chunk_offset,
+                lag(offset + length) OVER file AS end_before,
+                lag(chunk) OVER file AS chunk_before,
+                lag(chunk_offset + length) OVER file AS chunk_end_before
+            FROM extent WINDOW file AS (PARTITION BY ino ORDER BY offset)
+        )
+        WHERE end_before > offset OR (
+            end_before = offset AND chunk_before = chunk AND chunk_end_before = chunk_offset)
+        """,
+    ),
+    Invariant(
+        "what is allocated is the sum of the extents",
+        """
+        SELECT ino, allocated FROM inode WHERE allocated <> coalesce(
+            (SELECT sum(length) FROM extent WHERE extent.ino = inode.ino), 0)
+        """,
+    ),
+    Invariant(
+        "the references of a chunk are the extents that name it",
+        """
+        SELECT hex(id), refs FROM chunk LEFT JOIN
+            (SELECT chunk, count(*) AS counted FROM extent GROUP BY chunk) ON chunk = id
+        WHERE refs <> coalesce(counted, 0)
+        """,
+    ),
+    Invariant(
+        "a chunk is dead exactly when nothing refers to it",
+        "SELECT hex(id) FROM chunk WHERE (refs = 0) <> (dead_since_ns IS NOT NULL)",
+    ),
+    Invariant(
+        "a chunk that is referred to has a replica",
+        """
+        SELECT hex(id) FROM chunk
+        WHERE refs > 0 AND NOT EXISTS (SELECT 1 FROM replica WHERE replica.chunk = chunk.id)
+        """,
+    ),
+    Invariant(
+        "a replica is of a chunk, on a peer, once",
+        """
+        SELECT hex(chunk), peer FROM replica
+        WHERE chunk NOT IN (SELECT id FROM chunk) OR peer NOT IN (SELECT number FROM peer)
+        UNION ALL SELECT hex(chunk), peer FROM replica GROUP BY chunk, peer HAVING count(*) > 1
+        """,
+    ),
+    # --- sessions ---
+    Invariant(
+        "a batch is of an open session",
+        """
+        SELECT session FROM batch
+        WHERE session NOT IN (SELECT id FROM session WHERE is_ended = 0)
+        """,
+    ),
+)
+
+
+def find_damage(connection: sqlite3.Connection) -> list[str]:
+    """The invariants that do not hold, each with the first rows that break it; empty when sound."""
+    damage = []
+    connection.execute("BEGIN")
+    try:
+        for invariant in INVARIANTS:
+            rows = connection.execute(invariant.offenders).fetchmany(SHOWN_MAX)
+            if rows:
+                damage.append(f"not true that {invariant.rule}: {rows}")
+    finally:
+        connection.execute("ROLLBACK")
+    return damage

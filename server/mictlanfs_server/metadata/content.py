@@ -1,0 +1,232 @@
+"""Operations on the bytes of a file: write extents, truncate, with exact reference counts.
+
+An extent that is written replaces what it covers: what was there is trimmed or split, in the same
+transaction, so extents never overlap. Owns also the joining of extents that continue each other.
+
+Invariants: `allocated` is the sum of the lengths of the extents; a chunk's count is the number of
+extents that name it; a dead chunk is never named again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mictlanfs.checksums import DIGEST_SIZE_BYTES
+from mictlanfs.errors import Kind
+from mictlanfs.intervals import subtract
+from mictlanfs.model import (
+    CHUNK_ID_SIZE_BYTES,
+    CHUNK_SIZE_BYTES_MAX,
+    FILE_SIZE_BYTES_MAX,
+    Extent,
+    FileKind,
+)
+from mictlanfs_server.metadata.checks import check_time, existing, failure
+from mictlanfs_server.metadata.removal import change_references
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mictlanfs import wire
+    from mictlanfs.model import Chunk, ChunkId
+    from mictlanfs_server.metadata.rows import InodeRecord
+    from mictlanfs_server.metadata.transaction import Transaction
+
+Touched = list["InodeRecord"]
+
+
+# --- write ---------------------------------------------------------------------------------------
+
+
+def write_extents(tx: Transaction, op: wire.WriteExtents) -> Touched:
+    """Make chunks the content of ranges of a file; see `wire.WriteExtents`.
+
+    An extent beyond `op.size` makes the file grow to its end: no extent lies behind the end.
+    """
+    check_time(op.time_ns, "write")
+    record = existing(tx, op.ino, "write")
+    if record.kind is not FileKind.FILE:
+        raise failure(Kind.INVALID, "write", op.ino, "this is not a file")
+    fresh = _check_chunks(tx, op)
+    _check_extents(tx, op, fresh)
+    tx.change(record)
+    references: dict[ChunkId, int] = {}
+    for extent in op.extents:
+        _put_extent(tx, record, extent, references)
+    _record_chunks(tx, record, op.chunks, fresh, references)
+    end = max((extent.end for extent in op.extents), default=0)
+    record.size = max(record.size, op.size, end)
+    record.mark_content_changed(op.time_ns)
+    return [record]
+
+
+def _check_chunks(tx: Transaction, op: wire.WriteExtents) -> dict[ChunkId, Chunk]:
+    """The chunks of `op` that are new. Raises INVALID for one that cannot be right."""
+    fresh: dict[ChunkId, Chunk] = {}
+    for chunk in op.chunks:
+        _check_chunk(tx, op, chunk)
+        known = tx.rows.chunk(chunk.id)
+        if known is None and chunk.id not in fresh:
+            fresh[chunk.id] = chunk
+            continue
+        length, digest = (
+            (known.length, known.digest)
+            if known
+            else (fresh[chunk.id].length, fresh[chunk.id].digest)
+        )
+        if (length, digest) != (chunk.length, chunk.digest):
+            raise failure(Kind.INVALID, "write", op.ino, _named(chunk.id, "has other content"))
+    return fresh
+
+
+def _check_chunk(tx: Transaction, op: wire.WriteExtents, chunk: Chunk) -> None:
+    if len(chunk.id) != CHUNK_ID_SIZE_BYTES or len(chunk.digest) != DIGEST_SIZE_BYTES:
+        raise failure(Kind.INVALID, "write", op.ino, "a chunk id or digest has the wrong size")
+    if not 0 < chunk.length <= CHUNK_SIZE_BYTES_MAX:
+        raise failure(Kind.INVALID, "write", op.ino, _named(chunk.id, "has an impossible length"))
+    if not chunk.peers or len(set(chunk.peers)) != len(chunk.peers):
+        detail = _named(chunk.id, "needs at least one peer and each once")
+        raise failure(Kind.INVALID, "write", op.ino, detail)
+    if not all(map(tx.is_peer, chunk.peers)):
+        raise failure(Kind.INVALID, "write", op.ino, _named(chunk.id, "names an unknown peer"))
+
+
+def _check_extents(tx: Transaction, op: wire.WriteExtents, fresh: dict[ChunkId, Chunk]) -> None:
+    if not 0 <= op.size <= FILE_SIZE_BYTES_MAX:
+        raise failure(Kind.INVALID, "write", op.ino, f"size {op.size} is out of range")
+    lengths = {chunk_id: chunk.length for chunk_id, chunk in fresh.items()}
+    for extent in op.extents:
+        if extent.chunk_id not in lengths:
+            known = tx.rows.chunk(extent.chunk_id)
+            if known is None:
+                raise failure(Kind.INVALID, "write", op.ino, _named(extent.chunk_id, "is unknown"))
+            if known.is_dead:
+                detail = _named(extent.chunk_id, "is being deleted: store the bytes again")
+                raise failure(Kind.INVALID, "write", op.ino, detail)
+            lengths[extent.chunk_id] = known.length
+        if (
+            extent.length < 1
+            or extent.offset < 0
+            or extent.end > FILE_SIZE_BYTES_MAX
+            or extent.chunk_offset < 0
+            or extent.chunk_offset + extent.length > lengths[extent.chunk_id]
+        ):
+            detail = f"extent at {extent.offset} is out of range of the file or of its chunk"
+            raise failure(Kind.INVALID, "write", op.ino, detail)
+
+
+def _named(chunk_id: ChunkId, what: str) -> str:
+    return f"chunk {chunk_id.hex()} {what}"
+
+
+def _put_extent(
+    tx: Transaction, record: InodeRecord, extent: Extent, references: dict[ChunkId, int]
+) -> None:
+    """Replace the rows that `extent` covers or continues; note what that does to references."""
+    old = tx.rows.extents_touching(record.ino, extent.offset, extent.end)
+    new = join(replace(old, extent))
+    removed = [row for row in old if row not in new]
+    added = [row for row in new if row not in old]
+    _change_rows(tx, record, removed, added)
+    for row in removed:
+        references[row.chunk_id] = references.get(row.chunk_id, 0) - 1
+    for row in added:
+        references[row.chunk_id] = references.get(row.chunk_id, 0) + 1
+
+
+def replace(rows: Sequence[Extent], extent: Extent) -> list[Extent]:
+    """`rows`, disjoint, with `extent` in the place of what it covers; in order of offset."""
+    kept = [extent]
+    for row in rows:
+        for start, end in subtract(row.offset, row.end, extent.offset, extent.end):
+            skipped = start - row.offset
+            kept.append(Extent(start, end - start, row.chunk_id, row.chunk_offset + skipped))
+    return sorted(kept, key=lambda row: row.offset)
+
+
+def join(rows: Sequence[Extent]) -> list[Extent]:
+    """`rows` with those made one that continue each other in the same chunk."""
+    joined: list[Extent] = []
+    for row in rows:
+        last = joined[-1] if joined else None
+        if (
+            last is not None
+            and last.end == row.offset
+            and last.chunk_id == row.chunk_id
+            and last.chunk_offset + last.length == row.chunk_offset
+        ):
+            length = last.length + row.length
+            joined[-1] = Extent(last.offset, length, last.chunk_id, last.chunk_offset)
+        else:
+            joined.append(row)
+    return joined
+
+
+def _change_rows(
+    tx: Transaction, record: InodeRecord, removed: Sequence[Extent], added: Sequence[Extent]
+) -> None:
+    """Write the rows of a changed range and count the bytes they cover."""
+    if removed:
+        tx.rows.delete_extents(record.ino, removed)
+    if added:
+        tx.rows.insert_extents(record.ino, added)
+    difference = sum(row.length for row in added) - sum(row.length for row in removed)
+    record.allocated += difference
+    tx.counts.bytes_logical += difference
+
+
+def _record_chunks(
+    tx: Transaction,
+    record: InodeRecord,
+    chunks: Sequence[Chunk],
+    fresh: dict[ChunkId, Chunk],
+    references: dict[ChunkId, int],
+) -> None:
+    """Add the new chunks with the references they ended up with, change those of the others."""
+    wanted = tx.policy_of(record).replicas if fresh else 0
+    for chunk_id, chunk in fresh.items():
+        refs = references.pop(chunk_id, 0)
+        # Sent and not named: dead at once, so that its copies are deleted.
+        tx.rows.insert_chunk(chunk, refs, wanted, None if refs else tx.now_ns)
+        tx.counts.chunks += refs > 0
+        tx.counts.tombstones += refs == 0
+    change_references(tx, references)
+    for chunk in chunks:
+        if fresh.get(chunk.id) is chunk:
+            continue
+        known_peers = tx.rows.replicas(chunk.id)
+        for peer in chunk.peers:
+            if peer not in known_peers:
+                tx.rows.add_replica(chunk.id, peer)
+
+
+# --- truncate ------------------------------------------------------------------------------------
+
+
+def check_size(record: InodeRecord, size: int, operation: str) -> None:
+    """Raises IS_DIRECTORY, INVALID or TOO_LARGE when `record` cannot have `size`."""
+    if record.is_directory:
+        raise failure(Kind.IS_DIRECTORY, operation, record.ino)
+    if record.kind is not FileKind.FILE or size < 0:
+        raise failure(Kind.INVALID, operation, record.ino, "only a file has a size to set")
+    if size > FILE_SIZE_BYTES_MAX:
+        raise failure(Kind.TOO_LARGE, operation, record.ino)
+
+
+def truncate(tx: Transaction, record: InodeRecord, size: int, time_ns: int) -> None:
+    """Give a file, already being changed, another size: cut extents or make a hole."""
+    if size < record.size and record.allocated:
+        old = tx.rows.extents_touching(record.ino, size, FILE_SIZE_BYTES_MAX)
+        removed = [row for row in old if row.end > size]
+        added = [
+            Extent(row.offset, size - row.offset, row.chunk_id, row.chunk_offset)
+            for row in removed
+            if row.offset < size
+        ]
+        _change_rows(tx, record, removed, added)
+        references: dict[ChunkId, int] = {}
+        for row, difference in [(row, -1) for row in removed] + [(row, 1) for row in added]:
+            references[row.chunk_id] = references.get(row.chunk_id, 0) + difference
+        change_references(tx, references)
+    record.size = size
+    record.mark_content_changed(time_ns)

@@ -1,0 +1,134 @@
+"""The versions of the metadata schema, and how a database gets from one to the next.
+
+Each migration has a name, runs once, in a transaction of its own together with the record that it
+ran, and sets `PRAGMA user_version` to its place in the order. A database that a newer program has
+migrated is refused unchanged.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from mictlanfs.errors import UsageError
+from mictlanfs.identifiers import new_token
+from mictlanfs.model import ROOT_INODE, FileKind
+from mictlanfs_server.metadata.rows import InodeRecord
+from mictlanfs_server.metadata.sqlite_rows import SqliteRows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MIGRATIONS = Migrations("mictlanfs-metadata")
+# "MICT": tells our files from any other SQLite database.
+APPLICATION_ID = 0x4D494354
+SCHEMA_VERSION = 1
+# STRICT tables came with 3.37, RETURNING and MATERIALIZED before.
+SQLITE_VERSION_MIN = (3, 37, 0)
+
+
+def migrate(path: Path, now_ns: int) -> None:
+    """Create the database at `path`, or bring it to the present version.
+
+    `now_ns` becomes the times of the root directory of a new space.
+
+    Raises:
+        UsageError: it is of a newer version, or not ours, or cannot be opened.
+    """
+    if sqlite3.sqlite_version_info < SQLITE_VERSION_MIN:
+        raise UsageError(
+            f"SQLite {sqlite3.sqlite_version} is too old: install a Python with 3.37 or newer"
+        )
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            _refuse_foreign(connection, path)
+            # The file keeps the mode from now on.
+            connection.execute("PRAGMA journal_mode=WAL")
+            MIGRATIONS.apply(Database(connection, execute_plugins=False))
+            _make_space(connection, now_ns)
+    except sqlite3.Error as error:
+        raise UsageError(f"{path} cannot be used as metadata: {error}") from error
+
+
+def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    # A crash before the first migration leaves the table of migrations alone in the file.
+    (foreign_count,) = connection.execute(
+        "SELECT count(*) FROM sqlite_schema WHERE tbl_name <> '_sqlite_migrations'"
+    ).fetchone()
+    if application != APPLICATION_ID and (foreign_count or application):
+        raise UsageError(f"{path} is a database of another program: choose another directory")
+    if version > SCHEMA_VERSION:
+        raise UsageError(
+            f"{path} has schema version {version}, this program knows up to {SCHEMA_VERSION}: "
+            "start it with the newer program that made it"
+        )
+
+
+def statements(script: str) -> Iterator[str]:
+    """The statements of an SQL script, one by one.
+
+    `executescript` would do, but it commits the transaction around it first.
+    """
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+@MIGRATIONS(name="0001-first-schema")
+def _first_schema(database: Database) -> None:
+    script = resources.files("mictlanfs_server.metadata").joinpath("schema.sql").read_text("utf-8")
+    for statement in statements(script):
+        database.execute(statement)
+    database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    database.execute("PRAGMA user_version = 1")
+
+
+def _make_space(connection: sqlite3.Connection, now_ns: int) -> None:
+    """Give a new database its identity and its root directory, in one transaction."""
+    rows = SqliteRows(connection)
+    if connection.execute("SELECT 1 FROM meta WHERE name = 'space_id'").fetchone():
+        return
+    root = InodeRecord(
+        ino=ROOT_INODE,
+        kind=FileKind.DIRECTORY,
+        mode=0o755,
+        # Whoever runs the first router owns the space; `chown` through a mount changes that.
+        uid=os.getuid(),
+        gid=os.getgid(),
+        size=0,
+        atime_ns=now_ns,
+        mtime_ns=now_ns,
+        ctime_ns=now_ns,
+        nlink=2,
+        version=1,
+        content_version=1,
+        parent=ROOT_INODE,
+    )
+    with connection:
+        rows.insert_inodes([root])
+        connection.executemany(
+            "INSERT INTO meta VALUES (?, ?)",
+            {
+                "space_id": new_token(),
+                "next_ino": ROOT_INODE + 1,
+                "next_epoch": 1,
+                "peer_map_version": 1,
+                "flush_count": 0,
+                "inode_count": 1,
+                "chunk_count": 0,
+                "tombstone_count": 0,
+                "bytes_logical": 0,
+            }.items(),
+        )

@@ -1,0 +1,288 @@
+"""Rows of the metadata as the POSIX logic sees them, and the interface that gives them.
+
+`Rows` is what a database must offer; it knows statements and no rules. The rules (`apply` and the
+modules beside it) know no database. All methods are synchronous and belong to one transaction in
+one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from mictlanfs.model import (
+    Attributes,
+    BucketPolicy,
+    Chunk,
+    ChunkId,
+    Extent,
+    FileKind,
+    InodeNumber,
+    PeerNumber,
+    SessionId,
+)
+
+KINDS = {int(kind): kind for kind in FileKind}
+
+
+class InodeRecord(msgspec.Struct, gc=False):
+    """A row of `inode`, mutable; the fields of `Attributes`, then those that `stat` hides.
+
+    Attributes:
+        parent: a directory: the one that holds it. Else one that holds a name of it.
+        target: of a symlink, else empty.
+    """
+
+    ino: InodeNumber
+    kind: FileKind
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    nlink: int
+    rdev: int = 0
+    allocated: int = 0
+    version: int = 0
+    content_version: int = 0
+    has_xattrs: bool = False
+    parent: InodeNumber = InodeNumber(0)
+    target: bytes = b""
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it holds names."""
+        return self.kind is FileKind.DIRECTORY
+
+    @property
+    def attributes(self) -> Attributes:
+        """The part that travels."""
+        return Attributes(
+            self.ino,
+            self.kind,
+            self.mode,
+            self.uid,
+            self.gid,
+            self.size,
+            self.atime_ns,
+            self.mtime_ns,
+            self.ctime_ns,
+            self.nlink,
+            self.rdev,
+            self.allocated,
+            self.version,
+            self.content_version,
+            self.has_xattrs,
+        )
+
+    def mark_changed(self, time_ns: int) -> None:
+        """Note a change of anything but content."""
+        self.ctime_ns = time_ns
+        self.version += 1
+
+    def mark_content_changed(self, time_ns: int) -> None:
+        """Note a change of bytes, size or entries."""
+        self.mtime_ns = self.ctime_ns = time_ns
+        self.version += 1
+        self.content_version += 1
+
+
+class ChunkRecord(msgspec.Struct, frozen=True, gc=False):
+    """A row of `chunk` without its replicas."""
+
+    length: int
+    digest: bytes
+    refs: int
+    is_dead: bool
+
+
+class BatchRecord(msgspec.Struct, frozen=True, gc=False):
+    """The last batch a session applied; see the table `batch`."""
+
+    first_number: int
+    op_count: int
+    next_number: int
+
+
+class CountChange(msgspec.Struct, gc=False):
+    """What a transaction adds to the counters of the space."""
+
+    inodes: int = 0
+    chunks: int = 0
+    tombstones: int = 0
+    bytes_logical: int = 0
+
+
+class Rows(Protocol):
+    """The tables of schema.sql, inside one transaction."""
+
+    # --- savepoints, which nest ---
+
+    def savepoint(self) -> None:
+        """Begin a part that can be undone by itself."""
+
+    def rollback(self) -> None:
+        """Undo the innermost part and end it."""
+
+    def release(self) -> None:
+        """Keep the innermost part and end it."""
+
+    # --- values of the space ---
+
+    def counter(self, name: str) -> int:
+        """A value of `meta`."""
+
+    def set_counter(self, name: str, value: int) -> None:
+        """Change a value of `meta`."""
+
+    def add_counts(self, change: CountChange) -> None:
+        """Add to the counters of the space."""
+
+    # --- inodes ---
+
+    def inode(self, ino: InodeNumber) -> InodeRecord | None:
+        """A fresh copy of the row; None also for a number no inode can have."""
+
+    def insert_inodes(self, records: Iterable[InodeRecord]) -> None:
+        """Add rows."""
+
+    def update_inodes(self, records: Iterable[InodeRecord]) -> None:
+        """Replace rows."""
+
+    def delete_inodes(self, numbers: Iterable[InodeNumber]) -> None:
+        """Remove rows."""
+
+    # --- names ---
+
+    def entry(self, parent: InodeNumber, name: bytes) -> InodeNumber | None:
+        """What a name stands for."""
+
+    def set_entry(self, parent: InodeNumber, name: bytes, ino: InodeNumber) -> None:
+        """Add a name or give it another meaning."""
+
+    def delete_entry(self, parent: InodeNumber, name: bytes) -> None:
+        """Remove a name."""
+
+    def any_parent(self, ino: InodeNumber) -> InodeNumber | None:
+        """A directory that holds a name of `ino`, None when there is no name."""
+
+    # --- extended attributes ---
+
+    def xattr_exists(self, ino: InodeNumber, name: bytes) -> bool:
+        """Whether the inode has the attribute."""
+
+    def xattr_sizes(self, ino: InodeNumber) -> tuple[int, int]:
+        """Bytes of all names with a terminator each, and of all values."""
+
+    def xattr_value_size(self, ino: InodeNumber, name: bytes) -> int:
+        """Bytes of one value, 0 when there is none."""
+
+    def set_xattr(self, ino: InodeNumber, name: bytes, value: bytes) -> None:
+        """Add or replace an attribute."""
+
+    def delete_xattr(self, ino: InodeNumber, name: bytes) -> None:
+        """Remove an attribute."""
+
+    def delete_xattrs(self, ino: InodeNumber) -> None:
+        """Remove all attributes of an inode."""
+
+    # --- buckets ---
+
+    def policy(self, bucket: InodeNumber) -> BucketPolicy | None:
+        """The policy of a bucket, None when the inode is no bucket."""
+
+    def set_policy(self, bucket: InodeNumber, policy: BucketPolicy) -> None:
+        """Make an inode a bucket or change its policy."""
+
+    def delete_bucket(self, bucket: InodeNumber) -> None:
+        """Forget that an inode is a bucket."""
+
+    def note_policies_changed(self) -> None:
+        """Say that inodes may have another policy than before: caches of it are stale."""
+
+    # --- content ---
+
+    def extents_touching(self, ino: InodeNumber, start: int, end: int) -> list[Extent]:
+        """Extents that overlap `[start, end)` or touch it, in order of offset."""
+
+    def first_extents(self, ino: InodeNumber, count_max: int) -> list[Extent]:
+        """The first extents of a file, in order of offset."""
+
+    def insert_extents(self, ino: InodeNumber, extents: Iterable[Extent]) -> None:
+        """Add rows."""
+
+    def delete_extents(self, ino: InodeNumber, extents: Iterable[Extent]) -> None:
+        """Remove rows, known by their offsets."""
+
+    def chunk(self, chunk_id: ChunkId) -> ChunkRecord | None:
+        """A chunk, live or dead."""
+
+    def insert_chunk(self, chunk: Chunk, refs: int, wanted: int, dead_since_ns: int | None) -> None:
+        """Add a chunk and its replicas."""
+
+    def set_refs(self, chunk_id: ChunkId, refs: int, dead_since_ns: int | None) -> None:
+        """Change the count of a chunk."""
+
+    def replicas(self, chunk_id: ChunkId) -> tuple[PeerNumber, ...]:
+        """The peers that hold a chunk, in the order of the writer."""
+
+    def add_replica(self, chunk_id: ChunkId, peer: PeerNumber) -> None:
+        """Record one more peer, last in the order."""
+
+    def peer_numbers(self) -> frozenset[PeerNumber]:
+        """All peers that ever registered."""
+
+    # --- sessions ---
+
+    def insert_session(
+        self, session: SessionId, epoch: int, host: str, pid: int, label: str, seen_ns: int
+    ) -> None:
+        """Add a session."""
+
+    def session_epoch(self, session: SessionId) -> int | None:
+        """The epoch of a session, None when it is unknown or ended."""
+
+    def end_session(self, session: SessionId) -> None:
+        """Mark a session as ended and forget its last batch."""
+
+    def ended_session(self) -> SessionId | None:
+        """Any session that has ended and is not deleted yet."""
+
+    def delete_session(self, session: SessionId) -> None:
+        """Forget an ended session."""
+
+    def batch(self, session: SessionId) -> BatchRecord | None:
+        """The last batch of a session, without its answer."""
+
+    def batch_answer(self, session: SessionId) -> bytes:
+        """The answer to the last batch of a session that has one: a `wire.CommitAnswer`."""
+
+    def set_batch(self, session: SessionId, record: BatchRecord, answer: bytes) -> None:
+        """Record the last batch of a session."""
+
+    # --- inodes without a name ---
+
+    def add_sustained(self, session: SessionId, ino: InodeNumber) -> None:
+        """Keep an inode for a session."""
+
+    def delete_sustained(self, session: SessionId, ino: InodeNumber) -> bool:
+        """Let go of an inode; whether the session had sustained it."""
+
+    def sustained_by(self, session: SessionId, count_max: int) -> Sequence[InodeNumber]:
+        """Some inodes that a session sustains."""
+
+    def is_sustained(self, ino: InodeNumber) -> bool:
+        """Whether any session sustains an inode."""
+
+    def add_doomed(self, ino: InodeNumber) -> None:
+        """Leave the extents of a removed inode to the reclaimer."""
+
+    def any_doomed(self) -> InodeNumber | None:
+        """An inode whose extents wait for the reclaimer."""
+
+    def delete_doomed(self, ino: InodeNumber) -> None:
+        """Say that an inode has no extents left."""

@@ -1,0 +1,194 @@
+"""The embedded form of the metadata store: one SQLite file, one writer thread, reads on the loop.
+
+Owns the connections. Joins `sqlite_writer` (changes), `sqlite_reads` (what sessions ask) and a
+thread for the scans of the collector, which may take long and hold nobody up. One process at a
+time uses a database; the router's lock on its data directory sees to that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from mictlanfs import wire
+from mictlanfs.identifiers import new_token
+from mictlanfs.model import (
+    Attributes,
+    ChunkId,
+    Node,
+    PeerInfo,
+    PeerMap,
+    PeerNumber,
+    SessionId,
+)
+from mictlanfs_server.metadata import apply
+from mictlanfs_server.metadata.base import Counts, DeadChunk, ReplicaCounts, SessionRecord
+from mictlanfs_server.metadata.migrations import migrate
+from mictlanfs_server.metadata.sqlite_reads import SqliteReads
+from mictlanfs_server.metadata.sqlite_scans import SqliteScans
+from mictlanfs_server.metadata.sqlite_upkeep import (
+    forget_replicas,
+    read_peers,
+    read_sessions,
+    save_peers,
+    touch_sessions,
+)
+from mictlanfs_server.metadata.sqlite_writer import Writer, connect
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mictlanfs_server.metadata.sqlite_rows import SqliteRows
+
+T = TypeVar("T")
+
+
+class SqliteStore:
+    """`MetadataStore` in the file `path`, created or migrated at once.
+
+    Args:
+        wall_ns: the router's clock, nanoseconds since the epoch.
+
+    Raises:
+        UsageError: the file is of a newer version, or not ours.
+    """
+
+    def __init__(self, path: Path, wall_ns: Callable[[], int] = time.time_ns) -> None:
+        migrate(path, wall_ns())
+        self._wall_ns = wall_ns
+        self._connection = connect(path, read_only=True)
+        self._reads = SqliteReads(self._connection)
+        self._writer = Writer(path, self._reads.forget_policies)
+        self._scan_connection = connect(path, read_only=True)
+        self._scans = SqliteScans(self._scan_connection)
+        self._scan_thread = ThreadPoolExecutor(1, "metadata-scan")
+        self._space_id = str(self._reads.values()["space_id"])
+
+    @property
+    def space_id(self) -> str:
+        """The name of the space, made at its first start."""
+        return self._space_id
+
+    async def start(self) -> None:
+        """Begin to serve the running event loop."""
+        self._writer.start()
+
+    async def close(self) -> None:
+        """Make everything durable and let go of the files; can be repeated."""
+        # The readers go first: they would keep the writer from emptying the log.
+        await asyncio.to_thread(self._scan_thread.shutdown, cancel_futures=True)
+        self._scan_connection.close()
+        self._connection.close()
+        await self._writer.close()
+
+    async def _change(self, work: Callable[[SqliteRows], T], *, sync: bool = False) -> T:
+        return await self._writer.run(work, sync=sync)
+
+    async def _scan(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._scan_thread, work)
+
+    # --- sessions --------------------------------------------------------------------------------
+
+    async def open_session(self, request: wire.OpenSession) -> SessionRecord:
+        """Record a new session with a new epoch, durably."""
+        session, now_ns = SessionId(new_token()), self._wall_ns()
+
+        def work(rows: SqliteRows) -> int:
+            return apply.open_session(rows, request, session, now_ns)
+
+        epoch = await self._change(work, sync=True)
+        return SessionRecord(session, epoch, request.host, request.pid, request.label, now_ns)
+
+    async def close_session(self, session: SessionId) -> None:
+        """End a session; what it sustained is let go, soon. An unknown one is no error."""
+        await self._change(lambda rows: apply.close_session(rows, session, self._wall_ns()))
+
+    async def sessions(self) -> list[SessionRecord]:
+        """All open sessions."""
+        return read_sessions(self._connection)
+
+    async def touch_sessions(self, seen_ns: Mapping[SessionId, int]) -> None:
+        """Record when sessions were last heard of."""
+        await self._change(lambda rows: touch_sessions(rows, seen_ns))
+
+    async def take_inodes(self, count: int) -> wire.InodeRange:
+        """Hand out inode numbers that nobody ever had, durably."""
+        return await self._change(lambda rows: apply.take_inodes(rows, count), sync=True)
+
+    async def commit(self, batch: wire.Commit) -> bytes:
+        """Apply a batch as `wire.Commit` says. Returns the encoded `wire.CommitAnswer`."""
+        now_ns = self._wall_ns()
+        return await self._change(
+            lambda rows: apply.commit_batch(rows, batch, now_ns), sync=batch.sync
+        )
+
+    # --- reads -----------------------------------------------------------------------------------
+
+    async def root(self) -> Attributes:
+        """The attributes of the root directory."""
+        return self._reads.root()
+
+    async def lookup(self, request: wire.Lookup) -> Node:
+        """Resolve one name, also `.` and `..`."""
+        return self._reads.lookup(request)
+
+    async def node(self, request: wire.GetNode) -> Node:
+        """Read one inode."""
+        return self._reads.node(request)
+
+    async def extents(self, request: wire.GetExtents) -> wire.ExtentPage:
+        """Read a page of extents."""
+        return self._reads.extents(request)
+
+    async def list_directory(self, request: wire.ListDirectory) -> wire.ListPage:
+        """Read a page of a directory."""
+        return self._reads.list_directory(request)
+
+    async def xattrs(self, request: wire.GetXattrs) -> wire.Xattrs:
+        """Read all extended attributes of an inode."""
+        return self._reads.xattrs(request)
+
+    async def resolve(self, request: wire.Resolve) -> wire.Resolved:
+        """Walk names from the root as far as they exist."""
+        return self._reads.resolve(request)
+
+    async def buckets(self) -> wire.Buckets:
+        """All buckets in order of names."""
+        return self._reads.buckets()
+
+    async def counts(self) -> Counts:
+        """The counters of the space; cheap."""
+        return self._reads.counts()
+
+    # --- peers -----------------------------------------------------------------------------------
+
+    async def peer_map(self) -> PeerMap:
+        """The peers as last saved."""
+        return read_peers(self._connection)
+
+    async def save_peers(self, version: int, peers: Sequence[PeerInfo]) -> None:
+        """Add or replace peers and set the version of the map, durably."""
+        await self._change(lambda rows: save_peers(rows, version, peers), sync=True)
+
+    # --- the work of the collector ---------------------------------------------------------------
+
+    async def replica_counts(self, peers: Sequence[PeerNumber]) -> ReplicaCounts:
+        """Count live chunks by their replicas on `peers`. Reads every chunk, in a thread."""
+        return await self._scan(lambda: self._scans.replica_counts(peers))
+
+    async def dead_chunks(
+        self, before_ns: int, after: DeadChunk | None, count_max: int
+    ) -> list[DeadChunk]:
+        """Chunks dead since before a time, oldest first, behind `after`."""
+        return await self._scan(lambda: self._scans.dead_chunks(before_ns, after, count_max))
+
+    async def forget_replicas(self, deleted: Mapping[ChunkId, Sequence[PeerNumber]]) -> None:
+        """Record that peers no longer hold dead chunks; a chunk nobody holds is forgotten."""
+        await self._change(lambda rows: forget_replicas(rows, deleted))
+
+    async def reclaim(self, count_max: int) -> bool:
+        """Let go of a slice of what nobody uses. Returns whether anything may be left."""
+        return await self._change(lambda rows: apply.reclaim(rows, self._wall_ns(), count_max))

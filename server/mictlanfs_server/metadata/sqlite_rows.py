@@ -1,0 +1,378 @@
+"""The rows of the metadata in SQLite: prepared statements, one or two for each method of `Rows`.
+
+Knows no rules. Belongs to one connection in autocommit mode, on which its user begins and ends
+transactions, in one thread.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mictlanfs.model import (
+    BucketPolicy,
+    Chunk,
+    ChunkId,
+    Extent,
+    InodeNumber,
+    PeerNumber,
+    SessionId,
+)
+from mictlanfs_server.metadata.checks import INTEGER_MAX
+from mictlanfs_server.metadata.rows import (
+    KINDS,
+    BatchRecord,
+    ChunkRecord,
+    CountChange,
+    InodeRecord,
+)
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Sequence
+
+_INSERT_INODE = "INSERT INTO inode VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+# Not REPLACE, which would delete and insert the row.
+_UPDATE_INODE = """
+    UPDATE inode SET kind = ?2, mode = ?3, uid = ?4, gid = ?5, size = ?6, atime_ns = ?7,
+        mtime_ns = ?8, ctime_ns = ?9, nlink = ?10, rdev = ?11, allocated = ?12, version = ?13,
+        content_version = ?14, has_xattrs = ?15, parent = ?16, target = ?17
+    WHERE ino = ?1
+"""
+_EXTENTS_TOUCHING = """
+    SELECT offset, length, chunk, chunk_offset FROM extent
+    WHERE ino = ?1 AND offset <= ?3 AND offset >= coalesce(
+        (SELECT max(offset) FROM extent WHERE ino = ?1 AND offset < ?2), ?2)
+    ORDER BY offset
+"""
+_ADD_REPLICA = """
+    INSERT INTO replica
+    SELECT ?1, coalesce(max(rank), -1) + 1, ?2 FROM replica WHERE chunk = ?1
+"""
+
+_policy_decoder = msgspec.msgpack.Decoder(BucketPolicy)
+_policy_encoder = msgspec.msgpack.Encoder()
+
+
+def decode_policy(blob: bytes) -> BucketPolicy:
+    """The policy in a row of `bucket`."""
+    return _policy_decoder.decode(blob)
+
+
+class SqliteRows:
+    """`Rows` over one connection.
+
+    Attributes:
+        connection: for statements that only SQLite's form needs.
+        has_policy_change: whether `note_policies_changed` was called since this was set to False.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self._execute = connection.execute
+        self._executemany = connection.executemany
+        self.has_policy_change = False
+
+    # --- savepoints ---
+
+    def savepoint(self) -> None:
+        """Begin a part that can be undone by itself."""
+        self._execute("SAVEPOINT part")
+
+    def rollback(self) -> None:
+        """Undo the innermost part and end it."""
+        self._execute("ROLLBACK TO part")
+        self._execute("RELEASE part")
+
+    def release(self) -> None:
+        """Keep the innermost part and end it."""
+        self._execute("RELEASE part")
+
+    # --- values of the space ---
+
+    def counter(self, name: str) -> int:
+        """A value of `meta`."""
+        value: int = self._execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()[0]
+        return value
+
+    def set_counter(self, name: str, value: int) -> None:
+        """Change a value of `meta`."""
+        self._execute("UPDATE meta SET value = ? WHERE name = ?", (value, name))
+
+    def add_counts(self, change: CountChange) -> None:
+        """Add to the counters of the space."""
+        differences = (
+            (change.inodes, "inode_count"),
+            (change.chunks, "chunk_count"),
+            (change.tombstones, "tombstone_count"),
+            (change.bytes_logical, "bytes_logical"),
+        )
+        for difference, name in differences:
+            if difference:
+                self._execute(
+                    "UPDATE meta SET value = value + ? WHERE name = ?", (difference, name)
+                )
+
+    # --- inodes ---
+
+    def inode(self, ino: InodeNumber) -> InodeRecord | None:
+        """A fresh copy of the row; None also for a number no inode can have."""
+        if not 0 < ino <= INTEGER_MAX:
+            return None
+        row = self._execute("SELECT * FROM inode WHERE ino = ?", (ino,)).fetchone()
+        if row is None:
+            return None
+        record = InodeRecord(*row)
+        record.kind = KINDS[record.kind]
+        record.has_xattrs = bool(record.has_xattrs)
+        return record
+
+    def insert_inodes(self, records: Iterable[InodeRecord]) -> None:
+        """Add rows."""
+        self._executemany(_INSERT_INODE, map(msgspec.structs.astuple, records))
+
+    def update_inodes(self, records: Iterable[InodeRecord]) -> None:
+        """Replace rows."""
+        self._executemany(_UPDATE_INODE, map(msgspec.structs.astuple, records))
+
+    def delete_inodes(self, numbers: Iterable[InodeNumber]) -> None:
+        """Remove rows."""
+        self._executemany("DELETE FROM inode WHERE ino = ?", ((ino,) for ino in numbers))
+
+    # --- names ---
+
+    def entry(self, parent: InodeNumber, name: bytes) -> InodeNumber | None:
+        """What a name stands for."""
+        row = self._execute(
+            "SELECT ino FROM dentry WHERE parent = ? AND name = ?", (parent, name)
+        ).fetchone()
+        return row[0] if row else None
+
+    def set_entry(self, parent: InodeNumber, name: bytes, ino: InodeNumber) -> None:
+        """Add a name or give it another meaning."""
+        self._execute("INSERT OR REPLACE INTO dentry VALUES (?, ?, ?)", (parent, name, ino))
+
+    def delete_entry(self, parent: InodeNumber, name: bytes) -> None:
+        """Remove a name."""
+        self._execute("DELETE FROM dentry WHERE parent = ? AND name = ?", (parent, name))
+
+    def any_parent(self, ino: InodeNumber) -> InodeNumber | None:
+        """A directory that holds a name of `ino`, None when there is no name."""
+        row = self._execute("SELECT parent FROM dentry WHERE ino = ? LIMIT 1", (ino,)).fetchone()
+        return row[0] if row else None
+
+    # --- extended attributes ---
+
+    def xattr_exists(self, ino: InodeNumber, name: bytes) -> bool:
+        """Whether the inode has the attribute."""
+        sql = "SELECT 1 FROM xattr WHERE ino = ? AND name = ?"
+        return self._execute(sql, (ino, name)).fetchone() is not None
+
+    def xattr_sizes(self, ino: InodeNumber) -> tuple[int, int]:
+        """Bytes of all names with a terminator each, and of all values."""
+        sizes: tuple[int, int] = self._execute(
+            "SELECT coalesce(sum(length(name) + 1), 0), coalesce(sum(length(value)), 0)"
+            " FROM xattr WHERE ino = ?",
+            (ino,),
+        ).fetchone()
+        return sizes
+
+    def xattr_value_size(self, ino: InodeNumber, name: bytes) -> int:
+        """Bytes of one value, 0 when there is none."""
+        sql = "SELECT length(value) FROM xattr WHERE ino = ? AND name = ?"
+        row = self._execute(sql, (ino, name)).fetchone()
+        return row[0] if row else 0
+
+    def set_xattr(self, ino: InodeNumber, name: bytes, value: bytes) -> None:
+        """Add or replace an attribute."""
+        self._execute("INSERT OR REPLACE INTO xattr VALUES (?, ?, ?)", (ino, name, value))
+
+    def delete_xattr(self, ino: InodeNumber, name: bytes) -> None:
+        """Remove an attribute."""
+        self._execute("DELETE FROM xattr WHERE ino = ? AND name = ?", (ino, name))
+
+    def delete_xattrs(self, ino: InodeNumber) -> None:
+        """Remove all attributes of an inode."""
+        self._execute("DELETE FROM xattr WHERE ino = ?", (ino,))
+
+    # --- buckets ---
+
+    def policy(self, bucket: InodeNumber) -> BucketPolicy | None:
+        """The policy of a bucket, None when the inode is no bucket."""
+        row = self._execute("SELECT policy FROM bucket WHERE ino = ?", (bucket,)).fetchone()
+        return decode_policy(row[0]) if row else None
+
+    def set_policy(self, bucket: InodeNumber, policy: BucketPolicy) -> None:
+        """Make an inode a bucket or change its policy."""
+        blob = _policy_encoder.encode(policy)
+        self._execute("INSERT OR REPLACE INTO bucket VALUES (?, ?)", (bucket, blob))
+
+    def delete_bucket(self, bucket: InodeNumber) -> None:
+        """Forget that an inode is a bucket."""
+        self._execute("DELETE FROM bucket WHERE ino = ?", (bucket,))
+
+    def note_policies_changed(self) -> None:
+        """Say that inodes may have another policy than before: caches of it are stale."""
+        self.has_policy_change = True
+
+    # --- content ---
+
+    def extents_touching(self, ino: InodeNumber, start: int, end: int) -> list[Extent]:
+        """Extents that overlap `[start, end)` or touch it, in order of offset."""
+        rows = self._execute(_EXTENTS_TOUCHING, (ino, start, end)).fetchall()
+        extents = [Extent(*row) for row in rows]
+        # Only the first can lie wholly before `start`.
+        return extents if not extents or extents[0].end >= start else extents[1:]
+
+    def first_extents(self, ino: InodeNumber, count_max: int) -> list[Extent]:
+        """The first extents of a file, in order of offset."""
+        rows = self._execute(
+            "SELECT offset, length, chunk, chunk_offset FROM extent"
+            " WHERE ino = ? ORDER BY offset LIMIT ?",
+            (ino, count_max),
+        )
+        return [Extent(*row) for row in rows.fetchall()]
+
+    def insert_extents(self, ino: InodeNumber, extents: Iterable[Extent]) -> None:
+        """Add rows."""
+        self._executemany(
+            "INSERT INTO extent VALUES (?, ?, ?, ?, ?)",
+            ((ino, e.offset, e.length, e.chunk_id, e.chunk_offset) for e in extents),
+        )
+
+    def delete_extents(self, ino: InodeNumber, extents: Iterable[Extent]) -> None:
+        """Remove rows, known by their offsets."""
+        self._executemany(
+            "DELETE FROM extent WHERE ino = ? AND offset = ?", ((ino, e.offset) for e in extents)
+        )
+
+    def chunk(self, chunk_id: ChunkId) -> ChunkRecord | None:
+        """A chunk, live or dead."""
+        row = self._execute(
+            "SELECT length, digest, refs, dead_since_ns IS NOT NULL FROM chunk WHERE id = ?",
+            (chunk_id,),
+        ).fetchone()
+        return ChunkRecord(row[0], row[1], row[2], bool(row[3])) if row else None
+
+    def insert_chunk(self, chunk: Chunk, refs: int, wanted: int, dead_since_ns: int | None) -> None:
+        """Add a chunk and its replicas."""
+        self._execute(
+            "INSERT INTO chunk VALUES (?, ?, ?, ?, ?, ?)",
+            (chunk.id, chunk.length, chunk.digest, refs, wanted, dead_since_ns),
+        )
+        self._executemany(
+            "INSERT INTO replica VALUES (?, ?, ?)",
+            ((chunk.id, rank, peer) for rank, peer in enumerate(chunk.peers)),
+        )
+
+    def set_refs(self, chunk_id: ChunkId, refs: int, dead_since_ns: int | None) -> None:
+        """Change the count of a chunk."""
+        self._execute(
+            "UPDATE chunk SET refs = ?, dead_since_ns = ? WHERE id = ?",
+            (refs, dead_since_ns, chunk_id),
+        )
+
+    def replicas(self, chunk_id: ChunkId) -> tuple[PeerNumber, ...]:
+        """The peers that hold a chunk, in the order of the writer."""
+        rows = self._execute("SELECT peer FROM replica WHERE chunk = ? ORDER BY rank", (chunk_id,))
+        return tuple([peer for (peer,) in rows.fetchall()])
+
+    def add_replica(self, chunk_id: ChunkId, peer: PeerNumber) -> None:
+        """Record one more peer, last in the order."""
+        self._execute(_ADD_REPLICA, (chunk_id, peer))
+
+    def peer_numbers(self) -> frozenset[PeerNumber]:
+        """All peers that ever registered."""
+        rows = self._execute("SELECT number FROM peer").fetchall()
+        return frozenset(number for (number,) in rows)
+
+    # --- sessions ---
+
+    def insert_session(
+        self, session: SessionId, epoch: int, host: str, pid: int, label: str, seen_ns: int
+    ) -> None:
+        """Add a session."""
+        self._execute(
+            "INSERT INTO session VALUES (?, ?, ?, ?, ?, ?, 0)",
+            (session, epoch, host, pid, label, seen_ns),
+        )
+
+    def session_epoch(self, session: SessionId) -> int | None:
+        """The epoch of a session, None when it is unknown or ended."""
+        row = self._execute(
+            "SELECT epoch FROM session WHERE id = ? AND is_ended = 0", (session,)
+        ).fetchone()
+        return row[0] if row else None
+
+    def end_session(self, session: SessionId) -> None:
+        """Mark a session as ended and forget its last batch."""
+        self._execute("UPDATE session SET is_ended = 1 WHERE id = ?", (session,))
+        self._execute("DELETE FROM batch WHERE session = ?", (session,))
+
+    def ended_session(self) -> SessionId | None:
+        """Any session that has ended and is not deleted yet."""
+        row = self._execute("SELECT id FROM session WHERE is_ended = 1 LIMIT 1").fetchone()
+        return row[0] if row else None
+
+    def delete_session(self, session: SessionId) -> None:
+        """Forget an ended session."""
+        self._execute("DELETE FROM session WHERE id = ?", (session,))
+
+    def batch(self, session: SessionId) -> BatchRecord | None:
+        """The last batch of a session, without its answer."""
+        row = self._execute(
+            "SELECT first_number, op_count, next_number FROM batch WHERE session = ?", (session,)
+        ).fetchone()
+        return BatchRecord(*row) if row else None
+
+    def batch_answer(self, session: SessionId) -> bytes:
+        """The answer to the last batch of a session that has one."""
+        sql = "SELECT answer FROM batch WHERE session = ?"
+        answer: bytes = self._execute(sql, (session,)).fetchone()[0]
+        return answer
+
+    def set_batch(self, session: SessionId, record: BatchRecord, answer: bytes) -> None:
+        """Record the last batch of a session."""
+        self._execute(
+            "INSERT OR REPLACE INTO batch VALUES (?, ?, ?, ?, ?)",
+            (session, record.first_number, record.op_count, record.next_number, answer),
+        )
+
+    # --- inodes without a name ---
+
+    def add_sustained(self, session: SessionId, ino: InodeNumber) -> None:
+        """Keep an inode for a session."""
+        self._execute("INSERT OR IGNORE INTO sustained VALUES (?, ?)", (session, ino))
+
+    def delete_sustained(self, session: SessionId, ino: InodeNumber) -> bool:
+        """Let go of an inode; whether the session had sustained it."""
+        if not 0 < ino <= INTEGER_MAX:
+            return False
+        cursor = self._execute(
+            "DELETE FROM sustained WHERE session = ? AND ino = ?", (session, ino)
+        )
+        return cursor.rowcount > 0
+
+    def sustained_by(self, session: SessionId, count_max: int) -> Sequence[InodeNumber]:
+        """Some inodes that a session sustains."""
+        sql = "SELECT ino FROM sustained WHERE session = ? LIMIT ?"
+        return [ino for (ino,) in self._execute(sql, (session, count_max)).fetchall()]
+
+    def is_sustained(self, ino: InodeNumber) -> bool:
+        """Whether any session sustains an inode."""
+        row = self._execute("SELECT 1 FROM sustained WHERE ino = ? LIMIT 1", (ino,)).fetchone()
+        return row is not None
+
+    def add_doomed(self, ino: InodeNumber) -> None:
+        """Leave the extents of a removed inode to the reclaimer."""
+        self._execute("INSERT INTO doomed VALUES (?)", (ino,))
+
+    def any_doomed(self) -> InodeNumber | None:
+        """An inode whose extents wait for the reclaimer."""
+        row = self._execute("SELECT ino FROM doomed LIMIT 1").fetchone()
+        return row[0] if row else None
+
+    def delete_doomed(self, ino: InodeNumber) -> None:
+        """Say that an inode has no extents left."""
+        self._execute("DELETE FROM doomed WHERE ino = ?", (ino,))

@@ -1,0 +1,159 @@
+"""One batch of operations in the making: inode rows kept in memory until its end.
+
+A batch that creates a thousand files in a directory changes that directory a thousand times; here
+it becomes one row written. Owns the undo of a failed operation: its inode changes are put back from
+copies, its other rows by a savepoint. Never checks a rule; `names`, `attributes` and `content` do.
+
+Invariant: inside a batch the inode table is read and written only through this object.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+from mictlanfs.model import ROOT_INODE, BucketPolicy, InodeNumber, PeerNumber, SessionId
+from mictlanfs_server.metadata.rows import CountChange, InodeRecord
+
+if TYPE_CHECKING:
+    from mictlanfs_server.metadata.rows import Rows
+
+# Deeper trees cannot be made through a path, whose length is bounded; this only ends a walk in a
+# damaged database.
+DEPTH_MAX = 1_000_000
+
+
+class Transaction:
+    """The rows of one batch and the inodes it has touched.
+
+    Attributes:
+        rows: for everything that is not an inode.
+        session: on whose behalf; empty for the router itself.
+        now_ns: the router's clock, the time of tombstones.
+        counts: what the batch adds to the counters of the space.
+    """
+
+    def __init__(self, rows: Rows, session: SessionId, now_ns: int) -> None:
+        self.rows = rows
+        self.session = session
+        self.now_ns = now_ns
+        self.counts = CountChange()
+        self._inodes: dict[InodeNumber, InodeRecord | None] = {}
+        self._is_stored: dict[InodeNumber, bool] = {}
+        self._touched: set[InodeNumber] = set()
+        # State before the operation under way, to undo it.
+        self._before: dict[InodeNumber, InodeRecord | None] = {}
+        self._counts_before = CountChange()
+        self._next_ino: int | None = None
+        self._peers: frozenset[PeerNumber] | None = None
+
+    # --- operations ---
+
+    def begin(self) -> None:
+        """Begin an operation."""
+        self._before.clear()
+        self._counts_before = copy.copy(self.counts)
+        self.rows.savepoint()
+
+    def undo(self) -> None:
+        """End the operation without a trace."""
+        self.rows.rollback()
+        self._inodes.update(self._before)
+        self.counts = self._counts_before
+
+    def keep(self) -> None:
+        """End the operation; its effect is part of the batch."""
+        self.rows.release()
+
+    def flush(self) -> None:
+        """Write the inodes and counters. Nothing may follow but the end of the transaction."""
+        inserts, updates, deletes = [], [], []
+        for ino in self._touched:
+            record = self._inodes[ino]
+            if record is None:
+                if self._is_stored[ino]:
+                    deletes.append(ino)
+            elif self._is_stored[ino]:
+                updates.append(record)
+            else:
+                inserts.append(record)
+        if deletes:
+            self.rows.delete_inodes(deletes)
+        if updates:
+            self.rows.update_inodes(updates)
+        if inserts:
+            # In order of their numbers, new rows go to the end of the table.
+            self.rows.insert_inodes(sorted(inserts, key=lambda record: record.ino))
+        if self.counts != CountChange():
+            self.rows.add_counts(self.counts)
+
+    # --- inodes ---
+
+    def inode(self, ino: InodeNumber) -> InodeRecord | None:
+        """An inode to look at. Never change what this returns: use `change`."""
+        try:
+            return self._inodes[ino]
+        except KeyError:
+            record = self.rows.inode(ino)
+            self._inodes[ino] = record
+            self._is_stored[ino] = record is not None
+            return record
+
+    def change(self, record: InodeRecord) -> InodeRecord:
+        """`record`, which came from `inode`, to change in place."""
+        ino = record.ino
+        if ino not in self._before:
+            self._before[ino] = copy.copy(record)
+            self._touched.add(ino)
+        return record
+
+    def insert(self, record: InodeRecord) -> None:
+        """Add an inode whose number is free."""
+        ino = record.ino
+        assert self.inode(ino) is None
+        self._before.setdefault(ino, None)
+        self._touched.add(ino)
+        self._inodes[ino] = record
+        self.counts.inodes += 1
+
+    def delete(self, record: InodeRecord) -> None:
+        """Remove an inode."""
+        self.change(record)
+        self._inodes[record.ino] = None
+        self.counts.inodes -= 1
+
+    def is_handed_out(self, ino: InodeNumber) -> bool:
+        """Whether the router ever gave this number to a session."""
+        if self._next_ino is None:
+            self._next_ino = self.rows.counter("next_ino")
+        return ROOT_INODE < ino < self._next_ino
+
+    # --- what lies around an inode ---
+
+    def is_below(self, record: InodeRecord, ancestor: InodeNumber) -> bool:
+        """Whether directory `record` is `ancestor` or lies in it, at any depth."""
+        here: InodeRecord | None = record
+        for _ in range(DEPTH_MAX):
+            if here is None or here.ino == ROOT_INODE:
+                return ancestor == ROOT_INODE
+            if here.ino == ancestor:
+                return True
+            here = self.inode(here.parent)
+        raise AssertionError("the directories form a loop")
+
+    def policy_of(self, record: InodeRecord) -> BucketPolicy:
+        """The policy of the bucket that `record` lies in; the default one once that is removed."""
+        here: InodeRecord | None = record
+        for _ in range(DEPTH_MAX):
+            if here is None or here.ino == ROOT_INODE:
+                return BucketPolicy()
+            if here.parent == ROOT_INODE:
+                return self.rows.policy(here.ino) or BucketPolicy()
+            here = self.inode(here.parent)
+        raise AssertionError("the directories form a loop")
+
+    def is_peer(self, number: PeerNumber) -> bool:
+        """Whether a peer with this number ever registered."""
+        if self._peers is None:
+            self._peers = self.rows.peer_numbers()
+        return number in self._peers

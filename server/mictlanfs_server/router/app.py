@@ -1,0 +1,222 @@
+"""The router as an application: puts the parts together, serves them, stops them in order.
+
+The data directory is locked and the database opened before anything listens, so that a router that
+cannot work says so in one line. The application's lifespan starts what needs an event loop; its end
+closes everything: first the background work, then the metadata.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.responses import Response
+
+from mictlanfs import __version__, wire
+from mictlanfs.client.transport import HttpTransport
+from mictlanfs.clock import Clock, SystemClock
+from mictlanfs_server.http import (
+    HeaderMiddleware,
+    describe_messages,
+    install_error_handlers,
+    json_response,
+    message_route,
+)
+from mictlanfs_server.metadata.sqlite import SqliteStore
+from mictlanfs_server.router.collector import Collector, Transport
+from mictlanfs_server.router.datadir import DataDirectory
+from mictlanfs_server.router.handlers import RouterHandlers
+from mictlanfs_server.router.membership import Membership
+from mictlanfs_server.router.peermap import PublicPeerMap
+from mictlanfs_server.router.sessions import SessionTable
+from mictlanfs_server.router.settings import RouterSettings
+from mictlanfs_server.router.status import StatusReport
+from mictlanfs_server.serving import Listener, serve
+
+DESCRIPTION = """
+The authority on names, metadata, sessions and peers of a MictlanFS space.
+
+Below are the requests that answer with JSON. All others are `POST` with a msgpack body and answer
+200 with a msgpack body; structures are arrays, their fields in the order of `mictlanfs.wire`. An
+error is another status with a JSON body of `kind`, `operation`, `target` and `detail`. Every answer
+has the header `x-mictlanfs-peer-map`: the version of the peer map.
+
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a running router answers with."""
+
+    peer_map: PublicPeerMap
+    handlers: RouterHandlers
+    report: StatusReport
+    collector: Collector
+
+
+class _Router:
+    """The files of a router, and its parts while it runs."""
+
+    def __init__(self, settings: RouterSettings, clock: Clock, transport: Transport | None) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._transport = transport
+        self._data = DataDirectory(settings.data)
+        self._parts: _Parts | None = None
+        try:
+            self._store = SqliteStore(self._data.database, clock.wall_ns)
+        except BaseException:
+            self._data.close()
+            raise
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[_Parts]:
+        """Everything at work inside the block, everything durable and closed behind it."""
+        async with AsyncExitStack() as stack:
+            stack.callback(self.unlock)
+            stack.push_async_callback(self._store.close)
+            await self._store.start()
+            transport = self._transport
+            if transport is None:
+                own = transport = HttpTransport()
+                stack.push_async_callback(own.aclose)
+            parts = self._parts = await self._build(transport)
+            work = asyncio.create_task(parts.collector.run(), name="router-collector")
+            try:
+                yield parts
+            finally:
+                work.cancel()
+                with suppress(asyncio.CancelledError):
+                    await work
+
+    async def _build(self, transport: Transport) -> _Parts:
+        settings, clock, store = self._settings, self._clock, self._store
+        saved = await store.peer_map()
+        membership = Membership(
+            clock,
+            store.space_id,
+            saved,
+            suspect_s=settings.peer_suspect_s,
+            down_s=settings.peer_down_s,
+        )
+        peer_map = PublicPeerMap(store, membership, saved)
+        await peer_map.publish()
+        sessions = SessionTable(clock, settings.session_ttl_s, await store.sessions())
+        return _Parts(
+            peer_map,
+            RouterHandlers(settings, store, sessions, membership, peer_map),
+            StatusReport(store, membership, sessions, clock, settings.router_id),
+            Collector(settings, store, sessions, membership, peer_map, transport, clock),
+        )
+
+    def peer_map_header(self) -> bytes:
+        """The version of the peer map; 0 before the router is ready."""
+        return self._parts.peer_map.header if self._parts else b"0"
+
+    def unlock(self) -> None:
+        """Let go of the data directory; can be repeated."""
+        self._data.close()
+
+
+def create_app(
+    settings: RouterSettings, *, clock: Clock | None = None, transport: Transport | None = None
+) -> FastAPI:
+    """A router over `settings.data`, which it locks at once and until its lifespan ends.
+
+    Args:
+        settings: of the router.
+        clock: for tests; the system's clocks otherwise.
+        transport: how peers are reached; one of its own otherwise.
+
+    Raises:
+        UsageError: the data directory is in use, of a newer version, or cannot be used.
+    """
+    router = _Router(settings, clock or SystemClock(), transport)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with router.running() as parts:
+            _add_routes(app, parts)
+            yield
+
+    app = FastAPI(
+        title="MictlanFS router", version=__version__, description=DESCRIPTION, lifespan=lifespan
+    )
+    app.state.unlock = router.unlock
+    app.add_middleware(HeaderMiddleware, name=wire.HEADER_PEER_MAP, value=router.peer_map_header)
+    install_error_handlers(app)
+    return app
+
+
+def _add_routes(app: FastAPI, parts: _Parts) -> None:
+    messages = parts.handlers.routes()
+    app.description = DESCRIPTION + describe_messages(
+        (route.path, route.request_type, route.purpose) for route in messages
+    )
+    # Before everything else: they are tried in order, the most frequent first.
+    app.router.routes[:0] = [
+        message_route(route.path, route.request_type, route.handler) for route in messages
+    ]
+
+    async def status() -> Response:
+        """The state of the space: peers, sessions, counts, problems as sentences."""
+        return json_response(await parts.report.status())
+
+    async def health() -> Response:
+        """Whether the router serves; it answers only when it does."""
+        return json_response({"status": "ok"})
+
+    _, components = msgspec.json.schema_components(
+        [wire.SpaceStatus], ref_template="#/components/schemas/{name}"
+    )
+    schema = {"schema": {"$ref": "#/components/schemas/SpaceStatus"}}
+    app.add_api_route(
+        wire.Path.STATUS,
+        status,
+        response_class=Response,
+        responses={200: {"content": {"application/json": schema}}},
+    )
+    app.add_api_route(wire.Path.HEALTH, health, response_class=Response)
+    make_openapi = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        described = make_openapi()
+        described.setdefault("components", {}).setdefault("schemas", {}).update(components)
+        return described
+
+    # FastAPI's documented way to extend the description.
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def run(
+    settings: RouterSettings, *, on_listening: Callable[[Listener], None] | None = None
+) -> None:
+    """Serve a router until SIGTERM, SIGINT or the end of the lifeline. Blocks.
+
+    Args:
+        settings: of the router.
+        on_listening: called once with the address, when the socket is bound.
+
+    Raises:
+        UsageError: the data directory or the address cannot be used.
+        SystemExit: the router could not start; the reason is in the log.
+    """
+    app = create_app(settings)
+    try:
+        serve(
+            app,
+            name=settings.router_id,
+            host=settings.host,
+            port=settings.port,
+            insecure=settings.insecure,
+            lifeline_fd=settings.lifeline_fd,
+            on_listening=on_listening,
+        )
+    finally:
+        # The lifespan never ran when the address was refused.
+        app.state.unlock()

@@ -1,0 +1,225 @@
+"""The router's own work: it ends silent sessions, lets go of what nobody uses, deletes dead chunks.
+
+Deleting a chunk is safe against a crash at every step, because the order is: dead in the metadata
+(for ever: a chunk is never resurrected), deleted on a peer, that replica's row removed, and when
+the last replica row is gone the chunk's row. Whoever starts again finds the rows of what may still
+be there and deletes it again, which does no harm. A peer that is down keeps its rows until it is
+back. Nothing reads the chunk meanwhile but readers that got its name before it died; the grace
+period is theirs.
+
+Two tasks: `watch` ticks and never waits for the network; `collect` talks to peers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from mictlanfs import wire
+from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.model import Buffer, ChunkId, PeerNumber, PeerState
+
+if TYPE_CHECKING:
+    from mictlanfs.clock import Clock
+    from mictlanfs_server.metadata.base import DeadChunk, MetadataStore
+    from mictlanfs_server.router.membership import Membership
+    from mictlanfs_server.router.peermap import PublicPeerMap
+    from mictlanfs_server.router.sessions import SessionTable
+    from mictlanfs_server.router.settings import RouterSettings
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.5
+# A tick this late means that the process, not the others, was silent.
+PAUSE_MIN_S = 1.0
+SAVE_SEEN_S = 5.0
+COLLECT_MAX_S = 10.0
+COLLECT_MIN_S = 0.5
+RECLAIM_COUNT = 256
+DELETE_TIMEOUT_S = 10.0
+
+
+class Answer(Protocol):
+    """The part of an HTTP answer that is used here."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        ...
+
+    @property
+    def body(self) -> Buffer:
+        """The whole body."""
+        ...
+
+
+class Transport(Protocol):
+    """How peers are reached; `mictlanfs.client.transport.HttpTransport` is one."""
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: Buffer | Sequence[Buffer] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 10.0,
+    ) -> Answer:
+        """One exchange. Raises UNAVAILABLE, TIMED_OUT."""
+        ...
+
+
+class Collector:
+    """The background work of a router."""
+
+    def __init__(
+        self,
+        settings: RouterSettings,
+        store: MetadataStore,
+        sessions: SessionTable,
+        membership: Membership,
+        peer_map: PublicPeerMap,
+        transport: Transport,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._sessions = sessions
+        self._membership = membership
+        self._peer_map = peer_map
+        self._transport = transport
+        self._clock = clock
+        self._last_tick_s = clock.monotonic_s()
+        self._last_saved_s = self._last_tick_s
+
+    async def run(self) -> None:
+        """Work until cancelled; what was half done is done again by whoever starts next."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch(), name="router-watch")
+            tasks.create_task(self._collect(), name="router-collect")
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            await _survive(self.tick(TICK_S), "watching sessions and peers")
+
+    async def _collect(self) -> None:
+        interval_s = min(COLLECT_MAX_S, max(COLLECT_MIN_S, self._settings.gc_grace_s / 10))
+        while True:
+            await asyncio.sleep(interval_s)
+            await _survive(self.collect(), "deleting dead chunks")
+
+    # --- sessions and peers ----------------------------------------------------------------------
+
+    async def tick(self, interval_s: float) -> None:
+        """One look at everybody's silence, `interval_s` after the last one."""
+        now_s = self._clock.monotonic_s()
+        pause_s = now_s - self._last_tick_s - interval_s
+        self._last_tick_s = now_s
+        if pause_s > PAUSE_MIN_S:
+            log.warning("the router did not run for %.1f s", pause_s)
+            self._sessions.forgive(pause_s)
+            self._membership.forgive(pause_s)
+        self._membership.tick()
+        await self._peer_map.publish()
+        await self._expire_sessions()
+        if now_s - self._last_saved_s >= SAVE_SEEN_S:
+            self._last_saved_s = now_s
+            if unsaved := self._sessions.take_unsaved():
+                await self._store.touch_sessions(unsaved)
+        await self.reclaim()
+
+    async def _expire_sessions(self) -> None:
+        for record in self._sessions.expired():
+            log.warning("session %s of %s on %s expired", record.session, record.label, record.host)
+            await self._store.close_session(record.session)
+            self._sessions.remove(record.session)
+
+    async def reclaim(self) -> None:
+        """Let go of everything that ended sessions and removed files left, slice by slice."""
+        while await self._store.reclaim(RECLAIM_COUNT):
+            pass
+
+    # --- dead chunks -----------------------------------------------------------------------------
+
+    async def collect(self) -> int:
+        """Delete every chunk that has been dead for the grace period, where its peers answer.
+
+        Returns the number of copies deleted.
+        """
+        before_ns = self._clock.wall_ns() - int(self._settings.gc_grace_s * 1e9)
+        last: DeadChunk | None = None
+        deleted_count = 0
+        unreachable: set[PeerNumber] = set()
+        while page := await self._store.dead_chunks(before_ns, last, wire.FRAME_CHUNKS_MAX):
+            last = page[-1]
+            deleted_count += await self._delete_page(page, unreachable)
+        if deleted_count:
+            log.info("deleted %d copies of dead chunks", deleted_count)
+        return deleted_count
+
+    async def _delete_page(self, page: Sequence[DeadChunk], unreachable: set[PeerNumber]) -> int:
+        by_peer: defaultdict[PeerNumber, list[ChunkId]] = defaultdict(list)
+        for chunk in page:
+            for number in chunk.peers:
+                by_peer[number].append(chunk.id)
+        urls = {
+            peer.number: peer.url
+            for peer in self._peer_map.peer_map.peers
+            if peer.state is not PeerState.DOWN and peer.number not in unreachable
+        }
+        asked = [(number, ids) for number, ids in by_peer.items() if number in urls]
+        answers = await asyncio.gather(
+            *(self._delete_on_peer(urls[number], ids) for number, ids in asked)
+        )
+        # Chunks whose last copy went without its row being removed are forgotten here as well.
+        deleted: dict[ChunkId, list[PeerNumber]] = {
+            chunk.id: [] for chunk in page if not chunk.peers
+        }
+        for (number, _), gone in zip(asked, answers, strict=True):
+            if gone is None:
+                unreachable.add(number)
+                continue
+            for chunk_id in gone:
+                deleted.setdefault(chunk_id, []).append(number)
+        if deleted:
+            await self._store.forget_replicas(deleted)
+        return sum(len(numbers) for numbers in deleted.values())
+
+    async def _delete_on_peer(self, url: str, ids: list[ChunkId]) -> list[ChunkId] | None:
+        """The chunks that a peer confirms not to hold any more; None when it does not answer."""
+        body = wire.encode(wire.FrameDelete(tuple(ids)))
+        headers = {"content-type": wire.MSGPACK}
+        try:
+            response = await self._transport.request(
+                "POST",
+                url + wire.Path.FRAME_DELETE,
+                body=body,
+                headers=headers,
+                timeout_s=DELETE_TIMEOUT_S,
+            )
+            if response.status != 200:
+                raise wire.decode_error(response.status, response.body)
+            results = wire.decode(response.body, wire.FrameAnswer).results
+        except MictlanError as error:
+            log.info("dead chunks stay on %s for now: %s", url, error)
+            return None
+        if len(results) != len(ids):
+            log.warning("%s answered for %d of %d chunks", url, len(results), len(ids))
+            return None
+        return [
+            chunk_id
+            for chunk_id, result in zip(ids, results, strict=True)
+            if result.error is None or result.error.kind == Kind.NOT_FOUND.value
+        ]
+
+
+async def _survive(work: Awaitable[object], what: str) -> None:
+    """Await `work`; an error is logged, and the next round tries again."""
+    try:
+        await work
+    except Exception:
+        log.exception("%s failed", what)

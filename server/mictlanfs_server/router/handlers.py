@@ -1,0 +1,175 @@
+"""What a router answers to each message: one method a request, free of the web framework.
+
+Owns no state; joins the metadata store (names, inodes, chunks), the session table (who is alive)
+and membership (peers). A request of a session counts as a sign of life.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mictlanfs import wire
+from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.model import REPLICAS_DEFAULT, PeerMap, PeerState, Struct
+from mictlanfs_server.router.membership import check_protocol
+
+if TYPE_CHECKING:
+    from mictlanfs_server.metadata.base import MetadataStore
+    from mictlanfs_server.router.membership import Membership
+    from mictlanfs_server.router.peermap import PublicPeerMap
+    from mictlanfs_server.router.sessions import SessionTable
+    from mictlanfs_server.router.settings import RouterSettings
+
+log = logging.getLogger(__name__)
+
+TEXT_LENGTH_MAX = 1024
+PID_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRoute:
+    """A path, the message it takes, who answers it, and what for in a few words."""
+
+    path: str
+    request_type: type[Struct]
+    handler: Callable[[Any], Awaitable[Struct | bytes]]
+    purpose: str
+
+
+class RouterHandlers:
+    """The verbs of the router protocol."""
+
+    def __init__(
+        self,
+        settings: RouterSettings,
+        store: MetadataStore,
+        sessions: SessionTable,
+        membership: Membership,
+        peer_map: PublicPeerMap,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._sessions = sessions
+        self._membership = membership
+        self._peer_map = peer_map
+
+    def routes(self) -> list[MessageRoute]:
+        """All messages a router answers."""
+        path, store = wire.Path, self._store
+        return [
+            MessageRoute(path.COMMIT, wire.Commit, self.commit, "apply a batch of operations"),
+            MessageRoute(path.LOOKUP, wire.Lookup, store.lookup, "resolve one name"),
+            MessageRoute(path.NODE, wire.GetNode, store.node, "read one inode"),
+            MessageRoute(path.EXTENTS, wire.GetExtents, store.extents, "read a page of extents"),
+            MessageRoute(
+                path.LIST, wire.ListDirectory, store.list_directory, "read a page of a directory"
+            ),
+            MessageRoute(path.RESOLVE, wire.Resolve, store.resolve, "walk a path from the root"),
+            MessageRoute(path.XATTRS, wire.GetXattrs, store.xattrs, "read extended attributes"),
+            MessageRoute(
+                path.SESSION_HEARTBEAT, wire.SessionRef, self.heartbeat, "keep a session alive"
+            ),
+            MessageRoute(path.SESSION_OPEN, wire.OpenSession, self.open_session, "begin a session"),
+            MessageRoute(path.SESSION_CLOSE, wire.SessionRef, self.close_session, "end a session"),
+            MessageRoute(
+                path.SESSION_INODES, wire.TakeInodes, self.take_inodes, "take inode numbers"
+            ),
+            MessageRoute(path.STATFS, wire.Done, self.statfs, "read space and counts"),
+            MessageRoute(path.BUCKETS, wire.Done, self.buckets, "list all buckets"),
+            MessageRoute(path.PEER_MAP, wire.Done, self.read_peer_map, "read the peer map"),
+            MessageRoute(
+                path.PEER_ANNOUNCE, wire.PeerAnnounce, self.announce, "register, or stay, a peer"
+            ),
+            MessageRoute(path.PEER_LEAVE, wire.PeerLeave, self.leave, "a peer stops in order"),
+        ]
+
+    # --- sessions --------------------------------------------------------------------------------
+
+    async def open_session(self, request: wire.OpenSession) -> wire.SessionGrant:
+        """Begin a session. Raises PROTOCOL for a client of another version, INVALID."""
+        check_protocol(request.protocol, "open session", request.label[:TEXT_LENGTH_MAX])
+        if max(len(request.host), len(request.label)) > TEXT_LENGTH_MAX:
+            detail = f"host and label have at most {TEXT_LENGTH_MAX} characters"
+            raise MictlanError(Kind.INVALID, "open session", detail=detail)
+        if not 0 <= request.pid <= PID_MAX:
+            raise MictlanError(Kind.INVALID, "open session", detail="this is no process number")
+        record = await self._store.open_session(request)
+        self._sessions.add(record)
+        inodes = await self._store.take_inodes(wire.INODE_BATCH_COUNT)
+        log.info("session %s opened by %s on %s", record.session, record.label, record.host)
+        return wire.SessionGrant(
+            session=record.session,
+            epoch=record.epoch,
+            space_id=self._store.space_id,
+            ttl_s=self._settings.session_ttl_s,
+            heartbeat_s=self._settings.heartbeat_s,
+            inodes=inodes,
+            root=await self._store.root(),
+            peer_map=self._peer_map.peer_map,
+        )
+
+    async def heartbeat(self, request: wire.SessionRef) -> wire.Done:
+        """Keep a session alive. Raises FENCED."""
+        self._sessions.touch(request.session, request.epoch)
+        return wire.Done()
+
+    async def close_session(self, request: wire.SessionRef) -> wire.Done:
+        """End a session; one that has ended is no error."""
+        try:
+            self._sessions.touch(request.session, request.epoch)
+        except MictlanError:
+            return wire.Done()
+        await self._store.close_session(request.session)
+        self._sessions.remove(request.session)
+        log.info("session %s closed", request.session)
+        return wire.Done()
+
+    async def take_inodes(self, request: wire.TakeInodes) -> wire.InodeRange:
+        """Hand out inode numbers. Raises FENCED, INVALID."""
+        self._sessions.touch(request.session, request.epoch)
+        return await self._store.take_inodes(request.count)
+
+    async def commit(self, request: wire.Commit) -> bytes:
+        """Apply a batch. Raises FENCED, CONFLICT, INVALID."""
+        self._sessions.touch(request.session, request.epoch)
+        return await self._store.commit(request)
+
+    # --- the space -------------------------------------------------------------------------------
+
+    async def statfs(self, _: wire.Done) -> wire.StatFs:
+        """Space and counts. Sizes are what fits with the default number of copies."""
+        peers = [p for p in self._membership.peer_map().peers if p.state is not PeerState.DOWN]
+        copies = max(1, min(REPLICAS_DEFAULT, len(peers)))
+        counts = await self._store.counts()
+        return wire.StatFs(
+            capacity=sum(peer.capacity for peer in peers) // copies,
+            free=sum(max(0, p.capacity - p.used) for p in peers if not p.is_full) // copies,
+            inode_count=counts.inodes,
+            chunk_count=counts.chunks,
+        )
+
+    async def buckets(self, _: wire.Done) -> wire.Buckets:
+        """All buckets."""
+        return await self._store.buckets()
+
+    # --- peers -----------------------------------------------------------------------------------
+
+    async def read_peer_map(self, _: wire.Done) -> PeerMap:
+        """The present peer map."""
+        return self._peer_map.peer_map
+
+    async def announce(self, request: wire.PeerAnnounce) -> wire.PeerWelcome:
+        """A peer registers or sends a heartbeat. Raises PROTOCOL, INVALID, CONFLICT, NO_SPACE."""
+        number = self._membership.announce(request)
+        # Its number must be known for good before a writer can name it.
+        await self._peer_map.publish()
+        return wire.PeerWelcome(number, self._store.space_id, self._settings.peer_heartbeat_s)
+
+    async def leave(self, request: wire.PeerLeave) -> wire.Done:
+        """A peer stops in order."""
+        self._membership.leave(request)
+        await self._peer_map.publish()
+        return wire.Done()

@@ -1,0 +1,52 @@
+"""The settings of a router process, parsed by its caller and passed down as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mictlanfs.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSettings:
+    """Everything a router can be told.
+
+    Attributes:
+        data: directory of its own, made when missing; one router at a time uses it.
+        host: address to listen at.
+        port: port to listen at; 0 lets the kernel choose.
+        router_id: its name in the space's URI.
+        insecure: whether it may listen beyond this machine without TLS and tokens.
+        lifeline_fd: descriptor whose end tells the router to stop; None without a supervisor.
+        gc_grace_s: seconds between the last reference to a chunk and its deletion.
+        session_ttl_s: seconds of silence after which a session is ended.
+        heartbeat_s: seconds between the heartbeats of a session.
+        peer_heartbeat_s: seconds between the heartbeats of a peer.
+        peer_suspect_s: seconds of silence after which a peer is used last.
+        peer_down_s: seconds of silence after which a peer is not used.
+    """
+
+    data: Path
+    host: str = "127.0.0.1"
+    port: int = 60666
+    router_id: str = "mictlanx-router-0"
+    insecure: bool = False
+    lifeline_fd: int | None = None
+    gc_grace_s: float = 600.0
+    session_ttl_s: float = 30.0
+    heartbeat_s: float = 5.0
+    peer_heartbeat_s: float = 1.0
+    peer_suspect_s: float = 3.0
+    peer_down_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Refuse times that contradict each other, as a UsageError."""
+        if self.gc_grace_s < 0:
+            raise UsageError("the grace period before chunks are deleted cannot be negative")
+        if not 0 < self.heartbeat_s < self.session_ttl_s:
+            raise UsageError("a session's heartbeat must come more often than its time to live")
+        if not 0 < self.peer_heartbeat_s < self.peer_suspect_s <= self.peer_down_s:
+            raise UsageError(
+                "a peer's heartbeat must come before it is suspect, and that before it is down"
+            )

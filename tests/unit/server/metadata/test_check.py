@@ -1,0 +1,115 @@
+"""The checker finds each kind of damage; that it finds none elsewhere, every other test shows."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from mictlanfs import wire
+from mictlanfs.model import FileKind
+from mictlanfs_server.metadata.check import INVARIANTS, SHOWN_MAX, find_damage
+
+from tests.unit.server.metadata.space import Space, SpaceMaker, new_chunk
+
+# A statement that does damage -> words of the rule it breaks. The space: bucket 2 with directory 3,
+# file 4 (two extents), symlink 5, file 6 linked twice; 7 was unlinked and is sustained.
+DAMAGES = {
+    "UPDATE meta SET value = 99 WHERE name = 'inode_count'": "counters",
+    "UPDATE meta SET value = 99 WHERE name = 'chunk_count'": "counters",
+    "UPDATE meta SET value = 99 WHERE name = 'tombstone_count'": "counters",
+    "UPDATE meta SET value = 99 WHERE name = 'bytes_logical'": "counters",
+    "UPDATE meta SET value = 5 WHERE name = 'next_ino'": "handed out",
+    "UPDATE inode SET parent = 2 WHERE ino = 1": "the root is a directory",
+    "INSERT INTO dentry VALUES (2, x'61', 1)": "the root is a directory",
+    "INSERT INTO dentry VALUES (4, x'61', 6)": "has not been removed",
+    "INSERT INTO dentry VALUES (99, x'61', 6)": "has not been removed",
+    "INSERT INTO dentry VALUES (2, x'61', 99)": "stands for an inode",
+    "INSERT INTO dentry VALUES (2, x'2e2e', 6)": "1 to 255 bytes",
+    "INSERT INTO dentry VALUES (2, x'612f', 6)": "1 to 255 bytes",
+    "INSERT INTO dentry VALUES (2, x'6100', 6)": "1 to 255 bytes",
+    "INSERT INTO dentry VALUES (2, x'', 6)": "1 to 255 bytes",
+    "INSERT INTO dentry VALUES (1, x'61', 4)": "directories only",
+    "DELETE FROM bucket": "directories only",
+    "INSERT INTO bucket VALUES (3, x'')": "directories only",
+    "UPDATE inode SET size = 9 WHERE ino = 2": "number of its entries",
+    "UPDATE inode SET nlink = 9 WHERE ino = 2": "a directory has 2 links",
+    "DELETE FROM dentry WHERE ino = 3": "a directory has 2 links",
+    "INSERT INTO dentry VALUES (2, x'61', 3)": "a directory has one name",
+    "UPDATE inode SET parent = 1 WHERE ino = 3": "a directory has one name",
+    "UPDATE inode SET nlink = 3 WHERE ino = 6": "are its names",
+    "UPDATE inode SET parent = 1 WHERE ino = 6": "holds a name of it",
+    "UPDATE dentry SET parent = 3 WHERE ino = 3": "reached from the root",
+    "DELETE FROM sustained": "without a name is sustained",
+    "INSERT INTO sustained VALUES ('first', 99)": "what is sustained",
+    "INSERT INTO sustained VALUES ('unknown', 7)": "what is sustained",
+    "INSERT INTO doomed VALUES (4)": "doomed inode is not",
+    "UPDATE inode SET target = x'61' WHERE ino = 4": "symlink",
+    "UPDATE inode SET size = 1 WHERE ino = 5": "symlink",
+    "UPDATE inode SET has_xattrs = 1 WHERE ino = 4": "extended attributes",
+    "DELETE FROM xattr": "extended attributes",
+    "INSERT INTO xattr VALUES (99, x'61', x'')": "extended attributes",
+    "UPDATE extent SET ino = 99 WHERE offset = 0": "belongs to a file",
+    "UPDATE inode SET size = 5 WHERE ino = 4": "lies within its file",
+    "UPDATE extent SET chunk_offset = 1": "lies within its file",
+    "UPDATE extent SET chunk = x'00'": "lies within its file",
+    "UPDATE extent SET offset = 5 WHERE offset = 10": "do not overlap",
+    "UPDATE extent SET chunk_offset = 0, length = 5, chunk = (SELECT chunk FROM extent LIMIT 1)"
+    " WHERE offset = 10; UPDATE extent SET length = 10; UPDATE chunk SET length = 99;"
+    " UPDATE extent SET chunk_offset = 10 WHERE offset = 10": "joined",
+    "UPDATE inode SET allocated = 1 WHERE ino = 4": "what is allocated",
+    "UPDATE chunk SET refs = 2 WHERE refs = 1": "references of a chunk",
+    "UPDATE chunk SET dead_since_ns = 1 WHERE refs = 1": "dead exactly",
+    "UPDATE chunk SET dead_since_ns = NULL": "dead exactly",
+    "DELETE FROM replica": "has a replica",
+    "INSERT INTO replica VALUES (x'00', 0, 1)": "a replica is of a chunk",
+    "UPDATE replica SET peer = 77 WHERE rank = 1": "a replica is of a chunk",
+    "UPDATE replica SET peer = 1": "a replica is of a chunk",
+    "INSERT INTO batch VALUES ('unknown', 1, 1, 2, x'')": "a batch is of",
+}
+
+
+@pytest.fixture
+def connection(space_maker: SpaceMaker) -> Iterator[sqlite3.Connection]:
+    path = space_maker.new_database()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        space = Space(connection)
+        bucket = space.bucket()
+        assert bucket == 2
+        space.mkdir(bucket, b"directory")
+        file = space.make(bucket, b"file")
+        space.write(file, 0, new_chunk(10))
+        space.write(file, 0, new_chunk(10))
+        space.write(file, 10, new_chunk(10))
+        space.make(bucket, b"symlink", FileKind.SYMLINK, b"target")
+        linked = space.make(bucket, b"linked")
+        space.link(linked, bucket, b"again")
+        space.do(wire.SetXattr(linked, b"user.a", b"1", 1))
+        space.make(bucket, b"open")
+        space.unlink(bucket, b"open", sustain=True)
+        assert space.damage() == []
+        yield connection
+
+
+@pytest.mark.parametrize("statement", DAMAGES)
+def test_damage_is_found_and_named(connection: sqlite3.Connection, statement: str) -> None:
+    connection.executescript(statement)
+    damage = find_damage(connection)
+    assert any(DAMAGES[statement] in line for line in damage), damage
+
+
+def test_every_invariant_has_damage_that_breaks_it() -> None:
+    untested = [
+        invariant.rule
+        for invariant in INVARIANTS
+        if not any(words in invariant.rule for words in DAMAGES.values())
+    ]
+    assert untested == []
+
+
+def test_report_of_much_damage_stays_short(connection: sqlite3.Connection) -> None:
+    connection.executemany(
+        "INSERT INTO dentry VALUES (2, ?, 999)", ((b"%d" % n,) for n in range(100))
+    )
+    (line,) = [line for line in find_damage(connection) if "stands for an inode" in line]
+    assert line.count("999") == SHOWN_MAX
