@@ -1,0 +1,64 @@
+"""Attributes as the kernel wants them: the one translation from our values to pyfuse3's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyfuse3
+
+from mictlanfs.model import Attributes, FileKind, InodeNumber
+
+# What programs should read and write at once: a read of the kernel's largest request.
+PREFERRED_IO_SIZE_BYTES = 1024 * 1024
+_BLOCK_SIZE_BYTES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Presentation:
+    """How inodes are shown.
+
+    Attributes:
+        root: the inode mounted; the kernel knows it as 1.
+        uid, gid: owner shown for everything; None: as stored.
+        umask: permission bits hidden; 0: none.
+    """
+
+    root: InodeNumber
+    uid: int | None = None
+    gid: int | None = None
+    umask: int = 0
+
+    def to_kernel(self, ino: InodeNumber) -> pyfuse3.InodeT:
+        """The number the kernel knows an inode by."""
+        return pyfuse3.ROOT_INODE if ino == self.root else pyfuse3.InodeT(ino)
+
+    def from_kernel(self, ino: pyfuse3.InodeT) -> InodeNumber:
+        """The inode that the kernel means."""
+        return self.root if ino == pyfuse3.ROOT_INODE else InodeNumber(ino)
+
+    def entry(self, attributes: Attributes, validity_s: float) -> pyfuse3.EntryAttributes:
+        """Attributes, and for how long the kernel may trust them and the name."""
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = self.to_kernel(attributes.ino)
+        # Numbers are never reused, so a generation would tell nothing.
+        entry.generation = 0
+        entry.entry_timeout = validity_s
+        entry.attr_timeout = validity_s
+        entry.st_mode = pyfuse3.ModeT(attributes.st_mode & ~self.umask)
+        entry.st_nlink = attributes.nlink
+        entry.st_uid = attributes.uid if self.uid is None else self.uid
+        entry.st_gid = attributes.gid if self.gid is None else self.gid
+        entry.st_rdev = attributes.rdev
+        entry.st_size = attributes.size
+        entry.st_blksize = PREFERRED_IO_SIZE_BYTES
+        entry.st_blocks = _blocks(attributes)
+        entry.st_atime_ns = attributes.atime_ns
+        entry.st_mtime_ns = attributes.mtime_ns
+        entry.st_ctime_ns = attributes.ctime_ns
+        return entry
+
+
+def _blocks(attributes: Attributes) -> int:
+    if attributes.kind is not FileKind.FILE:
+        return 0
+    return -(-attributes.allocated // _BLOCK_SIZE_BYTES)

@@ -1,0 +1,355 @@
+"""Content of files: reading and writing, between the kernel's requests and chunks.
+
+Owns how a read is put together (committed extents below, dirty bytes on top), when data is flushed,
+and how a size change keeps its place among writes. Concurrency: what is read between two awaits
+is one state of the file; `docs/concurrency.md` tells the races one by one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from mictlanfs import wire
+from mictlanfs.client.chunks import ChunkStore
+from mictlanfs.client.router import RouterClient
+from mictlanfs.client.session import Session
+from mictlanfs.clock import Clock
+from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.intervals import merge
+from mictlanfs.model import (
+    FILE_SIZE_BYTES_MAX,
+    KIB,
+    Attributes,
+    BucketPolicy,
+    Buffer,
+    Chunk,
+    InodeNumber,
+)
+from mictlanfs.taskerrors import raising_single_errors
+from mictlanfs_mount.extents import Segment
+from mictlanfs_mount.handles import FileHandle
+from mictlanfs_mount.inodes import Inode, InodeTable
+from mictlanfs_mount.writeback import Budget, FileWriter, WriteBack
+
+log = logging.getLogger(__name__)
+
+# Chunks up to this size are fetched whole, whatever part of them is read.
+WHOLE_SIZE_BYTES_MAX = 256 * KIB
+# Just written chunks up to this size are kept in the cache: small files are often read back.
+KEEP_WRITTEN_SIZE_BYTES_MAX = 128 * KIB
+_FOR_EVER_S = float("inf")
+# Answers about extents that one read may need: as many as 1 MiB of single bytes here and there.
+EXTENT_PAGES_MAX = 4096
+# How long a read that failed waits for another answer about where its bytes are.
+RENEWAL_S_MAX = 5.0
+# Failures that asking anew where the bytes are may mend.
+_MOVED = frozenset({Kind.CORRUPT, Kind.UNAVAILABLE, Kind.TIMED_OUT})
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """Bytes `[offset, end)` of a file at one moment.
+
+    Attributes:
+        segments: what is committed; empty when everything is dirty.
+        dirty: what is not, with offsets, oldest first.
+    """
+
+    offset: int
+    end: int
+    segments: Sequence[Segment]
+    dirty: Sequence[tuple[int, bytes]]
+
+
+class Cache(Protocol):
+    """The chunk cache, as reading and writing see it."""
+
+    def get_now(self, chunk: Chunk, start: int, end: int) -> Buffer | None:
+        """Bytes `[start, end)` of a chunk when they are at hand; never suspends."""
+        ...
+
+    async def read(self, chunk: Chunk, start: int, end: int, *, whole: bool) -> Buffer:
+        """Bytes `[start, end)` of a chunk, fetched when they are not at hand."""
+        ...
+
+    def prefetch(self, chunk: Chunk) -> bool:
+        """Fetch a chunk in the background; False when too much is under way already."""
+        ...
+
+    def insert(self, chunk: Chunk, pieces: Sequence[Buffer]) -> None:
+        """Keep a chunk that was just written."""
+        ...
+
+
+class SpaceStorage:
+    """Where write-back puts data: the peers, then the router."""
+
+    def __init__(self, chunks: ChunkStore, session: Session) -> None:
+        self._chunks = chunks
+        self._session = session
+
+    async def store(self, pieces: Sequence[Buffer], policy: BucketPolicy) -> Chunk:
+        """Make the bytes durable as a chunk on the peers."""
+        return await self._chunks.store(pieces, policy)
+
+    async def commit(self, op: wire.WriteExtents) -> Attributes:
+        """Apply the operation at the router, however long it takes."""
+        # No deadline: an operation given up here might still be applied later, over a newer one.
+        touched = await self._session.apply(op, deadline_s=_FOR_EVER_S)
+        return touched[0]
+
+
+class Content:
+    """Reads and writes of all files of a mount.
+
+    Args:
+        deadline_s: how long a request may wait for the space.
+    """
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        router: RouterClient,
+        session: Session,
+        chunks: ChunkStore,
+        cache: Cache,
+        inodes: InodeTable,
+        clock: Clock,
+        *,
+        dirty_size_bytes_max: int,
+        deadline_s: float,
+    ) -> None:
+        self._router = router
+        self._session = session
+        self._cache = cache
+        self._inodes = inodes
+        self._clock = clock
+        self._deadline_s = deadline_s
+        self.writeback = WriteBack(
+            nursery,
+            SpaceStorage(chunks, session),
+            Budget(dirty_size_bytes_max),
+            self._keep_written,
+        )
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    async def read(self, handle: FileHandle, offset: int, length: int) -> Buffer:
+        """Bytes of a file as it is now; fewer than `length` only at its end.
+
+        Raises:
+            MictlanError: CORRUPT, UNAVAILABLE or TIMED_OUT when the bytes cannot be had.
+        """
+        inode = handle.inode
+        state = await self._state(inode, offset, length)
+        if state.offset >= state.end:
+            return b""
+        advice = handle.readahead.on_read(offset, state.end - offset)
+        if advice.prefetch_start < advice.prefetch_end:
+            self._prefetch(inode, advice.prefetch_start, advice.prefetch_end)
+        try:
+            return await self._put_together(state, whole=advice.is_sequential)
+        except MictlanError as error:
+            if error.kind not in _MOVED:
+                raise
+            renewed = await self._renewed_state(inode, offset, length)
+            if renewed is None or renewed.segments == state.segments:
+                raise
+            return await self._put_together(renewed, whole=advice.is_sequential)
+
+    async def _renewed_state(self, inode: Inode, offset: int, length: int) -> _State | None:
+        """The state with what the router says now; None when it does not answer soon.
+
+        Another mount may have replaced the content and its chunks be deleted, or the chunks be on
+        other peers by now.
+        """
+        inode.extents.reset(inode.extents.content_version)
+        with trio.move_on_after(RENEWAL_S_MAX):
+            return await self._state(inode, offset, length)
+        return None
+
+    async def _state(self, inode: Inode, offset: int, length: int) -> _State:
+        """The state of a range of a file at one moment; ends where the file does."""
+        for _ in range(EXTENT_PAGES_MAX):
+            # No await from here to the state: size, extents and dirty bytes belong together.
+            writer = self.writeback.get(inode.ino)
+            size = max(inode.attributes.size, writer.end if writer is not None else 0)
+            end = min(offset + length, size)
+            dirty = writer.collect(offset, end) if writer is not None and offset < end else []
+            if offset >= end or _covers(dirty, offset, end):
+                return _State(offset, end, (), dirty)
+            unknown = inode.extents.first_unknown(offset, end)
+            if unknown is None:
+                return _State(offset, end, inode.extents.segments(offset, end), dirty)
+            await self._load_page(inode, unknown)
+        raise MictlanError(Kind.BUSY, "read", str(inode.ino), "its extents keep changing")
+
+    async def _load_page(self, inode: Inode, offset: int) -> None:
+        """Make extents from `offset` on known, unless the file changes meanwhile."""
+        page = await self._router.extents(wire.GetExtents(inode.ino, offset))
+        if page.content_version > inode.attributes.content_version:
+            # The file was changed elsewhere, or a commit of ours is not answered yet: the size
+            # must be that of the same content.
+            node = await self._router.node(wire.GetNode(inode.ino))
+            inode.learn(node.attributes, inode.valid_until_s)
+        version = inode.attributes.content_version
+        if page.content_version != version:
+            # Overtaken by a change.
+            return
+        if inode.extents.content_version < version:
+            inode.extents.reset(version)
+        inode.extents.learn(offset, page.end, page.extents, page.chunks)
+
+    async def _put_together(self, state: _State, *, whole: bool) -> Buffer:
+        """The bytes of a state: committed extents below, dirty bytes on top."""
+        if not state.dirty and len(state.segments) == 1:
+            return await self._read_segment(state.segments[0], whole=whole)
+        buffer = bytearray(state.end - state.offset)
+        with raising_single_errors():
+            await self._fill(buffer, state.offset, state.segments, whole=whole)
+        for start, data in state.dirty:
+            buffer[start - state.offset : start - state.offset + len(data)] = data
+        return buffer
+
+    async def _fill(
+        self, buffer: bytearray, offset: int, segments: Sequence[Segment], *, whole: bool
+    ) -> None:
+        async def fill(segment: Segment) -> None:
+            body = await self._read_segment(segment, whole=whole)
+            buffer[segment.offset - offset : segment.end - offset] = body
+
+        missing: list[Segment] = []
+        for segment in segments:
+            if segment.chunk is None:
+                continue
+            start, end = _chunk_range(segment)
+            body = self._cache.get_now(segment.chunk, start, end)
+            if body is None:
+                missing.append(segment)
+            else:
+                buffer[segment.offset - offset : segment.end - offset] = body
+        if len(missing) == 1:
+            await fill(missing[0])
+        elif missing:
+            with raising_single_errors():
+                async with trio.open_nursery() as nursery:
+                    for segment in missing:
+                        nursery.start_soon(fill, segment)
+
+    async def _read_segment(self, segment: Segment, *, whole: bool) -> Buffer:
+        chunk = segment.chunk
+        if chunk is None:
+            return bytes(segment.end - segment.offset)
+        start, end = _chunk_range(segment)
+        body = self._cache.get_now(chunk, start, end)
+        if body is None:
+            whole = whole or chunk.length <= WHOLE_SIZE_BYTES_MAX
+            body = await self._cache.read(chunk, start, end, whole=whole)
+        return body
+
+    def _prefetch(self, inode: Inode, start: int, end: int) -> None:
+        end = min(end, inode.attributes.size)
+        if start >= end or inode.extents.first_unknown(start, end) is not None:
+            return
+        for segment in inode.extents.segments(start, end):
+            if segment.chunk is not None:
+                self._cache.prefetch(segment.chunk)
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    async def write(self, handle: FileHandle, offset: int, data: bytes) -> None:
+        """Take `data` at `offset`; it is on its way to the space when the file is flushed.
+
+        Waits while the budget of dirty bytes is used up.
+
+        Raises:
+            MictlanError: TOO_LARGE beyond the largest offset; when the budget stays used up, the
+                error that keeps data from leaving.
+        """
+        if offset + len(data) > FILE_SIZE_BYTES_MAX:
+            raise MictlanError(Kind.TOO_LARGE, "write", str(handle.inode.ino))
+        if not data:
+            return
+        if self.writeback.budget.is_exhausted:
+            await self.writeback.wait_for_room(self._deadline_s)
+        handle.has_written = True
+        self._writer(handle.inode).write(offset, data, self._clock.wall_ns())
+
+    def _writer(self, inode: Inode) -> FileWriter:
+        ino = inode.ino
+
+        def on_committed(segments: list[Segment], attributes: Attributes) -> None:
+            self._note_committed(ino, segments, attributes)
+
+        return self.writeback.writer(ino, inode.policy, on_committed)
+
+    def _note_committed(
+        self, ino: InodeNumber, segments: list[Segment], attributes: Attributes
+    ) -> None:
+        inode = self._inodes.get(ino)
+        if inode is not None:
+            inode.note_own_change(attributes)
+            inode.extents.replace(segments, attributes.content_version)
+
+    def _keep_written(self, chunk: Chunk, pieces: Sequence[Buffer]) -> None:
+        if chunk.length <= KEEP_WRITTEN_SIZE_BYTES_MAX:
+            self._cache.insert(chunk, pieces)
+
+    async def flush(self, ino: InodeNumber) -> None:
+        """Wait until what was written to the file before is committed.
+
+        Raises:
+            MictlanError: the failure since the last report, or TIMED_OUT; the data is kept.
+        """
+        writer = self.writeback.get(ino)
+        if writer is not None:
+            await writer.flush(self._deadline_s)
+
+    def discard(self, ino: InodeNumber) -> None:
+        """Drop what is dirty of a file that nobody can reach any more."""
+        writer = self.writeback.get(ino)
+        if writer is not None:
+            writer.discard()
+
+    async def fsync(self, ino: InodeNumber) -> None:
+        """Wait until what was written to the file, and every change of names, is durable."""
+        await self.flush(ino)
+        await self._session.sync()
+
+    def effective(self, attributes: Attributes) -> Attributes:
+        """Attributes as the application must see them: with what is dirty here."""
+        writer = self.writeback.get(attributes.ino)
+        if writer is None or writer.is_clean:
+            return attributes
+        return Attributes(
+            attributes.ino,
+            attributes.kind,
+            attributes.mode,
+            attributes.uid,
+            attributes.gid,
+            max(attributes.size, writer.end),
+            attributes.atime_ns,
+            writer.mtime_ns,
+            max(writer.mtime_ns, attributes.ctime_ns),
+            attributes.nlink,
+            attributes.rdev,
+            attributes.allocated + writer.dirty_bytes,
+            attributes.version,
+            attributes.content_version,
+            attributes.has_xattrs,
+        )
+
+
+def _covers(dirty: Sequence[tuple[int, bytes]], offset: int, end: int) -> bool:
+    """Whether dirty bytes are all there is in `[offset, end)`."""
+    ranges = [(start, start + len(data)) for start, data in dirty]
+    return bool(ranges) and merge(ranges) == [(offset, end)]
+
+
+def _chunk_range(segment: Segment) -> tuple[int, int]:
+    return segment.chunk_offset, segment.chunk_offset + segment.end - segment.offset

@@ -1,0 +1,399 @@
+"""The life of a mount process, seen from the commands that start and end it.
+
+::
+
+    mictlanfs mount                        mount process (own session)
+    starts it, waits --------------------> reaches the space, mounts
+    returns       <---- report: ready ---- answers; record written; goes on
+    one line      <---- report: error ---- nothing is mounted; ends
+
+    mictlanfs umount
+    unmounts ----------------------------> notices, stores what is dirty, removes the record
+    returns       <----------------------- ends
+
+Owns the report between the two and the clean-up after a start that failed. Invariants: `launch`
+returns only when the mount answers, and leaves neither process nor mount behind when it raises;
+a mount process whose launcher is gone before it was ready ends; processes are signalled by
+identity, never by name or group.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from mictlanfs.errors import Kind, MictlanError, UsageError
+from mictlanfs.taskerrors import single_error
+from mictlanfs.wire import WireError
+from mictlanfs_mount import logfile, mountpoint, record
+from mictlanfs_mount.mountpoint import Mount, Pulse
+from mictlanfs_mount.processes import ProcessIdentity, is_running, wait_ended
+from mictlanfs_mount.settings import MountSettings
+
+log = logging.getLogger(__name__)
+
+# Above the time a mount waits for a router that does not answer.
+START_TIMEOUT_S = 30.0
+# How long a mount process that has nothing to store may take to end.
+_END_TIMEOUT_S = 5.0
+# -P: a module of ours must not be shadowed by a file in the directory the user is in.
+PROGRAM = (sys.executable, "-P", "-m", "mictlanfs_mount")
+_REPORT_SIZE_BYTES_MAX = 64 * 1024
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a mount process tells its launcher, as one line of JSON.
+
+    Attributes:
+        error: None: the mount is ready.
+        is_usage: the error is a `UsageError`.
+    """
+
+    error: WireError | None = None
+    is_usage: bool = False
+
+    def to_line(self) -> bytes:
+        """The line that travels."""
+        # Not by msgspec, which knows no text for a name that is not UTF-8.
+        return json.dumps(msgspec.to_builtins(self)).encode() + b"\n"
+
+    @classmethod
+    def of_line(cls, line: bytes) -> Report:
+        """What a line says. ValueError when it is none."""
+        return msgspec.convert(json.loads(line), cls)
+
+    def raise_error(self) -> None:
+        """Raise the error, if there is one.
+
+        Raises:
+            MictlanError: the error.
+        """
+        if self.error is None:
+            return
+        if self.is_usage:
+            raise UsageError(self.error.detail)
+        raise self.error.to_error()
+
+
+# --- the launcher --------------------------------------------------------------------------------
+
+
+def launch(
+    uri: str,
+    where: Path,
+    options: str,
+    *,
+    program: Sequence[str] = PROGRAM,
+    timeout_s: float = START_TIMEOUT_S,
+) -> None:
+    """Start a mount process and return when its mount answers.
+
+    Args:
+        uri: of the space.
+        where: the mountpoint, checked before.
+        options: as behind `-o`.
+        program: the command that runs `mictlanfs_mount`.
+        timeout_s: after which the attempt is ended.
+
+    Raises:
+        MictlanError: what the mount process reported, or TIMED_OUT, or INTERNAL when it died.
+    """
+    log_path = logfile.log_path_of(where)
+    log_fd = logfile.open_log(log_path)
+    log_offset = os.fstat(log_fd).st_size
+    report_fd, child_fd = os.pipe()
+    try:
+        try:
+            process = subprocess.Popen(
+                [
+                    *program,
+                    *("--report-fd", str(child_fd), "--log", str(log_path)),
+                    *("-o", options, "--", uri, str(where)),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log_fd,
+                stderr=log_fd,
+                pass_fds=(child_fd,),
+                start_new_session=True,
+            )
+        finally:
+            os.close(child_fd)
+            os.close(log_fd)
+        try:
+            _await_ready(process, report_fd, timeout_s, log_path, log_offset)
+        except BaseException:
+            _end(process)
+            _remove_mount(where)
+            raise
+    finally:
+        os.close(report_fd)
+    # It lives on without us: its parent need not wait for it, nor warn that it does not.
+    process.returncode = 0
+
+
+def _await_ready(
+    process: subprocess.Popen[bytes],
+    report_fd: int,
+    timeout_s: float,
+    log_path: Path,
+    log_offset: int,
+) -> None:
+    line = _read_line(report_fd, timeout_s)
+    if line is None:
+        detail = f"it was not ready within {timeout_s:g} s (see {log_path})"
+        raise MictlanError(Kind.TIMED_OUT, "mount", "", detail)
+    try:
+        report = Report.of_line(line)
+    except ValueError:
+        how = _how_it_ended(process)
+        said = logfile.last_line(log_path, log_offset)
+        detail = f"its process {how} before it was ready: {said or 'no reason given'}"
+        raise MictlanError(Kind.INTERNAL, "mount", "", f"{detail} (see {log_path})") from None
+    report.raise_error()
+
+
+def _read_line(fd: int, timeout_s: float) -> bytes | None:
+    """What the mount process reports, which may be nothing; None: the time is over."""
+    deadline_s = time.monotonic() + timeout_s
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    line = b""
+    while not line.endswith(b"\n") and len(line) < _REPORT_SIZE_BYTES_MAX:
+        if not poll.poll(max(0.0, deadline_s - time.monotonic()) * 1000):
+            return None
+        data = os.read(fd, _REPORT_SIZE_BYTES_MAX)
+        if not data:
+            break
+        line += data
+    return line
+
+
+def _how_it_ended(process: subprocess.Popen[bytes]) -> str:
+    try:
+        status = process.wait(_END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return "said nothing"
+    if status < 0:
+        return f"was killed by {signal.Signals(-status).name}"
+    return f"ended with status {status}"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a mount process that never got ready, and so has nothing to store."""
+    process.terminate()
+    try:
+        process.wait(_END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        # One that hangs in the kernel goes when its mount does.
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_END_TIMEOUT_S)
+
+
+def _remove_mount(where: Path) -> None:
+    """Unmount what a process that has ended left at `where`; a mount that answers is another's."""
+    found = mountpoint.find_mount(where)
+    if found is not None and found.is_ours and mountpoint.pulse_of(where) is Pulse.DEAD:
+        with suppress(MictlanError):
+            mountpoint.unmount(where, lazy=True)
+
+
+# --- the mount process ---------------------------------------------------------------------------
+
+RunMount = Callable[[MountSettings, Callable[[], None]], None]
+
+
+def run_session(settings: MountSettings, notify_ready: Callable[[], None]) -> None:
+    """`session.run_mount`, imported now: it needs pyfuse3.
+
+    Raises:
+        MictlanError: pyfuse3 is not installed; else as `run_mount`.
+    """
+    try:
+        from mictlanfs_mount.session import run_mount
+    except ImportError as error:
+        if error.name != "pyfuse3":
+            raise
+        detail = "pyfuse3 is not installed: pip install 'mictlanfs[mount]'"
+        raise MictlanError(Kind.UNSUPPORTED, detail=detail) from error
+    run_mount(settings, notify_ready)
+
+
+def serve(
+    settings: MountSettings,
+    notify_ready: Callable[[], None],
+    *,
+    log_path: Path | None = None,
+    run_mount: RunMount = run_session,
+) -> None:
+    """Mount a space and serve it in this process until it is unmounted, with a record of it.
+
+    Args:
+        settings: what to mount where.
+        notify_ready: called once, when the mount answers and its record is written.
+        log_path: of this process, for the record; None in the foreground.
+        run_mount: mounts and serves.
+
+    Raises:
+        MictlanError: the space could not be mounted, or the mount ended with something lost.
+    """
+    own = record.record_of_this_process(settings.mountpoint, settings.uri, log_path)
+    is_ready = False
+
+    def on_ready() -> None:
+        nonlocal is_ready
+        try:
+            record.write_record(own)
+        except MictlanError as error:
+            # `umount` then finds this process another way, or says that it cannot wait for it.
+            log.warning("no record of this mount: %s", error)
+        notify_ready()
+        is_ready = True
+
+    try:
+        run_mount(settings, on_ready)
+    except Exception as error:
+        if is_ready:
+            with suppress(MictlanError):
+                record.write_record(msgspec.structs.replace(own, error=str(error)))
+        else:
+            record.remove_record(own)
+        raise
+    record.remove_record(own)
+
+
+def serve_and_report(
+    settings: MountSettings,
+    report_fd: int,
+    log_path: Path,
+    *,
+    run_mount: RunMount = run_session,
+) -> None:
+    """`serve` in the background: reports to the launcher, logs to a file. Takes `report_fd` over.
+
+    Raises:
+        MictlanError: as `serve`; the launcher was told when it still waited.
+    """
+    pending = [report_fd]
+
+    def report(what: Report) -> None:
+        fd = pending.pop()
+        try:
+            os.write(fd, what.to_line())
+        except BrokenPipeError:
+            detail = "the command that started this mount is gone: not mounting"
+            raise MictlanError(Kind.UNAVAILABLE, detail=detail) from None
+        finally:
+            os.close(fd)
+
+    try:
+        logfile.log_to_file(log_path)
+        # Not to keep the directory busy that the command was called in.
+        os.chdir("/")
+        serve(settings, lambda: report(Report()), log_path=log_path, run_mount=run_mount)
+    except BaseException as raised:
+        error = _as_mictlan_error(single_error(raised))
+        if pending:
+            with suppress(MictlanError):
+                is_usage = isinstance(error, UsageError)
+                report(Report(WireError.of(error), is_usage))
+        raise error from raised
+
+
+def _as_mictlan_error(error: BaseException) -> MictlanError:
+    """What to tell of `error`; a defect of the program goes to the log with its traceback."""
+    if isinstance(error, MictlanError):
+        log.error("%s", error)
+        return error
+    log.critical("the mount ends for a defect", exc_info=error)
+    return MictlanError(Kind.INTERNAL, detail=f"internal error: {type(error).__name__}: {error}")
+
+
+# --- ending a mount ------------------------------------------------------------------------------
+
+
+def end_mount(path: Path, *, is_lazy: bool, timeout_s: float, say: Callable[[str], None]) -> None:
+    """Unmount the space at `path` and wait until its process has ended, so all is durable.
+
+    Args:
+        path: the mountpoint, in any form.
+        is_lazy: take it out of the tree although programs use it, and wait for nothing.
+        timeout_s: how long to wait.
+        say: told what the user should know besides.
+
+    Raises:
+        UsageError: what is mounted there is no space.
+        MictlanError: NOT_FOUND when nothing is; BUSY; TIMED_OUT when the process still stores
+            data; the error that the mount ended with.
+    """
+    where = mountpoint.resolved(path)
+    mount = mountpoint.find_mount(where)
+    known = record.read_record(where)
+    if mount is None:
+        process = known.process if known is not None else None
+        if process is None or not is_running(process):
+            raise _not_mounted(where, known)
+    elif not mount.is_ours:
+        raise UsageError(
+            f"{where} is a mount of another kind ({mount.type}, {mount.source}): "
+            f"use 'umount {where}'"
+        )
+    elif mountpoint.pulse_of(where) is Pulse.DEAD:
+        mountpoint.unmount(where, lazy=True)
+        if known is not None:
+            record.remove_record(known)
+        say(f"the mount at {where} had lost its process: what it had not stored is lost")
+        return
+    else:
+        # Looked up before it is unmounted: afterwards nothing leads there.
+        process = _serving(mount, known)
+        mountpoint.unmount(where, lazy=is_lazy)
+    if not is_lazy:
+        _await_end(where, process, timeout_s, say)
+
+
+def _serving(mount: Mount, known: record.MountRecord | None) -> ProcessIdentity | None:
+    if known is not None and is_running(known.process):
+        return known.process
+    return mountpoint.serving_process(mount)
+
+
+def _not_mounted(where: Path, known: record.MountRecord | None) -> MictlanError:
+    if known is not None and known.error:
+        detail = f"nothing is mounted there; its last mount ended badly: {known.error}"
+        record.remove_record(known)
+    elif (around := mountpoint.mount_around(where)) is not None:
+        detail = f"it is no mountpoint, but lies in the space mounted at {around.mountpoint}"
+    else:
+        detail = "nothing is mounted there"
+    return MictlanError(Kind.NOT_FOUND, "unmount", str(where), detail)
+
+
+def _await_end(
+    where: Path, process: ProcessIdentity | None, timeout_s: float, say: Callable[[str], None]
+) -> None:
+    if process is None:
+        say(f"unmounted {where}, but its process is not known: it may still store data")
+        return
+    if not wait_ended(process, timeout_s):
+        known = record.read_record(where)
+        see = f" (see {known.log_path})" if known is not None and known.log_path else ""
+        detail = f"done, but its process (pid {process.pid}) still stores data{see}"
+        raise MictlanError(Kind.TIMED_OUT, "unmount", str(where), detail)
+    known = record.read_record(where)
+    if known is not None and known.process == process:
+        record.remove_record(known)
+        if known.error:
+            detail = f"done, but something was lost: {known.error}"
+            raise MictlanError(Kind.INTERNAL, "unmount", str(where), detail)

@@ -1,0 +1,151 @@
+"""What the mount knows of a file's committed content: which chunk holds which range.
+
+Pure data, no I/O. Invariants: entries are sorted and never overlap; within a known range, what no
+entry covers is a hole; outside the known ranges nothing is claimed. The map belongs to one content
+version of the file; when the file changes behind this mount, the map is emptied and read again.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+from mictlanfs.intervals import merge
+from mictlanfs.model import Chunk, ChunkId, Extent
+
+END_OF_FILE = 2**63
+_offset_of = attrgetter("offset")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Bytes `[offset, end)` of a file, as committed.
+
+    Attributes:
+        chunk: where the bytes are; None for a hole.
+        chunk_offset: of the first byte in the chunk.
+    """
+
+    offset: int
+    end: int
+    chunk: Chunk | None = None
+    chunk_offset: int = 0
+
+    def cut(self, start: int, end: int) -> Segment:
+        """The part of the segment within `[start, end)`, which must not be empty."""
+        start, end = max(start, self.offset), min(end, self.end)
+        return Segment(start, end, self.chunk, self.chunk_offset + start - self.offset)
+
+
+class ExtentMap:
+    """The known part of a file's extents.
+
+    Attributes:
+        content_version: of the file that the map describes.
+    """
+
+    __slots__ = ("_entries", "_known", "content_version")
+
+    def __init__(self, content_version: int = -1) -> None:
+        self.content_version = content_version
+        self._entries: list[Segment] = []
+        self._known: list[tuple[int, int]] = []
+
+    def reset(self, content_version: int) -> None:
+        """Forget everything: the file has another content now."""
+        self.content_version = content_version
+        self._entries.clear()
+        self._known.clear()
+
+    def learn(
+        self,
+        start: int,
+        end: int | None,
+        extents: Iterable[Extent],
+        chunks: Iterable[Chunk],
+    ) -> None:
+        """Take over what the router says of `[start, end)`; None: up to the end of the file."""
+        known: Mapping[ChunkId, Chunk] = {chunk.id: chunk for chunk in chunks}
+        stop = END_OF_FILE if end is None else end
+        self._cut_out(start, stop)
+        fresh = [
+            Segment(e.offset, e.end, known[e.chunk_id], e.chunk_offset).cut(start, stop)
+            for e in extents
+            if e.end > start and e.offset < stop
+        ]
+        index = bisect_right(self._entries, start, key=_offset_of)
+        self._entries[index:index] = sorted(fresh, key=_offset_of)
+        self._known = merge([*self._known, (start, stop)])
+
+    def replace(self, segments: Sequence[Segment], content_version: int) -> None:
+        """This mount committed `segments`, which made `content_version`.
+
+        When the version is not the next one, somebody else changed the file too: all is forgotten.
+        An answer that was overtaken by a newer one says nothing new.
+        """
+        if not self._follows(content_version):
+            return
+        for segment in segments:
+            self._cut_out(segment.offset, segment.end)
+            index = bisect_right(self._entries, segment.offset, key=_offset_of)
+            self._entries.insert(index, segment)
+        self._known = merge([*self._known, *((s.offset, s.end) for s in segments)])
+
+    def truncate(self, size: int, content_version: int) -> None:
+        """This mount set the file's size, which made `content_version`; see `replace`."""
+        if not self._follows(content_version):
+            return
+        self._cut_out(size, END_OF_FILE)
+        # Behind the new size there is nothing, and growing later makes a hole.
+        self._known = merge([*self._known, (size, END_OF_FILE)])
+
+    def _follows(self, content_version: int) -> bool:
+        """Go on to a version; whether what is known of the one before still holds."""
+        is_next = content_version == self.content_version + 1
+        if is_next:
+            self.content_version = content_version
+        elif content_version > self.content_version:
+            self.reset(content_version)
+        return is_next
+
+    def first_unknown(self, start: int, end: int) -> int | None:
+        """The first offset in `[start, end)` that nothing is known of; None when all is known."""
+        for known_start, known_end in self._known:
+            if known_start <= start < known_end:
+                return None if end <= known_end else known_end
+        return start
+
+    def segments(self, start: int, end: int) -> list[Segment]:
+        """The range `[start, end)`, which must be known, in order and without gaps."""
+        found: list[Segment] = []
+        index = max(bisect_right(self._entries, start, key=_offset_of) - 1, 0)
+        position = start
+        while position < end:
+            entry = self._entries[index] if index < len(self._entries) else None
+            index += 1
+            if entry is None or entry.offset >= end:
+                found.append(Segment(position, end))
+                break
+            if entry.end <= position:
+                continue
+            if entry.offset > position:
+                found.append(Segment(position, entry.offset))
+            found.append(entry.cut(start, end))
+            position = entry.end
+        return found
+
+    def _cut_out(self, start: int, end: int) -> None:
+        """Remove what the entries say of `[start, end)`."""
+        first = max(bisect_right(self._entries, start, key=_offset_of) - 1, 0)
+        last = first
+        kept: list[Segment] = []
+        while last < len(self._entries) and self._entries[last].offset < end:
+            entry = self._entries[last]
+            last += 1
+            if entry.offset < start:
+                kept.append(entry.cut(entry.offset, start) if entry.end > start else entry)
+            if entry.end > end:
+                kept.append(entry.cut(end, entry.end))
+        self._entries[first:last] = kept

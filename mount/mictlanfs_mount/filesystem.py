@@ -1,0 +1,465 @@
+"""The verbs of the file system, free of pyfuse3, so that they are tested without a kernel.
+
+Owns the inode and handle tables and decides what the kernel may remember and for how long. Every
+change of names and attributes is applied at the router before its verb returns; content is written
+back (`content`). What the router said of an inode is used for `attr_timeout_s`, then asked again;
+`open` always asks, so that what another mount closed before is seen.
+
+Verbs raise `MictlanError` or `OSError`. A cancelled verb may or may not have changed the space.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from dataclasses import dataclass
+
+import trio
+
+from mictlanfs import wire
+from mictlanfs.client.router import RouterClient
+from mictlanfs.client.session import Session
+from mictlanfs.clock import Clock
+from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.model import (
+    ROOT_INODE,
+    Attributes,
+    BucketPolicy,
+    Buffer,
+    FileKind,
+    InodeNumber,
+    Node,
+)
+from mictlanfs_mount.content import Content
+from mictlanfs_mount.handles import DirectoryHandle, FileHandle, HandleNumber, HandleTable
+from mictlanfs_mount.inodes import Inode, InodeTable
+
+log = logging.getLogger(__name__)
+
+STATFS_VALIDITY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who makes a request: the ids that new nodes belong to."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The answer to an open.
+
+    Attributes:
+        keep_cache: whether pages the kernel has cached are still the file's content.
+    """
+
+    handle: HandleNumber
+    keep_cache: bool
+
+
+class FileSystem:
+    """A Virtual Storage Space as a tree of inodes.
+
+    Args:
+        attr_timeout_s: how long attributes and names may be used without asking.
+        sync_on_close: whether closing a written file waits until it is durable.
+    """
+
+    def __init__(
+        self,
+        router: RouterClient,
+        session: Session,
+        content: Content,
+        inodes: InodeTable,
+        clock: Clock,
+        *,
+        attr_timeout_s: float,
+        sync_on_close: bool = False,
+    ) -> None:
+        self._router = router
+        self._session = session
+        self._content = content
+        self._clock = clock
+        self._attr_timeout_s = attr_timeout_s
+        self._sync_on_close = sync_on_close
+        self.inodes = inodes
+        self.handles = HandleTable()
+        self._statfs: wire.StatFs | None = None
+        self._statfs_until_s = 0.0
+
+    # --- what is known of inodes -----------------------------------------------------------------
+
+    def attributes_of(self, inode: Inode) -> Attributes:
+        """Attributes as an application must see them now."""
+        return self._content.effective(inode.attributes)
+
+    def validity_s(self, inode: Inode, name_valid_until_s: float = float("inf")) -> float:
+        """For how many seconds more the kernel may use the inode's attributes and name."""
+        valid_until_s = min(inode.valid_until_s, name_valid_until_s)
+        return max(0.0, valid_until_s - self._clock.monotonic_s())
+
+    def remembered(self, node: Node, valid_until_s: float | None = None) -> Inode:
+        """The inode of a node the router sent, entered in the table."""
+        if valid_until_s is None:
+            valid_until_s = self._valid_from_now()
+        inode = self.inodes.learn(node.attributes, valid_until_s)
+        inode.target = node.target
+        if node.policy is not None:
+            inode.policy = node.policy
+        return inode
+
+    def _valid_from_now(self) -> float:
+        return self._clock.monotonic_s() + self._attr_timeout_s
+
+    async def _known(self, ino: InodeNumber) -> Inode:
+        """The inode, asked for when the table does not hold it."""
+        return self.inodes.get(ino) or await self._asked(ino)
+
+    async def _asked(self, ino: InodeNumber, extents_max: int = 0) -> Inode:
+        node = await self._router.node(wire.GetNode(ino, extents_max))
+        inode = self.remembered(node)
+        if extents_max:
+            self._learn_extents(inode, node)
+        return inode
+
+    @staticmethod
+    def _learn_extents(inode: Inode, node: Node) -> None:
+        version = node.attributes.content_version
+        if version == inode.extents.content_version and not inode.extents.first_unknown(0, 1):
+            return
+        if version < inode.extents.content_version:
+            return
+        inode.extents.reset(version)
+        end = None if node.has_all_extents else (node.extents[-1].end if node.extents else 0)
+        inode.extents.learn(0, end, node.extents, node.chunks)
+
+    async def _apply(self, op: wire.Operation) -> tuple[Attributes, ...]:
+        touched = await self._session.apply(op)
+        valid_until_s = self._valid_from_now()
+        for attributes in touched:
+            self.inodes.refresh(attributes, valid_until_s)
+        return touched
+
+    # --- names -----------------------------------------------------------------------------------
+
+    async def lookup(self, parent: InodeNumber, name: bytes) -> Inode:
+        """Resolve a name. Raises NOT_FOUND, NOT_DIRECTORY."""
+        return self.remembered(await self._router.lookup(wire.Lookup(parent, name)))
+
+    async def getattr(self, ino: InodeNumber) -> Inode:
+        """The inode with attributes that may be shown now."""
+        inode = self.inodes.get(ino)
+        if inode is not None and inode.valid_until_s > self._clock.monotonic_s():
+            return inode
+        return await self._asked(ino)
+
+    async def make(
+        self,
+        parent: InodeNumber,
+        name: bytes,
+        kind: FileKind,
+        mode: int,
+        caller: Caller,
+        *,
+        rdev: int = 0,
+        target: bytes = b"",
+    ) -> Inode:
+        """Create a node; the errors are those of `wire.MakeNode`."""
+        directory = await self._known(parent)
+        gid, mode = _inherited(directory.attributes, kind, caller.gid, mode)
+        ino = await self._session.new_inode()
+        op = wire.MakeNode(
+            parent,
+            name,
+            ino,
+            kind,
+            mode & 0o7777,
+            caller.uid,
+            gid,
+            self._clock.wall_ns(),
+            rdev,
+            target,
+        )
+        touched = await self._apply(op)
+        policy = BucketPolicy() if parent == ROOT_INODE else directory.policy
+        inode = self.remembered(Node(touched[0], target, policy=policy))
+        inode.extents.reset(touched[0].content_version)
+        inode.extents.learn(0, None, (), ())
+        return inode
+
+    async def link(self, ino: InodeNumber, parent: InodeNumber, name: bytes) -> Inode:
+        """Give an inode another name; the errors are those of `wire.Link`."""
+        inode = await self._known(ino)
+        await self._apply(wire.Link(ino, parent, name, self._clock.wall_ns()))
+        return inode
+
+    async def unlink(self, parent: InodeNumber, name: bytes) -> None:
+        """Remove a name of what is not a directory."""
+        sustain = self._has_handles
+        touched = await self._apply(wire.Unlink(parent, name, self._clock.wall_ns(), sustain))
+        await self._let_go(touched[0], sustain=sustain)
+
+    async def rmdir(self, parent: InodeNumber, name: bytes) -> None:
+        """Remove an empty directory; in the root, an empty bucket."""
+        sustain = self._has_handles
+        op = wire.RemoveDirectory(parent, name, self._clock.wall_ns(), sustain)
+        touched = await self._apply(op)
+        await self._let_go(touched[0], sustain=sustain)
+
+    async def rename(
+        self,
+        parent: InodeNumber,
+        name: bytes,
+        new_parent: InodeNumber,
+        new_name: bytes,
+        mode: int,
+    ) -> None:
+        """Move a name; `mode` is one of `wire.RenameMode`."""
+        if mode not in {
+            wire.RenameMode.REPLACE,
+            wire.RenameMode.NO_REPLACE,
+            wire.RenameMode.EXCHANGE,
+        }:
+            raise MictlanError(Kind.INVALID, "rename", os.fsdecode(name), f"flags {mode:#x}")
+        sustain = self._has_handles
+        op = wire.Rename(parent, name, new_parent, new_name, self._clock.wall_ns(), mode, sustain)
+        touched = await self._apply(op)
+        for attributes in touched[3:]:
+            await self._let_go(attributes, sustain=sustain)
+
+    @property
+    def _has_handles(self) -> bool:
+        """Whether an inode that loses its last name may be open here, so must be sustained."""
+        return len(self.handles) > 0
+
+    async def _let_go(self, attributes: Attributes, *, sustain: bool) -> None:
+        """Forget an inode that lost its last name, unless a handle here still uses it."""
+        inode = self.inodes.get(attributes.ino)
+        if attributes.nlink > 0 or (inode is not None and inode.open_count > 0):
+            return
+        self._content.discard(attributes.ino)
+        if sustain:
+            await self._session.apply(wire.Release(attributes.ino))
+
+    async def readlink(self, ino: InodeNumber) -> bytes:
+        """The target of a symlink."""
+        inode = await self._known(ino)
+        if inode.attributes.kind is not FileKind.SYMLINK:
+            raise MictlanError(Kind.INVALID, "readlink", str(ino))
+        if not inode.target:
+            inode = await self._asked(ino)
+        return inode.target
+
+    async def setattr(
+        self,
+        ino: InodeNumber,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        size: int | None = None,
+        atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+    ) -> Inode:
+        """Change attributes; None leaves one as it is."""
+        inode = await self._known(ino)
+        # What was written before must not be applied after: it would undo the size or the time.
+        await self._content.flush(ino)
+        op = wire.SetAttributes(
+            ino,
+            self._clock.wall_ns(),
+            None if mode is None else stat.S_IMODE(mode),
+            uid,
+            gid,
+            size,
+            atime_ns,
+            mtime_ns,
+        )
+        (attributes,) = await self._session.apply(op)
+        if size is not None:
+            inode.note_own_change(attributes)
+            inode.extents.truncate(size, attributes.content_version)
+        inode.learn(attributes, self._valid_from_now())
+        return inode
+
+    # --- directories -----------------------------------------------------------------------------
+
+    async def opendir(self, ino: InodeNumber) -> HandleNumber:
+        """Open a directory."""
+        inode = await self._known(ino)
+        if inode.attributes.kind is not FileKind.DIRECTORY:
+            raise MictlanError(Kind.NOT_DIRECTORY, "opendir", str(ino))
+        inode.open_count += 1
+        return self.handles.add(DirectoryHandle(inode))
+
+    async def readdir(self, number: HandleNumber, index: int) -> DirectoryHandle:
+        """The directory handle with the entry at `index` read, unless the directory ends before.
+
+        Index 0 reads the directory anew.
+        """
+        handle = self.handles.directory(number)
+        if index == 0:
+            handle.restart()
+        while index >= len(handle.entries) and not handle.is_complete:
+            after = handle.entries[-1].name if handle.entries else b""
+            page = await self._router.list(wire.ListDirectory(handle.inode.ino, after))
+            handle.add_page(page, self._valid_from_now())
+        return handle
+
+    async def releasedir(self, number: HandleNumber) -> None:
+        """Close a directory."""
+        await self._close(number)
+
+    async def fsyncdir(self, number: HandleNumber) -> None:
+        """Make every change of names made here durable."""
+        self.handles.directory(number)
+        await self._session.sync()
+
+    # --- files -----------------------------------------------------------------------------------
+
+    async def create(
+        self, parent: InodeNumber, name: bytes, mode: int, flags: int, caller: Caller
+    ) -> tuple[Opened, Inode]:
+        """Create a file and open it; without O_EXCL, open the one another mount just made."""
+        try:
+            inode = await self.make(parent, name, FileKind.FILE, mode, caller)
+        except MictlanError as error:
+            if error.kind is not Kind.EXISTS or flags & os.O_EXCL:
+                raise
+            inode = await self.lookup(parent, name)
+            return await self.open(inode.ino, flags), inode
+        inode.kernel_content_version = inode.attributes.content_version
+        return self._opened(inode, keep_cache=True), inode
+
+    async def open(self, ino: InodeNumber, flags: int) -> Opened:
+        """Open a file, with what was closed elsewhere before."""
+        inode = await self._asked(ino, wire.EXTENTS_PAGE_MAX)
+        if inode.attributes.kind is FileKind.DIRECTORY:
+            raise MictlanError(Kind.IS_DIRECTORY, "open", str(ino))
+        if flags & os.O_TRUNC and self.attributes_of(inode).size > 0:
+            inode = await self.setattr(ino, size=0)
+        version = inode.attributes.content_version
+        keep_cache = inode.kernel_content_version == version
+        inode.kernel_content_version = version
+        return self._opened(inode, keep_cache=keep_cache)
+
+    def _opened(self, inode: Inode, *, keep_cache: bool) -> Opened:
+        inode.open_count += 1
+        # The inode may have been forgotten while the router answered.
+        self.inodes.keep(inode)
+        return Opened(self.handles.add(FileHandle(inode)), keep_cache)
+
+    async def read(self, number: HandleNumber, offset: int, length: int) -> Buffer:
+        """Bytes of an open file; fewer than `length` only at its end."""
+        return await self._content.read(self.handles.file(number), offset, length)
+
+    async def write(self, number: HandleNumber, offset: int, data: bytes) -> int:
+        """Write to an open file; returns the number of bytes taken, always all."""
+        await self._content.write(self.handles.file(number), offset, data)
+        return len(data)
+
+    async def flush(self, number: HandleNumber) -> None:
+        """close(2) was called on a descriptor of the handle: what it wrote is committed.
+
+        Reports errors of write-back that nobody was told of yet.
+        """
+        handle = self.handles.file(number)
+        if not handle.has_written:
+            return
+        if self._sync_on_close:
+            await self._content.fsync(handle.inode.ino)
+        else:
+            await self._content.flush(handle.inode.ino)
+
+    async def fsync(self, number: HandleNumber) -> None:
+        """Make the file, its name and every change before durable."""
+        await self._content.fsync(self.handles.file(number).inode.ino)
+
+    async def release(self, number: HandleNumber) -> None:
+        """The last descriptor of the handle is closed."""
+        await self._close(number)
+
+    async def _close(self, number: HandleNumber) -> None:
+        handle = self.handles.remove(number)
+        if handle is None:
+            return
+        inode = handle.inode
+        inode.open_count -= 1
+        if inode.open_count > 0:
+            return
+        self.inodes.drop_unused(inode)
+        if inode.attributes.nlink == 0:
+            self._content.discard(inode.ino)
+            await self._session.apply(wire.Release(inode.ino))
+
+    # --- extended attributes ---------------------------------------------------------------------
+
+    async def _xattrs(self, ino: InodeNumber) -> dict[bytes, bytes]:
+        inode = await self.getattr(ino)
+        if not inode.attributes.has_xattrs:
+            return {}
+        version = inode.attributes.version
+        if inode.xattrs_version != version:
+            inode.xattrs = await self._router.xattrs(ino)
+            inode.xattrs_version = version
+        return inode.xattrs
+
+    async def getxattr(self, ino: InodeNumber, name: bytes) -> bytes:
+        """The value of an extended attribute. Raises NO_DATA, UNSUPPORTED."""
+        _refuse_system_xattr(name)
+        value = (await self._xattrs(ino)).get(name)
+        if value is None:
+            raise MictlanError(Kind.NO_DATA, "getxattr", str(ino))
+        return value
+
+    async def listxattr(self, ino: InodeNumber) -> list[bytes]:
+        """The names of all extended attributes."""
+        return sorted(await self._xattrs(ino))
+
+    async def setxattr(self, ino: InodeNumber, name: bytes, value: bytes, flags: int = 0) -> None:
+        """Give an extended attribute a value; `flags` are those of the system call."""
+        _refuse_system_xattr(name)
+        await self._apply(wire.SetXattr(ino, name, value, self._clock.wall_ns(), flags))
+
+    async def removexattr(self, ino: InodeNumber, name: bytes) -> None:
+        """Remove an extended attribute. Raises NO_DATA."""
+        await self._apply(wire.RemoveXattr(ino, name, self._clock.wall_ns()))
+
+    # --- the whole -------------------------------------------------------------------------------
+
+    async def statfs(self) -> wire.StatFs:
+        """Space and counts, at most `STATFS_VALIDITY_S` old."""
+        now_s = self._clock.monotonic_s()
+        if self._statfs is None or now_s >= self._statfs_until_s:
+            self._statfs = await self._router.statfs()
+            self._statfs_until_s = now_s + STATFS_VALIDITY_S
+        return self._statfs
+
+    async def flush_all(self, deadline_s: float) -> int:
+        """Store all that is dirty and make it durable; returns how many bytes could not be."""
+        lost_bytes = await self._content.writeback.flush_all(deadline_s)
+        with trio.move_on_after(deadline_s):
+            await self._session.sync()
+        return lost_bytes
+
+
+def _refuse_system_xattr(name: bytes) -> None:
+    """Say that there are no access control lists.
+
+    Kept as plain bytes they would not be enforced; told that there are none, programs such as
+    sed and cp set the mode instead.
+    """
+    if name.startswith(b"system."):
+        raise MictlanError(Kind.UNSUPPORTED, "xattr", os.fsdecode(name))
+
+
+def _inherited(directory: Attributes, kind: FileKind, gid: int, mode: int) -> tuple[int, int]:
+    """Group and mode of a new node: a set-group-id directory passes its group on. See mkdir(2)."""
+    if not directory.mode & stat.S_ISGID:
+        return gid, mode
+    if kind is FileKind.DIRECTORY:
+        mode |= stat.S_ISGID
+    return directory.gid, mode

@@ -1,0 +1,121 @@
+"""The inodes the kernel knows, or this mount has open: one table.
+
+Owns lookup counts, open counts and what is known of each inode's attributes, extents and extended
+attributes. An entry lives while the kernel holds a reference or a handle is open; what is dirty
+without either is known to write-back, which needs no entry. No I/O, no awaits. No descriptor is
+held per inode.
+"""
+
+from __future__ import annotations
+
+from mictlanfs.model import Attributes, BucketPolicy, InodeNumber
+from mictlanfs_mount.extents import ExtentMap
+
+
+class Inode:
+    """What the mount knows of one inode.
+
+    Attributes:
+        attributes: as the router last told.
+        valid_until_s: until when (monotonic) `attributes` may be used without asking.
+        lookup_count: references held by the kernel, dropped by `forget`.
+        open_count: handles.
+        kernel_content_version: the content that pages in the kernel's cache are of; -1: none.
+        xattrs, xattrs_version: extended attributes and the inode version they belong to.
+    """
+
+    __slots__ = (
+        "attributes",
+        "extents",
+        "ino",
+        "kernel_content_version",
+        "lookup_count",
+        "open_count",
+        "policy",
+        "target",
+        "valid_until_s",
+        "xattrs",
+        "xattrs_version",
+    )
+
+    def __init__(self, attributes: Attributes) -> None:
+        self.ino = attributes.ino
+        self.attributes = attributes
+        self.valid_until_s = 0.0
+        self.lookup_count = 0
+        self.open_count = 0
+        self.target = b""
+        self.policy = BucketPolicy()
+        self.extents = ExtentMap()
+        self.kernel_content_version = -1
+        self.xattrs: dict[bytes, bytes] = {}
+        self.xattrs_version = -1
+
+    def learn(self, attributes: Attributes, valid_until_s: float) -> None:
+        """Take over attributes, unless newer ones are held already."""
+        if attributes.version < self.attributes.version:
+            return
+        if attributes.version == self.attributes.version:
+            # A page of a directory may have been read before the attributes were last asked for.
+            valid_until_s = max(valid_until_s, self.valid_until_s)
+        if 0 <= self.extents.content_version < attributes.content_version:
+            self.extents.reset(attributes.content_version)
+        self.attributes = attributes
+        self.valid_until_s = valid_until_s
+
+    def note_own_change(self, attributes: Attributes) -> None:
+        """A change of content made through this mount was applied.
+
+        The kernel wrote it into its cached pages too, so those stay good, unless somebody else
+        changed the file in between.
+        """
+        version = attributes.content_version
+        if self.kernel_content_version == version - 1:
+            self.kernel_content_version = version
+        if attributes.version > self.attributes.version:
+            self.attributes = attributes
+
+
+class InodeTable:
+    """All inodes of the mount by number."""
+
+    def __init__(self) -> None:
+        self._inodes: dict[InodeNumber, Inode] = {}
+
+    def __len__(self) -> int:
+        return len(self._inodes)
+
+    def get(self, ino: InodeNumber) -> Inode | None:
+        """The inode, None when it is not in the table."""
+        return self._inodes.get(ino)
+
+    def learn(self, attributes: Attributes, valid_until_s: float) -> Inode:
+        """The inode of these attributes, entered when it is new."""
+        inode = self._inodes.get(attributes.ino)
+        if inode is None:
+            inode = self._inodes[attributes.ino] = Inode(attributes)
+        inode.learn(attributes, valid_until_s)
+        return inode
+
+    def refresh(self, attributes: Attributes, valid_until_s: float) -> None:
+        """Take over attributes of an inode if it is in the table."""
+        inode = self._inodes.get(attributes.ino)
+        if inode is not None:
+            inode.learn(attributes, valid_until_s)
+
+    def keep(self, inode: Inode) -> None:
+        """Enter an inode that is in use, should it have been dropped meanwhile."""
+        self._inodes.setdefault(inode.ino, inode)
+
+    def forget(self, ino: InodeNumber, lookup_count: int) -> None:
+        """The kernel gave up `lookup_count` references."""
+        inode = self._inodes.get(ino)
+        if inode is not None:
+            inode.lookup_count = max(0, inode.lookup_count - lookup_count)
+            self.drop_unused(inode)
+
+    def drop_unused(self, inode: Inode) -> None:
+        """Remove the entry when nothing refers to it."""
+        is_unused = inode.lookup_count == 0 and inode.open_count == 0
+        if is_unused and self._inodes.get(inode.ino) is inode:
+            del self._inodes[inode.ino]

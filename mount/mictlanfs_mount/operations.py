@@ -1,0 +1,382 @@
+"""The pyfuse3 adapter: decode the kernel's request, call the verb, encode the reply or the errno.
+
+Makes no decisions. The one rule it enforces: nothing but `FUSEError` leaves a handler, because any
+other exception ends pyfuse3's main loop and with it the mount.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import pyfuse3
+from pyfuse3 import FileHandleT, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
+
+from mictlanfs.errors import LOG_LEVEL, MictlanError
+from mictlanfs.model import (
+    NAME_SIZE_BYTES_MAX,
+    XATTR_LIST_SIZE_BYTES_MAX,
+    FileKind,
+)
+from mictlanfs_mount.attributes import Presentation
+from mictlanfs_mount.filesystem import Caller, FileSystem, Opened
+from mictlanfs_mount.handles import DirectoryHandle, HandleNumber
+from mictlanfs_mount.inodes import Inode
+
+log = logging.getLogger(__name__)
+
+STATFS_BLOCK_SIZE_BYTES = 4096
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def handler(verb: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Let only `FUSEError` leave a handler; an exception nobody expected becomes EIO."""
+
+    @functools.wraps(verb)
+    async def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await verb(*args, **kwargs)
+        except FUSEError:
+            raise
+        except MictlanError as error:
+            log.log(LOG_LEVEL[error.kind], "%s: %s", verb.__name__, error)
+            raise FUSEError(error.errno) from None
+        except OSError as error:
+            log.debug("%s: %s", verb.__name__, error)
+            raise FUSEError(error.errno or errno.EIO) from None
+        except Exception:
+            log.exception("%s failed unexpectedly", verb.__name__)
+            raise FUSEError(errno.EIO) from None
+
+    return guarded
+
+
+class Operations(pyfuse3.Operations):
+    """The handlers of one mount."""
+
+    enable_writeback_cache = False
+    supports_dot_lookup = True
+
+    def __init__(self, filesystem: FileSystem, presentation: Presentation) -> None:
+        super().__init__()
+        self._fs = filesystem
+        self._shown = presentation
+
+    def _entry(self, inode: Inode) -> pyfuse3.EntryAttributes:
+        return self._shown.entry(self._fs.attributes_of(inode), self._fs.validity_s(inode))
+
+    def _looked_up(self, inode: Inode) -> pyfuse3.EntryAttributes:
+        """An entry that the kernel will count as a reference."""
+        inode.lookup_count += 1
+        self._fs.inodes.keep(inode)
+        return self._entry(inode)
+
+    # --- names -----------------------------------------------------------------------------------
+
+    @handler
+    async def lookup(
+        self, parent_inode: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """Resolve a name."""
+        parent = self._shown.from_kernel(parent_inode)
+        if len(name) > NAME_SIZE_BYTES_MAX:
+            raise FUSEError(errno.ENAMETOOLONG)
+        return self._looked_up(await self._fs.lookup(parent, name))
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        """The kernel gave up references. Must not raise."""
+        for ino, count in inode_list:
+            self._fs.inodes.forget(self._shown.from_kernel(ino), count)
+
+    @handler
+    async def mknod(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        mode: ModeT,
+        rdev: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """Create a file or special file."""
+        return await self._make(parent_inode, name, FileKind(mode >> 12), mode, ctx, rdev=rdev)
+
+    @handler
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """Create a directory."""
+        return await self._make(parent_inode, name, FileKind.DIRECTORY, mode, ctx)
+
+    @handler
+    async def symlink(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        target: FileNameT,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """Create a symlink."""
+        mode = ModeT(0o777)
+        return await self._make(parent_inode, name, FileKind.SYMLINK, mode, ctx, target=target)
+
+    async def _make(
+        self,
+        parent_inode: InodeT,
+        name: bytes,
+        kind: FileKind,
+        mode: int,
+        ctx: pyfuse3.RequestContext,
+        *,
+        rdev: int = 0,
+        target: bytes = b"",
+    ) -> pyfuse3.EntryAttributes:
+        inode = await self._fs.make(
+            self._shown.from_kernel(parent_inode),
+            name,
+            kind,
+            mode,
+            _caller(ctx),
+            rdev=rdev,
+            target=target,
+        )
+        return self._looked_up(inode)
+
+    @handler
+    async def link(
+        self,
+        inode: InodeT,
+        new_parent_inode: InodeT,
+        new_name: FileNameT,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """Create a hard link."""
+        new_parent = self._shown.from_kernel(new_parent_inode)
+        linked = await self._fs.link(self._shown.from_kernel(inode), new_parent, new_name)
+        return self._looked_up(linked)
+
+    @handler
+    async def unlink(
+        self, parent_inode: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext
+    ) -> None:
+        """Remove a name."""
+        await self._fs.unlink(self._shown.from_kernel(parent_inode), name)
+
+    @handler
+    async def rmdir(
+        self, parent_inode: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext
+    ) -> None:
+        """Remove an empty directory."""
+        await self._fs.rmdir(self._shown.from_kernel(parent_inode), name)
+
+    @handler
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        """Move a name. The numbers of `wire.RenameMode` are the flags of renameat2(2)."""
+        await self._fs.rename(
+            self._shown.from_kernel(parent_inode_old),
+            name_old,
+            self._shown.from_kernel(parent_inode_new),
+            name_new,
+            flags,
+        )
+
+    @handler
+    async def readlink(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileNameT:
+        """The target of a symlink."""
+        return FileNameT(await self._fs.readlink(self._shown.from_kernel(inode)))
+
+    # --- attributes ------------------------------------------------------------------------------
+
+    @handler
+    async def getattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """Attributes of an inode."""
+        return self._entry(await self._fs.getattr(self._shown.from_kernel(inode)))
+
+    @handler
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: FileHandleT | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """Change attributes."""
+        changed = await self._fs.setattr(
+            self._shown.from_kernel(inode),
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        return self._entry(changed)
+
+    @handler
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
+        """The value of an extended attribute."""
+        return await self._fs.getxattr(self._shown.from_kernel(inode), name)
+
+    @handler
+    async def listxattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> Sequence[XAttrNameT]:
+        """The names of all extended attributes."""
+        names = await self._fs.listxattr(self._shown.from_kernel(inode))
+        if sum(len(name) + 1 for name in names) > XATTR_LIST_SIZE_BYTES_MAX:
+            raise FUSEError(errno.E2BIG)
+        return [XAttrNameT(name) for name in names]
+
+    @handler
+    async def setxattr(
+        self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: pyfuse3.RequestContext
+    ) -> None:
+        """Set an extended attribute.
+
+        pyfuse3 tells nothing of XATTR_CREATE and XATTR_REPLACE.
+        """
+        await self._fs.setxattr(self._shown.from_kernel(inode), name, value)
+
+    @handler
+    async def removexattr(
+        self, inode: InodeT, name: XAttrNameT, ctx: pyfuse3.RequestContext
+    ) -> None:
+        """Remove an extended attribute."""
+        await self._fs.removexattr(self._shown.from_kernel(inode), name)
+
+    # --- directories -----------------------------------------------------------------------------
+
+    @handler
+    async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
+        """Open a directory."""
+        return FileHandleT(await self._fs.opendir(self._shown.from_kernel(inode)))
+
+    @handler
+    async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """Send entries until the kernel's buffer is full. Ids 1 and 2 are behind `.` and `..`."""
+        index = start_id
+        while True:
+            handle = await self._fs.readdir(HandleNumber(fh), max(index - 2, 0))
+            if index >= 2 + len(handle.entries):
+                return
+            reply = self._reply_dot if index < 2 else self._reply_entry
+            if not reply(token, handle, index):
+                return
+            index += 1
+
+    def _reply_dot(self, token: pyfuse3.ReaddirToken, handle: DirectoryHandle, index: int) -> bool:
+        name, ino = ((b".", handle.inode.ino), (b"..", handle.parent))[index]
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = self._shown.to_kernel(ino)
+        entry.st_mode = ModeT(FileKind.DIRECTORY << 12)
+        return pyfuse3.readdir_reply(token, FileNameT(name), entry, index + 1)
+
+    def _reply_entry(
+        self, token: pyfuse3.ReaddirToken, handle: DirectoryHandle, index: int
+    ) -> bool:
+        found = handle.entries[index - 2]
+        valid_until_s = handle.valid_until_s(index - 2)
+        inode = self._fs.remembered(found.node, valid_until_s)
+        entry = self._shown.entry(
+            self._fs.attributes_of(inode), self._fs.validity_s(inode, valid_until_s)
+        )
+        is_sent = pyfuse3.readdir_reply(token, FileNameT(found.name), entry, index + 1)
+        if is_sent:
+            inode.lookup_count += 1
+        else:
+            self._fs.inodes.drop_unused(inode)
+        return is_sent
+
+    @handler
+    async def releasedir(self, fh: FileHandleT) -> None:
+        """Close a directory."""
+        await self._fs.releasedir(HandleNumber(fh))
+
+    @handler
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        """Make changes of names durable."""
+        await self._fs.fsyncdir(HandleNumber(fh))
+
+    # --- files -----------------------------------------------------------------------------------
+
+    @handler
+    async def create(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        mode: ModeT,
+        flags: FlagT,
+        ctx: pyfuse3.RequestContext,
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        """Create a file and open it."""
+        parent = self._shown.from_kernel(parent_inode)
+        opened, inode = await self._fs.create(parent, name, mode, flags, _caller(ctx))
+        return _file_info(opened), self._looked_up(inode)
+
+    @handler
+    async def open(
+        self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.FileInfo:
+        """Open a file."""
+        return _file_info(await self._fs.open(self._shown.from_kernel(inode), flags))
+
+    @handler
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        """Read from a file. Any buffer will do for pyfuse3, whatever its annotation says."""
+        body: Any = await self._fs.read(HandleNumber(fh), off, size)
+        return body  # type: ignore[no-any-return]  # See the docstring.
+
+    @handler
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        """Write to a file."""
+        return await self._fs.write(HandleNumber(fh), off, buf)
+
+    @handler
+    async def flush(self, fh: FileHandleT) -> None:
+        """A descriptor was closed."""
+        await self._fs.flush(HandleNumber(fh))
+
+    @handler
+    async def release(self, fh: FileHandleT) -> None:
+        """The last descriptor was closed."""
+        await self._fs.release(HandleNumber(fh))
+
+    @handler
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        """Make a file durable."""
+        await self._fs.fsync(HandleNumber(fh))
+
+    # --- the whole -------------------------------------------------------------------------------
+
+    @handler
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        """Space and counts."""
+        space = await self._fs.statfs()
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = STATFS_BLOCK_SIZE_BYTES
+        data.f_blocks = space.capacity // STATFS_BLOCK_SIZE_BYTES
+        data.f_bfree = data.f_bavail = space.free // STATFS_BLOCK_SIZE_BYTES
+        # Inodes are limited by the router's disk only; programs want a number.
+        data.f_files = space.inode_count + data.f_bfree
+        data.f_ffree = data.f_favail = data.f_bfree
+        data.f_namemax = NAME_SIZE_BYTES_MAX
+        return data
+
+
+def _caller(ctx: pyfuse3.RequestContext) -> Caller:
+    return Caller(ctx.uid, ctx.gid)
+
+
+def _file_info(opened: Opened) -> pyfuse3.FileInfo:
+    return pyfuse3.FileInfo(fh=FileHandleT(opened.handle), keep_cache=opened.keep_cache)

@@ -1,0 +1,108 @@
+"""Records of mounts: which process serves which mountpoint, and how it ended.
+
+One small file for each mountpoint below the user's runtime directory, written when the mount
+answers and removed when it has ended well. A mount that ended with something lost leaves its record
+with the reason, for `mictlanfs umount` to tell. A record is a hint and never a promise: one whose
+process has ended, or that somebody removed, does no harm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from mictlanfs import paths
+from mictlanfs.errors import MictlanError
+from mictlanfs.identifiers import boot_id
+from mictlanfs.oserrors import translated_os_errors
+from mictlanfs_mount.processes import ProcessIdentity, identify
+
+_FOLDER = "mounts"
+
+
+class MountRecord(msgspec.Struct, frozen=True):
+    """A mount and the process that serves it.
+
+    Attributes:
+        pid, started_ticks: the process; see `ProcessIdentity`.
+        boot_id: of the kernel it runs on: the two above mean nothing on another.
+        mountpoint: absolute and without symlinks.
+        uri: of the space.
+        log_path: of the process; empty in the foreground.
+        error: why the mount ended badly; empty while it runs.
+    """
+
+    pid: int
+    started_ticks: int
+    boot_id: str
+    mountpoint: str
+    uri: str
+    log_path: str = ""
+    error: str = ""
+
+    @property
+    def process(self) -> ProcessIdentity:
+        """The process, if it still runs on this boot of the machine."""
+        return ProcessIdentity(self.pid, self.started_ticks)
+
+
+def record_of_this_process(mountpoint: Path, uri: str, log_path: Path | None) -> MountRecord:
+    """A record that says that this process serves `mountpoint`."""
+    process = identify(os.getpid())
+    assert process is not None, "a process that asks has not ended"
+    return MountRecord(
+        pid=process.pid,
+        started_ticks=process.started_ticks,
+        boot_id=boot_id(),
+        mountpoint=str(mountpoint),
+        uri=uri,
+        log_path=str(log_path or ""),
+    )
+
+
+def write_record(record: MountRecord) -> None:
+    """Write a record, in the place of any older one of the mountpoint.
+
+    Raises:
+        MictlanError: the runtime directory cannot be written.
+    """
+    file = _file_of(Path(record.mountpoint))
+    with translated_os_errors("write", str(file)):
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        temporary = file.with_name(f"{file.name}.{os.getpid()}")
+        try:
+            temporary.write_text(json.dumps(msgspec.to_builtins(record)))
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def read_record(mountpoint: Path) -> MountRecord | None:
+    """The record of a mountpoint; None when there is none of this boot, or it is damaged."""
+    try:
+        # Not by msgspec, which knows no text for a name that is not UTF-8.
+        record = msgspec.convert(json.loads(_file_of(mountpoint).read_text()), MountRecord)
+    except (OSError, MictlanError, ValueError):
+        return None
+    is_right = record.mountpoint == str(mountpoint) and record.boot_id == boot_id()
+    return record if is_right else None
+
+
+def remove_record(record: MountRecord) -> None:
+    """Remove a record, unless that of another process has taken its place."""
+    mountpoint = Path(record.mountpoint)
+    found = read_record(mountpoint)
+    if found is not None and found.process == record.process:
+        with suppress(OSError):
+            _file_of(mountpoint).unlink(missing_ok=True)
+
+
+def _file_of(mountpoint: Path) -> Path:
+    # A path may be longer than a name may be.
+    name = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:32]
+    return paths.runtime_dir() / _FOLDER / f"{name}.json"

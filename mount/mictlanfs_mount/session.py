@@ -1,0 +1,266 @@
+"""One mount from start to end: build the parts, serve the kernel, take everything down in order.
+
+Owns the nursery of the mount, its signals and the order of teardown::
+
+    connecting --(session granted)--> mounted --(the mount answers a stat)--> ready
+        |                                |                                      |
+        +--(error: nothing is mounted)   +--(umount, or SIGTERM, SIGINT, SIGHUP)+
+                                                          |
+                   flush everything -> unmounted -> session closed -> ended
+
+There is one mount per process: pyfuse3 keeps its state in module globals.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from mictlanfs import paths, wire
+from mictlanfs.client.chunks import open_chunk_store
+from mictlanfs.client.peermap import PeerDirectory
+from mictlanfs.client.peers import PeerClient
+from mictlanfs.client.retry import RetryPolicy
+from mictlanfs.client.router import RouterClient
+from mictlanfs.client.session import open_session
+from mictlanfs.client.transport import HttpTransport
+from mictlanfs.clock import SystemClock
+from mictlanfs.config import MountOptions
+from mictlanfs.errors import Kind, MictlanError, UsageError
+from mictlanfs.identifiers import boot_id
+from mictlanfs.model import ROOT_INODE, FileKind, InodeNumber
+from mictlanfs.taskerrors import raising_single_errors
+from mictlanfs.uri import parse_routers
+from mictlanfs_mount.attributes import Presentation
+from mictlanfs_mount.chunkcache.cache import ChunkCache, Fetch, open_chunk_cache
+from mictlanfs_mount.chunkcache.disk import DiskLimits
+from mictlanfs_mount.content import Content
+from mictlanfs_mount.filesystem import FileSystem
+from mictlanfs_mount.inodes import InodeTable
+from mictlanfs_mount.kernel import raise_limits
+from mictlanfs_mount.operations import Operations
+from mictlanfs_mount.settings import MountSettings
+from mictlanfs_mount.stackdump import all_stacks
+
+log = logging.getLogger(__name__)
+
+# A router that does not answer within this is reported at once instead of mounting.
+CONNECT_DEADLINE_S = 5.0
+# How long an unmount may take to store what is dirty while the space does not answer.
+FLUSH_DEADLINE_S = 60.0
+CACHE_SLOTS_MAX = 16
+FILESYSTEM_TYPE = "mictlanfs"
+# Carried flags of `-o` that libfuse turns into flags of mount(2).
+_MOUNT_FLAGS = frozenset({"dev", "nodev", "suid", "nosuid", "exec", "noexec", "noatime"})
+
+
+def run_mount(settings: MountSettings, notify_ready: Callable[[], None]) -> None:
+    """Mount a space and serve it until it is unmounted.
+
+    Args:
+        settings: what to mount and where; the mountpoint was checked before.
+        notify_ready: called once, when the mount answers.
+
+    Raises:
+        MictlanError: the space cannot be reached or the kernel refuses; nothing is mounted then.
+            UNAVAILABLE after the unmount: some bytes could not be stored.
+        UsageError: a setting is wrong.
+    """
+    _raise_descriptor_limit()
+    with raising_single_errors():
+        trio.run(_mount, settings, notify_ready)
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow as many open files as the system lets us: programs open thousands."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> None:
+    options = settings.options
+    routers = parse_routers(settings.uri)
+    transport = HttpTransport()
+    directory = PeerDirectory(trio.current_time, boot_id())
+    retry = RetryPolicy(deadline_s=options.deadline_s)
+    router = RouterClient(routers, transport, retry, on_peer_map_version=directory.notice_version)
+    impatient = RouterClient(routers, transport, replace(retry, deadline_s=CONNECT_DEADLINE_S))
+
+    def on_grant(grant: wire.SessionGrant) -> None:
+        directory.update(grant.peer_map)
+
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(transport.aclose)
+        presentation = await _presentation(impatient, options)
+        session = await stack.enter_async_context(
+            open_session(
+                router,
+                str(settings.mountpoint),
+                deadline_s=options.deadline_s,
+                on_grant=on_grant,
+            )
+        )
+        chunks = await stack.enter_async_context(
+            open_chunk_store(PeerClient(transport), directory, router.peer_map, retry)
+        )
+        cache = await stack.enter_async_context(
+            _open_cache(chunks.fetch, options, session.grant.space_id)
+        )
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        clock = SystemClock()
+        inodes = InodeTable()
+        content = Content(
+            nursery,
+            router,
+            session,
+            chunks,
+            cache,
+            inodes,
+            clock,
+            dirty_size_bytes_max=options.memory // 2,
+            deadline_s=options.deadline_s,
+        )
+        filesystem = FileSystem(
+            router,
+            session,
+            content,
+            inodes,
+            clock,
+            attr_timeout_s=options.attr_timeout_s,
+            sync_on_close=options.sync_on_close,
+        )
+        nursery.start_soon(content.writeback.seal_aged_windows)
+        await _serve(settings, filesystem, presentation, notify_ready)
+        nursery.cancel_scope.cancel()
+
+
+async def _presentation(router: RouterClient, options: MountOptions) -> Presentation:
+    """Reach the space for the first time and find what is to be mounted."""
+    root: InodeNumber = ROOT_INODE
+    names = tuple(os.fsencode(options.subdir).split(b"/")) if options.subdir else ()
+    nodes = await router.resolve(wire.Resolve(names))
+    if names:
+        if len(nodes) <= len(names):
+            raise UsageError(f"subdir {options.subdir!r} does not exist in the space")
+        if nodes[-1].attributes.kind is not FileKind.DIRECTORY:
+            raise UsageError(f"subdir {options.subdir!r} is not a directory")
+        root = nodes[-1].attributes.ino
+    return Presentation(root, options.uid, options.gid, options.umask or 0)
+
+
+@asynccontextmanager
+async def _open_cache(
+    fetch: Fetch, options: MountOptions, space_id: str
+) -> AsyncIterator[ChunkCache]:
+    """The chunk cache in the directory the user named, or in the first free one of ours."""
+    async with AsyncExitStack() as stack:
+        for directory in _cache_directories(options, space_id):
+            try:
+                cache = await stack.enter_async_context(
+                    open_chunk_cache(
+                        fetch,
+                        memory_budget=options.memory // 2,
+                        directory=directory,
+                        limits=DiskLimits(size_max=options.cache_size),
+                    )
+                )
+                break
+            except MictlanError as error:
+                if options.cache_dir is not None or error.kind is not Kind.BUSY:
+                    raise
+        else:
+            raise MictlanError(
+                Kind.BUSY, "open cache", "", f"{CACHE_SLOTS_MAX} mounts use the default caches"
+            )
+        yield cache
+
+
+def _cache_directories(options: MountOptions, space_id: str) -> list[Path]:
+    if options.cache_dir is not None:
+        return [options.cache_dir]
+    return [paths.cache_dir() / f"{space_id}-{slot}" for slot in range(CACHE_SLOTS_MAX)]
+
+
+async def _serve(
+    settings: MountSettings,
+    filesystem: FileSystem,
+    presentation: Presentation,
+    notify_ready: Callable[[], None],
+) -> None:
+    operations = Operations(filesystem, presentation)
+    try:
+        pyfuse3.init(operations, os.fspath(settings.mountpoint), _kernel_options(settings))
+    except RuntimeError as error:
+        detail = f"the kernel refused the mount ({error}); its reason is in the lines above"
+        raise MictlanError(
+            Kind.NOT_PERMITTED, "mount", os.fspath(settings.mountpoint), detail
+        ) from error
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_handle_signals, filesystem)
+            nursery.start_soon(_dump_stacks_on_request)
+            nursery.start_soon(_announce, settings, notify_ready)
+            await pyfuse3.main()
+            lost_bytes = await filesystem.flush_all(FLUSH_DEADLINE_S)
+            nursery.cancel_scope.cancel()
+    finally:
+        pyfuse3.close(unmount=True)
+    log.info("unmounted %s", settings.mountpoint)
+    if lost_bytes:
+        detail = f"{lost_bytes} bytes written before could not be stored: the space refused them"
+        raise MictlanError(Kind.UNAVAILABLE, "unmount", os.fspath(settings.mountpoint), detail)
+
+
+def _kernel_options(settings: MountSettings) -> set[str]:
+    options = settings.options
+    # The options are one string with commas for libfuse, and a URI may hold commas.
+    source = (options.fsname or settings.uri).replace("\\", "\\\\").replace(",", "\\,")
+    chosen = set(pyfuse3.default_options)
+    chosen |= {f"fsname={source}", f"subtype={FILESYSTEM_TYPE}", "default_permissions"}
+    if options.allow_other:
+        chosen.add("allow_other")
+    if options.read_only:
+        chosen.add("ro")
+    return chosen | (_MOUNT_FLAGS & set(options.carried))
+
+
+async def _announce(settings: MountSettings, notify_ready: Callable[[], None]) -> None:
+    """Wait until the mount answers through the kernel, then tune it and tell that it is ready."""
+    # In a thread: the answer comes from this very loop.
+    limits = await trio.to_thread.run_sync(
+        raise_limits, settings.mountpoint, settings.options.read_ahead_kib
+    )
+    log.info(
+        "mounted %s at %s (read-ahead %s KiB, background %s)",
+        settings.uri,
+        settings.mountpoint,
+        limits.read_ahead_kib or "default",
+        limits.max_background or "default",
+    )
+    notify_ready()
+
+
+async def _handle_signals(filesystem: FileSystem) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async for number in signals:
+            log.info("%s: unmounting", signal.Signals(number).name)
+            # Once while the mount still answers, so that applications are held up shortly.
+            await filesystem.flush_all(FLUSH_DEADLINE_S)
+            pyfuse3.terminate()
+
+
+async def _dump_stacks_on_request() -> None:
+    with trio.open_signal_receiver(signal.SIGUSR1) as signals:
+        async for _ in signals:
+            log.info("tasks:\n%s", all_stacks())
+
+

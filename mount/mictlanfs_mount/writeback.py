@@ -1,0 +1,434 @@
+"""Write-back: from bytes an application wrote to extents the router knows.
+
+Each dirty byte goes one way, and is readable from here until it is committed::
+
+    active ----(window full, fsync, close, 1 s of age, memory short)----> sealed
+    sealed ----(chunk durable on the peers)----> stored ----(router applied it)----> committed
+
+A *window* is one chunk's worth of a file, aligned. Active bytes are merged in their window; a
+sealed window never changes. Windows are uploaded in parallel and committed strictly in the order
+they were sealed, so a later write is never overtaken by an earlier one and a file never grows
+beyond data that is there. The order on crash: data durable on peers, then metadata committed, then
+the buffer freed.
+
+Errors never drop data: a failed upload or commit is tried again until it works or the file is
+gone. The failure is kept and reported by the next `flush`, once for each time it happens.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import trio
+
+from mictlanfs import wire
+from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.intervals import split_at
+from mictlanfs.model import Attributes, BucketPolicy, Buffer, Chunk, Extent, InodeNumber
+from mictlanfs.taskerrors import single_error
+from mictlanfs_mount.extents import Segment
+from mictlanfs_mount.pieces import Pieces
+
+log = logging.getLogger(__name__)
+
+# Written data waits at most this long before it is sent, as on a local file system.
+AGE_S_MAX = 1.0
+TICK_S = 0.25
+UPLOADS_MAX = 8
+RETRY_S_FIRST = 0.5
+RETRY_S_MAX = 10.0
+# Bounds of what one operation carries, about 40 bytes for each extent: a window of short writes
+# here and there is sealed before it is full.
+PIECES_PER_WINDOW_MAX = 2048
+EXTENTS_PER_COMMIT_MAX = 4096
+# The file was removed for good: nobody can ever read what is still dirty.
+_GONE = frozenset({Kind.NOT_FOUND, Kind.STALE})
+
+
+class Storage(Protocol):
+    """Where windows go: chunks to the peers, operations to the router."""
+
+    async def store(self, pieces: Sequence[Buffer], policy: BucketPolicy) -> Chunk:
+        """Make the bytes durable as a chunk."""
+        ...
+
+    async def commit(self, op: wire.WriteExtents) -> Attributes:
+        """Apply the operation, however long it takes; returns the file's attributes."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class _Sealed:
+    sequence: int
+    pieces: Pieces
+    mtime_ns: int
+    chunk: Chunk | None = None
+    is_dropped: bool = False
+
+
+class Budget:
+    """How many dirty bytes the mount may hold."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+        self._changed = trio.Event()
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether a writer has to wait."""
+        return self.used_bytes >= self.limit_bytes
+
+    def charge(self, count: int) -> None:
+        """Count bytes that are dirty now. May overshoot the limit by one write."""
+        self.used_bytes += count
+
+    def release(self, count: int) -> None:
+        """Bytes were committed or discarded."""
+        self.used_bytes -= count
+        assert self.used_bytes >= 0, "more bytes released than charged"
+        self.note_change()
+
+    def note_change(self) -> None:
+        """Let those who wait look again."""
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def wait_changed(self) -> None:
+        """Wait until bytes are released, or a window failed to leave."""
+        await self._changed.wait()
+
+
+@dataclass(eq=False)
+class FileWriter:
+    """The dirty bytes of one file.
+
+    Attributes:
+        end: offset behind the last dirty byte, 0 when clean.
+        mtime_ns: time of the last write.
+        error: the last failure that nobody was told of.
+        failure: the last failure since something was committed.
+        on_committed: told the segments committed and the file's new attributes.
+    """
+
+    ino: InodeNumber
+    policy: BucketPolicy
+    pool: WriteBack
+    on_committed: Callable[[list[Segment], Attributes], None]
+    end: int = 0
+    mtime_ns: int = 0
+    error: MictlanError | None = None
+    failure: MictlanError | None = None
+    _windows: dict[int, Pieces] = field(default_factory=dict)
+    _oldest_s: float = 0.0
+    _sealed: deque[_Sealed] = field(default_factory=deque)
+    _sealed_count: int = 0
+    _committed_count: int = 0
+    _changed: trio.Event = field(default_factory=trio.Event)
+    _is_committing: bool = False
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether every byte is committed."""
+        return not self._windows and not self._sealed
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Bytes not committed yet."""
+        active = sum(pieces.size for pieces in self._windows.values())
+        return active + sum(sealed.pieces.size for sealed in self._sealed)
+
+    # --- bytes in, bytes out: no await ------------------------------------------------------------
+
+    def write(self, offset: int, data: Buffer, mtime_ns: int) -> None:
+        """Take `data`, which must not be empty, nor change afterwards."""
+        assert data, "an empty write dirties nothing"
+        if not self._windows:
+            self._oldest_s = trio.current_time()
+        size = self.policy.chunk_size
+        end = offset + len(data)
+        # Before a window is sealed, which takes the time of its last write along.
+        self.end = max(self.end, end)
+        self.mtime_ns = mtime_ns
+        view = data if offset // size == (end - 1) // size else memoryview(data)
+        for start, stop in split_at(offset, end, size):
+            index = start // size
+            pieces = self._windows.get(index)
+            if pieces is None:
+                pieces = self._windows[index] = Pieces()
+            part = view if stop - start == len(data) else view[start - offset : stop - offset]
+            self.pool.budget.charge(pieces.write(start, part))
+            if pieces.size == size or pieces.count >= PIECES_PER_WINDOW_MAX:
+                self._seal(index)
+
+    def collect(self, start: int, end: int) -> list[tuple[int, bytes]]:
+        """Copies of the dirty bytes within `[start, end)` with their offsets, oldest first."""
+        found: list[tuple[int, bytes]] = []
+        for sealed in self._sealed:
+            found += sealed.pieces.collect(start, end)
+        for pieces in self._windows_of(start, end):
+            found += pieces.collect(start, end)
+        return found
+
+    def _windows_of(self, start: int, end: int) -> list[Pieces]:
+        size = self.policy.chunk_size
+        indices = range(start // size, (end - 1) // size + 1)
+        return [self._windows[index] for index in indices if index in self._windows]
+
+    # --- out to the space -------------------------------------------------------------------------
+
+    def seal_all(self) -> None:
+        """Send everything written so far on its way."""
+        for index in sorted(self._windows):
+            self._seal(index)
+
+    def seal_aged(self, now_s: float) -> None:
+        """Send everything on its way when some of it is old enough."""
+        if self._windows and now_s - self._oldest_s >= AGE_S_MAX:
+            self.seal_all()
+
+    def _seal(self, index: int) -> None:
+        sealed = _Sealed(self._sealed_count, self._windows.pop(index), self.mtime_ns)
+        self._sealed_count += 1
+        self._sealed.append(sealed)
+        self.pool.nursery.start_soon(self._upload, sealed)
+
+    async def _upload(self, sealed: _Sealed) -> None:
+        delay_s = RETRY_S_FIRST
+        while not sealed.is_dropped:
+            try:
+                async with self.pool.upload_limiter:
+                    sealed.chunk = await self.pool.storage.store(
+                        sealed.pieces.buffers(), self.policy
+                    )
+            except Exception as error:  # noqa: BLE001 - no defect may lose what is dirty.
+                if sealed.sequence < self._committed_count:
+                    # Discarded meanwhile, so it is nobody's error.
+                    return
+                self._fail(_reportable(error))
+                await trio.sleep(delay_s)
+                delay_s = min(2 * delay_s, RETRY_S_MAX)
+            else:
+                self.pool.on_stored(sealed.chunk, sealed.pieces.buffers())
+                await self._commit_stored()
+                return
+
+    async def _commit_stored(self) -> None:
+        """Commit what is stored, in order, unless another task is at it already."""
+        if self._is_committing:
+            return
+        self._is_committing = True
+        delay_s = RETRY_S_FIRST
+        try:
+            while batch := self._stored_prefix():
+                try:
+                    await self._commit(batch)
+                    delay_s = RETRY_S_FIRST
+                except Exception as error:  # noqa: BLE001 - no defect may lose what is dirty.
+                    reported = _reportable(error)
+                    self._fail(reported)
+                    if reported.kind in _GONE:
+                        self.discard()
+                        return
+                    await trio.sleep(delay_s)
+                    delay_s = min(2 * delay_s, RETRY_S_MAX)
+        finally:
+            self._is_committing = False
+
+    def _stored_prefix(self) -> list[tuple[_Sealed, Chunk]]:
+        batch: list[tuple[_Sealed, Chunk]] = []
+        count = 0
+        for sealed in self._sealed:
+            count += sealed.pieces.count
+            if sealed.chunk is None or (batch and count > EXTENTS_PER_COMMIT_MAX):
+                break
+            batch.append((sealed, sealed.chunk))
+        return batch
+
+    async def _commit(self, batch: list[tuple[_Sealed, Chunk]]) -> None:
+        segments = [s for sealed, chunk in batch for s in _segments(sealed.pieces, chunk)]
+        op = wire.WriteExtents(
+            self.ino,
+            tuple(
+                Extent(s.offset, s.end - s.offset, s.chunk.id, s.chunk_offset)
+                for s in segments
+                if s.chunk is not None
+            ),
+            tuple(chunk for _, chunk in batch),
+            max(segment.end for segment in segments),
+            batch[-1][0].mtime_ns,
+        )
+        attributes = await self.pool.storage.commit(op)
+        if batch[0][0].is_dropped:
+            return
+        # No await until the bytes are known as committed and gone from here: a reader in between
+        # would miss them.
+        self.failure = None
+        for sealed, _ in batch:
+            assert self._sealed.popleft() is sealed
+            self.pool.budget.release(sealed.pieces.size)
+        self._committed_count = batch[-1][0].sequence + 1
+        if self.is_clean:
+            # Whatever went wrong on the way, everything has arrived.
+            self.error = None
+        self.on_committed(segments, attributes)
+        self._note_change()
+
+    def _fail(self, error: MictlanError) -> None:
+        log.warning("write-back of inode %d failed, will be tried again: %s", self.ino, error)
+        self.error = self.failure = error
+        self._note_change()
+        self.pool.budget.note_change()
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+        if self.is_clean:
+            self.end = 0
+            self.pool.forget(self)
+
+    # --- waiting ----------------------------------------------------------------------------------
+
+    async def flush(self, deadline_s: float) -> None:
+        """Wait until all that was written before is committed.
+
+        Cancellation: nothing is lost; write-back goes on.
+
+        Raises:
+            MictlanError: the failure met since the last report; TIMED_OUT after `deadline_s`.
+                The data is kept and tried again.
+        """
+        self.seal_all()
+        target_count = self._sealed_count
+        with trio.move_on_after(deadline_s):
+            while self._committed_count < target_count:
+                self.raise_error()
+                await self._changed.wait()
+        self.raise_error()
+        if self._committed_count < target_count:
+            detail = f"{self.dirty_bytes} bytes are not stored yet; they are kept and tried again"
+            raise MictlanError(Kind.TIMED_OUT, "flush", str(self.ino), detail)
+
+    def raise_error(self) -> None:
+        """Report the last failure, once."""
+        error, self.error = self.error, None
+        if error is not None:
+            if self.is_clean:
+                self.pool.forget(self)
+            raise error
+
+    def discard(self) -> None:
+        """Drop all dirty bytes: the file is gone."""
+        self.pool.budget.release(self.dirty_bytes)
+        self._windows.clear()
+        for sealed in self._sealed:
+            sealed.is_dropped = True
+        self._sealed.clear()
+        self._committed_count = self._sealed_count
+        self._note_change()
+
+
+class WriteBack:
+    """All dirty files of a mount, under one budget of memory.
+
+    Args:
+        nursery: of the mount; uploads live in it.
+        on_stored: told each chunk stored and its bytes, to keep them in a cache.
+    """
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        storage: Storage,
+        budget: Budget,
+        on_stored: Callable[[Chunk, Sequence[Buffer]], None],
+    ) -> None:
+        self.nursery = nursery
+        self.storage = storage
+        self.budget = budget
+        self.on_stored = on_stored
+        self.upload_limiter = trio.CapacityLimiter(UPLOADS_MAX)
+        self._writers: dict[InodeNumber, FileWriter] = {}
+
+    def writer(
+        self,
+        ino: InodeNumber,
+        policy: BucketPolicy,
+        on_committed: Callable[[list[Segment], Attributes], None],
+    ) -> FileWriter:
+        """The writer of a file, made when the file is clean."""
+        writer = self._writers.get(ino)
+        if writer is None:
+            writer = self._writers[ino] = FileWriter(ino, policy, self, on_committed)
+        return writer
+
+    def get(self, ino: InodeNumber) -> FileWriter | None:
+        """The writer of a dirty file; None when it is clean."""
+        return self._writers.get(ino)
+
+    def forget(self, writer: FileWriter) -> None:
+        """The writer is clean. One with an unreported error stays to report it."""
+        if writer.error is None and self._writers.get(writer.ino) is writer:
+            del self._writers[writer.ino]
+
+    async def wait_for_room(self, deadline_s: float) -> None:
+        """Wait until the budget allows another write.
+
+        Raises:
+            MictlanError: NO_SPACE when the peers are full; TIMED_OUT when nothing became free
+                within the deadline.
+        """
+        with trio.move_on_after(deadline_s):
+            while self.budget.is_exhausted:
+                for writer in list(self._writers.values()):
+                    writer.seal_all()
+                    if writer.failure is not None and writer.failure.kind is Kind.NO_SPACE:
+                        raise MictlanError(Kind.NO_SPACE, "write", "", writer.failure.detail)
+                await self.budget.wait_changed()
+        if self.budget.is_exhausted:
+            raise MictlanError(Kind.TIMED_OUT, "write", "", "dirty data cannot be stored")
+
+    async def seal_aged_windows(self) -> None:
+        """Send what was written a while ago on its way, for as long as the mount lives."""
+        while True:
+            await trio.sleep(TICK_S)
+            now_s = trio.current_time()
+            for writer in list(self._writers.values()):
+                writer.seal_aged(now_s)
+
+    async def flush_all(self, deadline_s: float) -> int:
+        """Flush every file; returns how many bytes could not be stored within the deadline."""
+        with trio.move_on_after(deadline_s):
+            for writer in list(self._writers.values()):
+                writer.seal_all()
+            for writer in list(self._writers.values()):
+                while not writer.is_clean:
+                    try:
+                        await writer.flush(deadline_s)
+                    except MictlanError as error:
+                        log.warning("flush of inode %d failed: %s", writer.ino, error)
+                        await trio.sleep(RETRY_S_FIRST)
+        return sum(writer.dirty_bytes for writer in self._writers.values())
+
+
+def _reportable(error: Exception) -> MictlanError:
+    """What an application is told of a failure. A defect of ours is logged where it is met."""
+    cause = single_error(error)
+    if isinstance(cause, MictlanError):
+        return cause
+    log.error("write-back met a defect", exc_info=cause)
+    return MictlanError(Kind.INTERNAL, "write back", "", str(cause))
+
+
+def _segments(pieces: Pieces, chunk: Chunk) -> list[Segment]:
+    """Where the runs of a window lie in the chunk that its pieces became."""
+    segments: list[Segment] = []
+    position = 0
+    for start, end in pieces.runs():
+        segments.append(Segment(start, end, chunk, position))
+        position += end - start
+    return segments

@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from mictlanfs_mount.record import (
+    read_record,
+    record_of_this_process,
+    remove_record,
+    write_record,
+)
+
+URI = "mictlanx://r@127.0.0.1:60666/?protocol=http"
+
+pytestmark = pytest.mark.usefixtures("user_directories")
+
+
+def test_a_record_reads_back(tmp_path: Path) -> None:
+    record = record_of_this_process(tmp_path, URI, tmp_path / "log")
+    write_record(record)
+    assert read_record(tmp_path) == record
+    assert record.log_path == str(tmp_path / "log")
+
+
+def test_each_mountpoint_has_its_own(tmp_path: Path) -> None:
+    write_record(record_of_this_process(tmp_path / "a", URI, None))
+    assert read_record(tmp_path / "b") is None
+
+
+def test_the_last_record_of_a_mountpoint_counts(tmp_path: Path) -> None:
+    record = record_of_this_process(tmp_path, URI, None)
+    write_record(msgspec.structs.replace(record, pid=1))
+    write_record(record)
+    assert read_record(tmp_path) == record
+
+
+def test_a_removed_record_is_gone(tmp_path: Path) -> None:
+    record = record_of_this_process(tmp_path, URI, None)
+    write_record(record)
+    remove_record(record)
+    assert read_record(tmp_path) is None
+    remove_record(record)
+
+
+def test_the_record_of_another_process_is_not_removed(tmp_path: Path) -> None:
+    record = record_of_this_process(tmp_path, URI, None)
+    write_record(record)
+    remove_record(msgspec.structs.replace(record, started_ticks=1))
+    assert read_record(tmp_path) == record
+
+
+def test_a_record_of_another_boot_means_nothing(tmp_path: Path) -> None:
+    record = record_of_this_process(tmp_path, URI, None)
+    write_record(msgspec.structs.replace(record, boot_id="another"))
+    assert read_record(tmp_path) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid": "x"}', b"\xff"])
+def test_a_damaged_record_is_none(tmp_path: Path, user_directories: Path, content: bytes) -> None:
+    write_record(record_of_this_process(tmp_path, URI, None))
+    (file,) = user_directories.rglob("*.json")
+    file.write_bytes(content)
+    assert read_record(tmp_path) is None
+
+
+def test_only_the_user_can_read_it(tmp_path: Path, user_directories: Path) -> None:
+    write_record(record_of_this_process(tmp_path, URI, None))
+    (file,) = user_directories.rglob("*.json")
+    assert file.parent.stat().st_mode & 0o077 == 0
+
+
+def test_a_mountpoint_with_any_bytes_in_it_can_be_recorded() -> None:
+    mountpoint = Path("/tmp/\udcff\n" + "x" * 300)
+    record = record_of_this_process(mountpoint, URI, None)
+    write_record(record)
+    assert read_record(mountpoint) == record
