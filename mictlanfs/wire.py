@@ -94,10 +94,10 @@ class WireError(msgspec.Struct, frozen=True):
     def to_error(self) -> MictlanError:
         """The error as raised at the receiving end; a kind from a newer sender is INTERNAL."""
         try:
-            kind = Kind(self.kind)
+            kind, detail = Kind(self.kind), self.detail
         except ValueError:
-            kind = Kind.INTERNAL
-        return MictlanError(kind, self.operation, self.target, self.detail or self.kind)
+            kind, detail = Kind.INTERNAL, self.detail or self.kind
+        return MictlanError(kind, self.operation, self.target, detail)
 
 
 # --- sessions ------------------------------------------------------------------------------------
@@ -702,7 +702,7 @@ def cut_bodies(view: memoryview, lengths: Sequence[int]) -> list[memoryview]:
     Raises:
         MictlanError: PROTOCOL, when the lengths do not add up to the size of `view`.
     """
-    if sum(lengths) != len(view):
+    if sum(lengths) != len(view) or min(lengths, default=0) < 0:
         raise MictlanError(Kind.PROTOCOL, "decode", "frame", "the lengths do not add up")
     bodies, start = [], 0
     for length in lengths:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # One write and one step of the hash: what a thread is asked to do at a time.
-BUFFER_SIZE_BYTES: Final = 4 * MIB
+BUFFER_SIZE_BYTES: Final = 1 * MIB
 IDLE_MAX: Final = 32
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 WRITE_THREADS = 8
 READ_THREADS = 4
 # Bytes gathered before a thread is asked to hash and write them.
-SEGMENT_SIZE_BYTES = 4 * MIB
+SEGMENT_SIZE_BYTES = 1 * MIB
 # A read up to this size is tried in the loop first.
 INLINE_READ_SIZE_BYTES_MAX = 256 * KIB
 # IOV_MAX of Linux: buffers that one writev(2) takes.

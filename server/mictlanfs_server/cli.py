@@ -1,0 +1,423 @@
+"""The commands `up`, `down` and `server`: arguments in, one call, words out.
+
+Owns options, help texts and what is printed. Decides nothing else: `cluster.py` serves a space,
+`control.py` stops and inspects one, `router.app` and `peer.app` are the servers. These are imported
+by the command that needs them, so that help stays quick and a server loads no other.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from mictlanfs.cli.exits import Exit
+
+if TYPE_CHECKING:
+    from mictlanfs_server.cluster import MountRequest
+    from mictlanfs_server.control import LocalStatus
+    from mictlanfs_server.plan import ServerOptions
+    from mictlanfs_server.space import SpaceDirectory, SpaceRecord
+
+MOUNTPOINT_DEFAULT = "./vss"
+DATA_DEFAULT = "./vss-data"
+# As init scripts say it: the program is not running (LSB).
+NOT_RUNNING = 3
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class SizeType(click.ParamType[int]):
+    """Bytes, as in `4096`, `512M` or `1.5G`."""
+
+    name = "size"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """The number of bytes that `value` says."""
+        from mictlanfs.config import parse_size
+
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(str(value))
+        except ValueError as error:
+            self.fail(f"{value}: {error}", param, ctx)
+
+
+PORT = click.IntRange(0, 65535)
+SIZE = SizeType()
+DIRECTORY = click.Path(path_type=Path, file_okay=True)
+
+
+def _with(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, listed in help in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+space_options = _with(
+    click.option(
+        "--peers", type=click.IntRange(1, 64), help="How many peers.  [default: 3, or as before]"
+    ),
+    click.option(
+        "--port",
+        type=PORT,
+        envvar="MICTLANX_ROUTER_PORT",
+        help="Port of the router; 0: any free one.  [default: 60666, or as before]",
+    ),
+    click.option(
+        "--peer-port",
+        type=PORT,
+        help="Port of the first peer, the others follow; 0: any.  [default: 24000, or as before]",
+    ),
+    click.option(
+        "--capacity",
+        type=SIZE,
+        help="How much each peer may hold, as 10G.  [default: what the disk offers, or as before]",
+    ),
+    click.option("--detach", is_flag=True, help="Go on in the background once all works."),
+    # The write end of the pipe on which the daemon tells its launcher that all works.
+    click.option("--ready-fd", type=int, hidden=True),
+)
+
+process_options = _with(
+    click.option("--insecure", is_flag=True, help="Listen beyond this machine without TLS."),
+    click.option("--lifeline-fd", type=int, hidden=True),
+)
+
+data_option = click.option("--data", type=DIRECTORY, help="Where its data is.  [default: the last]")
+
+
+@click.group()
+def server() -> None:
+    """Run the servers of a space."""
+
+
+# --- one process each -----------------------------------------------------------------------------
+
+
+@server.command()
+@click.option("--data", type=DIRECTORY, required=True, help="Where metadata is kept.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=PORT,
+    default=60666,
+    show_default=True,
+    envvar="MICTLANX_ROUTER_PORT",
+    help="Port to listen on; 0: any free one.",
+)
+@click.option("--id", "router_id", default="mictlanx-router-0", show_default=True, help="Its name.")
+@click.option(
+    "--gc-grace",
+    type=click.FloatRange(min=0),
+    default=600.0,
+    show_default=True,
+    help="Seconds before the chunks of deleted files are removed from peers.",
+)
+@process_options
+def router(
+    data: Path,
+    host: str,
+    port: int,
+    router_id: str,
+    gc_grace: float,
+    insecure: bool,
+    lifeline_fd: int | None,
+) -> None:
+    """Run one router in the foreground until SIGTERM or Ctrl-C."""
+    from mictlanfs_server.router.app import run
+    from mictlanfs_server.router.settings import RouterSettings
+
+    run(
+        RouterSettings(
+            data=data.absolute(),
+            host=host,
+            port=port,
+            router_id=router_id,
+            insecure=insecure,
+            lifeline_fd=lifeline_fd,
+            gc_grace_s=gc_grace,
+        )
+    )
+
+
+@server.command()
+@click.option("--router", "router_uri", required=True, metavar="URI", help="The space to join.")
+@click.option("--data", type=DIRECTORY, required=True, help="Where chunks are kept.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=PORT, default=24000, show_default=True, help="Port to listen on; 0: any."
+)
+@click.option("--id", "peer_id", default="mictlanx-peer-0", show_default=True, help="Its name.")
+@click.option("--zone", default="", help="What it may fail together with, such as a rack.")
+@click.option("--capacity", type=SIZE, help="How much it may hold.  [default: the disk]")
+@click.option("--advertise", metavar="URL", help="Where others reach it.  [default: as listening]")
+@process_options
+def peer(
+    router_uri: str,
+    data: Path,
+    host: str,
+    port: int,
+    peer_id: str,
+    zone: str,
+    capacity: int | None,
+    advertise: str | None,
+    insecure: bool,
+    lifeline_fd: int | None,
+) -> None:
+    """Run one peer in the foreground until SIGTERM or Ctrl-C."""
+    from mictlanfs_server.peer.app import run
+    from mictlanfs_server.peer.settings import PeerSettings
+
+    run(
+        PeerSettings(
+            data=data.absolute(),
+            router=router_uri,
+            host=host,
+            port=port,
+            peer_id=peer_id,
+            zone=zone,
+            capacity=capacity,
+            insecure=insecure,
+            lifeline_fd=lifeline_fd,
+            advertise=advertise,
+        )
+    )
+
+
+# --- all on this machine --------------------------------------------------------------------------
+
+
+@server.command()
+@click.option("--data", type=DIRECTORY, required=True, help="Where everything is kept.")
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1, or as before]")
+@click.option("--insecure", is_flag=True, help="Listen beyond this machine without TLS.")
+@space_options
+def start(
+    data: Path,
+    host: str | None,
+    insecure: bool,
+    peers: int | None,
+    port: int | None,
+    peer_port: int | None,
+    capacity: int | None,
+    detach: bool,
+    ready_fd: int | None,
+) -> int:
+    """Run a router and its peers on this machine, and keep them running.
+
+    Prints the URI of the space when all are healthy. Started again with the same --data it is the
+    same space, with as many peers and the same ports unless told otherwise.
+    """
+    from mictlanfs_server.plan import ServerOptions
+
+    options = ServerOptions(data.resolve(), peers, host, port, peer_port, capacity, insecure)
+    if detach:
+        return _launch("server", "start", *_arguments(options))
+    _serve(options, None, ready_fd, lambda record: record.uri)
+    return Exit.OK
+
+
+@click.command()
+@click.argument("mountpoint", type=DIRECTORY, default=MOUNTPOINT_DEFAULT)
+@click.option(
+    "--data",
+    type=DIRECTORY,
+    default=DATA_DEFAULT,
+    show_default=True,
+    help="Where everything is kept.",
+)
+@click.option("-o", "mount_options", default="", help="Options of the mount, as for `mount`.")
+@space_options
+def up(
+    mountpoint: Path,
+    data: Path,
+    mount_options: str,
+    peers: int | None,
+    port: int | None,
+    peer_port: int | None,
+    capacity: int | None,
+    detach: bool,
+    ready_fd: int | None,
+) -> int:
+    """Start a space on this machine and mount it at MOUNTPOINT (./vss unless given).
+
+    Ctrl-C stops everything in order and loses nothing. The same command starts it again.
+    """
+    from mictlanfs.config import parse_mount_options
+    from mictlanfs_server.cluster import MountRequest
+    from mictlanfs_server.mountpoint import resolved
+    from mictlanfs_server.plan import ServerOptions
+    from mictlanfs_server.welcome import Welcome
+
+    parse_mount_options(mount_options)
+    options = ServerOptions(data.resolve(), peers, None, port, peer_port, capacity)
+    mount = MountRequest(resolved(mountpoint), mount_options)
+    if detach:
+        given = ("-o", mount_options) if mount_options else ()
+        return _launch("up", str(mount.path), *given, *_arguments(options))
+
+    def words(record: SpaceRecord) -> str:
+        is_detached = ready_fd is not None
+        welcome = Welcome(record.uri, mount.path, options.data, mount_options, is_detached)
+        return f"MictlanFS is up.\n\n{welcome.text(os.environ)}"
+
+    _serve(options, mount, ready_fd, words)
+    return Exit.OK
+
+
+def _launch(*arguments: str) -> int:
+    from mictlanfs_server.daemon import launch
+
+    return launch(arguments)
+
+
+def _arguments(options: ServerOptions) -> list[str]:
+    """The arguments that say `options` again."""
+    values = {
+        "--data": options.data,
+        "--peers": options.peers,
+        "--host": options.host,
+        "--port": options.port,
+        "--peer-port": options.peer_port,
+        "--capacity": options.capacity,
+    }
+    given = [str(part) for item in values.items() if item[1] is not None for part in item]
+    return [*given, "--insecure"] if options.insecure else given
+
+
+def _serve(
+    options: ServerOptions,
+    mount: MountRequest | None,
+    ready_fd: int | None,
+    words: Callable[[SpaceRecord], str],
+) -> None:
+    """Serve a space, and print `words` of it once it works."""
+    from mictlanfs_server.cluster import serve_space
+    from mictlanfs_server.daemon import report_ready
+
+    _show_events()
+
+    def on_ready(record: SpaceRecord) -> None:
+        click.echo(words(record))
+        sys.stdout.flush()
+        if ready_fd is not None:
+            report_ready(ready_fd)
+
+    serve_space(options, mount, on_ready)
+
+
+def _show_events() -> None:
+    """Show on stderr what the supervisor does; without a terminal only what goes wrong."""
+    # A full disk must not fill the terminal with tracebacks of the log.
+    logging.raiseExceptions = False
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.INFO if sys.stderr.isatty() else logging.WARNING)
+    handler.setFormatter(logging.Formatter("mictlanfs: %(message)s"))
+    package = logging.getLogger(__package__)
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+
+
+# --- stop, status ---------------------------------------------------------------------------------
+
+
+@server.command()
+@data_option
+def stop(data: Path | None) -> None:
+    """Stop the servers that `server start` or `up` runs, and return when all are gone."""
+    _stop(_directory(data))
+
+
+@click.command()
+@data_option
+def down(data: Path | None) -> None:
+    """Stop what `up --detach` started: unmount, then stop the servers. The data stays.
+
+    Without --data it is the space in ./vss-data, else the one made last by this user.
+    """
+    from mictlanfs_server.space import SpaceDirectory
+
+    here = SpaceDirectory(Path(DATA_DEFAULT).resolve())
+    _stop(here if data is None and here.record_path.exists() else _directory(data))
+
+
+@server.command()
+@data_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(data: Path | None, as_json: bool) -> int:
+    """Show the servers on this machine.
+
+    Exits with 0 when all are healthy, 1 when one is not, 3 when none runs.
+    """
+    import msgspec
+    import trio
+
+    from mictlanfs_server import control
+
+    directory = _directory(data)
+    if directory is None:
+        click.echo("no space was started by this user", err=True)
+        return NOT_RUNNING
+    found = trio.run(control.inspect, directory)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found)))
+    else:
+        click.echo(_table(found))
+    return {control.HEALTHY: Exit.OK, control.DEGRADED: Exit.FAILED}.get(found.state, NOT_RUNNING)
+
+
+def _directory(data: Path | None) -> SpaceDirectory | None:
+    """The data directory meant, by default that of the last space; None when there is none."""
+    from mictlanfs import paths
+    from mictlanfs_server.space import SpaceDirectory
+
+    if data is not None:
+        return SpaceDirectory(data.resolve())
+    last = paths.read_last_space()
+    return SpaceDirectory(last.data) if last is not None else None
+
+
+def _stop(directory: SpaceDirectory | None) -> None:
+    from mictlanfs_server import control
+
+    if directory is None:
+        click.echo("nothing runs: no space was started by this user")
+        return
+    control.stop(directory, click.echo)
+
+
+def _table(found: LocalStatus) -> str:
+    lines = [f"{found.data}: {found.state}"]
+    if found.uri is not None:
+        lines.append(f"space       {found.uri}")
+    if found.mountpoint is not None:
+        lines.append(f"mounted at  {found.mountpoint}")
+    if not found.processes:
+        return "\n".join(lines)
+    rows = [("NAME", "PID", "PORT", "SINCE", "HEALTH")]
+    for process in found.processes:
+        since = "-"
+        if process.since is not None:
+            since = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(process.since))
+        pid, port = str(process.pid or "-"), str(process.port or "-")
+        rows.append((process.name, pid, port, since, process.health))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        lines.append("  ".join([*cells, row[4]]))
+    return "\n".join(lines)

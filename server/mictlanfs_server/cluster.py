@@ -1,0 +1,361 @@
+"""A whole space on one machine: router, peers and, for `up`, the mount, from start to end.
+
+::
+
+    claim DIR -> end what the last run left -> plan -> check ports and mountpoint -> record
+      -> router -> peers -> mount -> "ready" ... signal ... -> mount -> peers -> router -> record
+
+Owns what the children are and what is recorded of them; `supervisor.py` runs them. Never touches
+data. Invariants: nothing is started before everything that can be checked was; what is recorded
+is enough for the next run to clean up after this one, whenever it is killed.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+import trio
+from msgspec.structs import replace
+
+from mictlanfs import paths
+from mictlanfs.errors import MictlanError, UsageError
+from mictlanfs.taskerrors import raising_single_errors
+from mictlanfs.uri import ServerAddress
+from mictlanfs_server import mountpoint
+from mictlanfs_server.child import ChildSpec, command_line, guarded_command_line
+from mictlanfs_server.lifeline import lifeline
+from mictlanfs_server.logs import LOG_SIZE_BYTES_MAX
+from mictlanfs_server.plan import (
+    ROUTER_ID,
+    ServerOptions,
+    check_ports,
+    is_wildcard,
+    peer_id,
+    planned,
+    reachable,
+)
+from mictlanfs_server.probe import Probe, open_probe
+from mictlanfs_server.processes import (
+    ProcessIdentity,
+    current_process,
+    send_signal,
+    wait_ended,
+)
+from mictlanfs_server.space import (
+    Claim,
+    MountRecord,
+    SpaceDirectory,
+    SpaceRecord,
+    claimed,
+    make_directories,
+    remove_directories,
+)
+from mictlanfs_server.supervisor import Stage, Supervisor
+
+log = logging.getLogger(__name__)
+
+SUPERVISOR, ROUTER, MOUNT = "supervisor", "router", "mount"
+
+START_TIMEOUT_S = 20.0
+SERVER_STOP_GRACE_S = 8.0
+# How long programs that still use the mount hold up its end.
+MOUNT_USERS_GRACE_S = 10.0
+# For the mount to store what was written to it: its whole budget, on a slow disk.
+MOUNT_STOP_GRACE_S = 75.0
+MOUNT_INSIST_GRACE_S = 5.0
+USERS_CHECK_INTERVAL_S = 0.25
+# What a killed supervisor leaves ends by its lifeline, or by these.
+LEFTOVER_GRACE_S = 3.0
+LEFTOVER_TERM_GRACE_S = 12.0
+LEFTOVER_KILL_GRACE_S = 5.0
+PORT_PATIENCE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class MountRequest:
+    """A mount that belongs to the space.
+
+    Attributes:
+        path: absolute, without symlinks.
+        options: as for `mount -o`; may be empty.
+    """
+
+    path: Path
+    options: str = ""
+
+
+def serve_space(
+    options: ServerOptions,
+    mount: MountRequest | None,
+    on_ready: Callable[[SpaceRecord], None],
+) -> None:
+    """Start a space, call `on_ready` once it works, and stop it at a signal.
+
+    SIGTERM, SIGINT and SIGHUP stop it in order; a second one hurries. Nothing that was started is
+    left when this returns or raises.
+
+    Raises:
+        MictlanError: it could not be started; says why in one line.
+    """
+    directory = SpaceDirectory(options.data)
+    if mount is not None:
+        mountpoint.check_ability()
+        _check_apart(mount.path, directory.path)
+    with claimed(directory) as claim, _logged(directory):
+        previous = directory.read_record()
+        was_killed = previous is not None and bool(previous.processes)
+        if previous is not None:
+            previous = _tidied(directory, previous)
+        record = planned(options, previous, directory.peer_count())
+        if mount is not None:
+            _check_mountpoint(mount.path)
+        check_ports(record, PORT_PATIENCE_S if was_killed else 0.0)
+        with _mountpoint_made(mount) as mounted, lifeline() as lifeline_fd:
+            record = replace(record, supervisor=current_process(), mount=mounted)
+            _write(directory, record)
+            space = _Space(claim, record, mount, lifeline_fd)
+            try:
+                trio.run(space.serve, on_ready)
+            finally:
+                with suppress(OSError):
+                    directory.write_record(idle(record))
+
+
+def end_leftovers(record: SpaceRecord) -> None:
+    """End what a supervisor that was killed has left: processes, a mount, a made mountpoint.
+
+    Only for who holds the lock of the space. Blocks for 25 s at most.
+    """
+    left = wait_ended(record.children.values(), LEFTOVER_GRACE_S)
+    for number, grace_s in (
+        (signal.SIGTERM, LEFTOVER_TERM_GRACE_S),
+        (signal.SIGKILL, LEFTOVER_KILL_GRACE_S),
+    ):
+        for process in left:
+            log.warning("pid %d is left of the last run: %s", process.pid, number.name)
+            send_signal(process, number)
+        left = wait_ended(left, grace_s)
+    if record.mount is not None:
+        path = Path(record.mount.mountpoint)
+        # One that is alive is somebody else's by now: ours has just lost its process.
+        if mountpoint.is_dead(path):
+            mountpoint.unmount_lazily(path)
+        if record.mount.is_made and not mountpoint.is_mounted(path):
+            remove_directories([path])
+
+
+def idle(record: SpaceRecord) -> SpaceRecord:
+    """`record` of a space that nobody serves."""
+    return replace(record, supervisor=None, children={}, mount=None)
+
+
+def _tidied(directory: SpaceDirectory, record: SpaceRecord) -> SpaceRecord:
+    """`record` after what it tells of the last run is no more true."""
+    if not record.processes and record.mount is None:
+        return record
+    end_leftovers(record)
+    _write(directory, idle(record))
+    return idle(record)
+
+
+def _check_mountpoint(path: Path) -> None:
+    if mountpoint.is_dead(path):
+        log.warning("%s is mounted and nobody serves it: unmounting it", path)
+        mountpoint.unmount_lazily(path)
+    mountpoint.check_free(path)
+
+
+def _check_apart(mount_path: Path, data_path: Path) -> None:
+    if mount_path.is_relative_to(data_path) or data_path.is_relative_to(mount_path):
+        raise UsageError(
+            f"the data in {data_path} and the mountpoint {mount_path} lie in each other: "
+            "choose another --data or another mountpoint"
+        )
+
+
+@contextmanager
+def _logged(directory: SpaceDirectory) -> Iterator[None]:
+    """Log what happens to the file of the supervisor too."""
+    path = directory.log_of(SUPERVISOR)
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        handler = RotatingFileHandler(path, maxBytes=LOG_SIZE_BYTES_MAX, backupCount=1)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    package = logging.getLogger(__package__)
+    package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        handler.close()
+
+
+@contextmanager
+def _mountpoint_made(mount: MountRequest | None) -> Iterator[MountRecord | None]:
+    """Make the mountpoint if it is missing, and remove what was made afterwards."""
+    if mount is None:
+        yield None
+        return
+    try:
+        made = make_directories(mount.path)
+    except OSError as error:
+        raise UsageError(f"cannot make {mount.path} to mount at: {error.strerror}") from error
+    try:
+        yield MountRecord(str(mount.path), is_made=bool(made))
+    finally:
+        remove_directories(made)
+
+
+def _write(directory: SpaceDirectory, record: SpaceRecord) -> None:
+    try:
+        directory.write_record(record)
+    except OSError as error:
+        raise UsageError(f"cannot write {directory.record_path}: {error.strerror}") from error
+
+
+class _Space:
+    """One run of a space."""
+
+    def __init__(
+        self, claim: Claim, record: SpaceRecord, mount: MountRequest | None, lifeline_fd: int
+    ) -> None:
+        self._claim = claim
+        self._record = record
+        self._mount = mount
+        self._lifeline_fd = lifeline_fd
+        host = reachable(record.host)
+        self._router = ServerAddress(ROUTER_ID, host, record.port)
+        self._peers = [
+            ServerAddress(peer_id(index), host, port)
+            for index, port in enumerate(record.peer_ports)
+        ]
+
+    async def serve(self, on_ready: Callable[[SpaceRecord], None]) -> None:
+        """Run everything until a signal."""
+
+        def ready() -> None:
+            self._remember()
+            on_ready(self._record)
+
+        with raising_single_errors():
+            async with open_probe(self._router) as probe, trio.open_nursery() as nursery:
+                supervisor = Supervisor(self._stages(probe), self._record_children)
+                await nursery.start(supervisor.obey_signals)
+                await supervisor.run(ready)
+                nursery.cancel_scope.cancel()
+
+    def _remember(self) -> None:
+        try:
+            paths.record_last_space(self._record.uri, self._claim.directory.path)
+        except MictlanError as error:
+            log.warning("commands will need --uri: %s", error)
+
+    def _record_children(self, children: Mapping[str, ProcessIdentity]) -> None:
+        self._record = replace(self._record, children=dict(children))
+        try:
+            self._claim.directory.write_record(self._record)
+        except OSError as error:
+            log.warning("cannot write %s: %s", self._claim.directory.record_path, error)
+
+    def _stages(self, probe: Probe) -> list[Stage]:
+        async def peers_ready() -> None:
+            await probe.wait_for_peers(self._peers)
+            # From now on somebody may store data.
+            self._claim.keep = True
+
+        count = len(self._peers)
+        stages = [
+            Stage("the router", [self._router_spec()], probe.wait_for_router, START_TIMEOUT_S),
+            Stage(
+                f"{count} peers" if count > 1 else "the peer",
+                [self._peer_spec(index) for index in range(count)],
+                peers_ready,
+                START_TIMEOUT_S,
+            ),
+        ]
+        if self._mount is not None:
+            stages.append(self._mount_stage(self._mount))
+        return stages
+
+    def _router_spec(self) -> ChildSpec:
+        directory = self._claim.directory
+        return self._server_spec(
+            ROUTER,
+            *("--data", str(directory.router), "--port", str(self._record.port)),
+            *("--id", ROUTER_ID),
+        )
+
+    def _peer_spec(self, index: int) -> ChildSpec:
+        directory, record = self._claim.directory, self._record
+        capacity = () if record.capacity is None else ("--capacity", str(record.capacity))
+        url = self._peers[index].base_url
+        advertise = ("--advertise", url) if is_wildcard(record.host) else ()
+        return self._server_spec(
+            f"peer-{index}",
+            *("--data", str(directory.peer(index)), "--port", str(record.peer_ports[index])),
+            *("--id", peer_id(index), "--router", record.uri),
+            *capacity,
+            *advertise,
+        )
+
+    def _server_spec(self, name: str, *arguments: str) -> ChildSpec:
+        kind = name.partition("-")[0]
+        insecure = ("--insecure",) if self._record.insecure else ()
+        common = ("--host", self._record.host, "--lifeline-fd", str(self._lifeline_fd))
+        return ChildSpec(
+            name=name,
+            command=command_line("server", kind, *arguments, *common, *insecure),
+            log_path=self._claim.directory.log_of(name),
+            lifeline_fd=self._lifeline_fd,
+            stop_grace_s=SERVER_STOP_GRACE_S,
+        )
+
+    def _mount_stage(self, mount: MountRequest) -> Stage:
+        async def clear() -> None:
+            await trio.to_thread.run_sync(mountpoint.unmount_lazily, mount.path)
+
+        async def wait_unused() -> None:
+            await _wait_unused(mount.path)
+
+        async def ready() -> None:
+            await mountpoint.wait_until_answering(mount.path)
+
+        options = ("-o", mount.options) if mount.options else ()
+        arguments = ("mount", self._record.uri, str(mount.path), "-f", *options)
+        child = ChildSpec(
+            name=MOUNT,
+            command=guarded_command_line(self._lifeline_fd, *arguments),
+            log_path=self._claim.directory.log_of(MOUNT),
+            lifeline_fd=self._lifeline_fd,
+            may_end=True,
+            before_start=clear,
+            before_stop=wait_unused,
+            stop_grace_s=MOUNT_STOP_GRACE_S,
+            insist=clear,
+            insist_grace_s=MOUNT_INSIST_GRACE_S,
+        )
+        return Stage(f"the mount at {mount.path}", [child], ready, START_TIMEOUT_S)
+
+
+async def _wait_unused(path: Path) -> None:
+    """Give programs that use the mount some time to end, and say which they are."""
+    said: str | None = None
+    with trio.move_on_after(MOUNT_USERS_GRACE_S):
+        while users := mountpoint.users_of(path):
+            if said is None:
+                said = mountpoint.names_of(users)
+                log.warning(
+                    "%s is in use by %s: waiting up to %g s (stop again to unmount at once)",
+                    *(path, said, MOUNT_USERS_GRACE_S),
+                )
+            await trio.sleep(USERS_CHECK_INTERVAL_S)
+        return
+    log.warning("%s is still in use: unmounting it all the same", path)

@@ -1,0 +1,450 @@
+"""The metadata logic against a model of a few dictionaries: same results, same errors, no damage.
+
+The model knows POSIX and nothing of rows. After each step the whole tree is compared, the content
+of every file byte by byte, and every invariant of the database is checked.
+"""
+
+import shutil
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from mictlanfs import wire
+from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.model import (
+    ROOT_INODE,
+    Attributes,
+    Chunk,
+    ChunkId,
+    Extent,
+    FileKind,
+    InodeNumber,
+    SessionId,
+)
+
+from tests.unit.server.metadata.space import SpaceMaker, new_chunk, open_space
+
+DIRECTORY, FILE = FileKind.DIRECTORY, FileKind.FILE
+CHUNK_LENGTH = 8
+SIZE_MAX = 30
+NAMES = st.sampled_from([b"a", b"b", b"c"])
+# An index into the inodes known so far; the first two are the root and a bucket.
+PLACES = st.integers(0, 11)
+
+
+@dataclass
+class ModelInode:
+    """An inode as the model knows it."""
+
+    kind: FileKind
+    entries: dict[bytes, int] = field(default_factory=dict)
+    content: dict[int, tuple[ChunkId, int]] = field(default_factory=dict)
+    size: int = 0
+    mode: int = 0
+    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    sustained_by: set[str] = field(default_factory=set)
+
+
+class Model:
+    """A file system of dictionaries. Methods raise the error that POSIX, or the root, demands."""
+
+    def __init__(self) -> None:
+        self.inodes: dict[int, ModelInode] = {ROOT_INODE: ModelInode(DIRECTORY)}
+
+    # --- what is there ---
+
+    def names_of(self, ino: int) -> list[tuple[int, bytes]]:
+        return [
+            (parent, name)
+            for parent, inode in self.inodes.items()
+            for name, target in inode.entries.items()
+            if target == ino
+        ]
+
+    def nlink(self, ino: int) -> int:
+        inode, names = self.inodes[ino], self.names_of(ino)
+        if inode.kind is not DIRECTORY:
+            return len(names)
+        if not names and ino != ROOT_INODE:
+            return 0
+        return 2 + sum(self.inodes[i].kind is DIRECTORY for i in inode.entries.values())
+
+    def get(self, ino: int) -> ModelInode:
+        if ino not in self.inodes:
+            raise MictlanError(Kind.NOT_FOUND)
+        return self.inodes[ino]
+
+    def directory(self, ino: int) -> ModelInode:
+        inode = self.get(ino)
+        if inode.kind is not DIRECTORY:
+            raise MictlanError(Kind.NOT_DIRECTORY)
+        return inode
+
+    def open_directory(self, ino: int) -> ModelInode:
+        inode = self.directory(ino)
+        if self.nlink(ino) == 0:
+            raise MictlanError(Kind.STALE)
+        return inode
+
+    def entry(self, parent: int, name: bytes) -> int:
+        entries = self.directory(parent).entries
+        if name not in entries:
+            raise MictlanError(Kind.NOT_FOUND)
+        return entries[name]
+
+    def is_below(self, ino: int, ancestor: int) -> bool:
+        while ino != ancestor:
+            names = self.names_of(ino)
+            if not names:
+                return False
+            ino = names[0][0]
+        return True
+
+    # --- what can be done ---
+
+    def make(self, parent: int, name: bytes, ino: int, kind: FileKind) -> None:
+        directory = self.open_directory(parent)
+        if name in directory.entries:
+            raise MictlanError(Kind.EXISTS)
+        if parent == ROOT_INODE and kind is not DIRECTORY:
+            raise MictlanError(Kind.NOT_PERMITTED)
+        self.inodes[ino] = ModelInode(kind, mode=0o644)
+        directory.entries[name] = ino
+
+    def link(self, ino: int, parent: int, name: bytes) -> None:
+        directory = self.open_directory(parent)
+        if name in directory.entries:
+            raise MictlanError(Kind.EXISTS)
+        if self.get(ino).kind is DIRECTORY or parent == ROOT_INODE:
+            raise MictlanError(Kind.NOT_PERMITTED)
+        if self.nlink(ino) == 0:
+            raise MictlanError(Kind.NOT_FOUND)
+        directory.entries[name] = ino
+
+    def unlink(self, parent: int, name: bytes, sustainer: str | None) -> None:
+        ino = self.entry(parent, name)
+        if self.inodes[ino].kind is DIRECTORY:
+            raise MictlanError(Kind.IS_DIRECTORY)
+        del self.inodes[parent].entries[name]
+        self.settle(ino, sustainer)
+
+    def rmdir(self, parent: int, name: bytes, sustainer: str | None) -> None:
+        ino = self.entry(parent, name)
+        if self.inodes[ino].kind is not DIRECTORY:
+            raise MictlanError(Kind.NOT_DIRECTORY)
+        if self.inodes[ino].entries:
+            raise MictlanError(Kind.NOT_EMPTY)
+        del self.inodes[parent].entries[name]
+        self.settle(ino, sustainer)
+
+    def settle(self, ino: int, sustainer: str | None = None) -> None:
+        """An inode may have lost its last name or the last session that sustained it."""
+        if ino == ROOT_INODE or self.names_of(ino):
+            return
+        if sustainer is not None:
+            self.inodes[ino].sustained_by.add(sustainer)
+        if not self.inodes[ino].sustained_by:
+            del self.inodes[ino]
+
+    def release(self, ino: int, session: str) -> None:
+        if ino in self.inodes:
+            self.inodes[ino].sustained_by.discard(session)
+            self.settle(ino)
+
+    def rename(self, op: wire.Rename, sustainer: str | None) -> None:
+        source = self.entry(op.parent, op.name)
+        new_entries = self.open_directory(op.new_parent).entries
+        target = new_entries.get(op.new_name)
+        if op.mode == wire.RenameMode.NO_REPLACE and target is not None:
+            raise MictlanError(Kind.EXISTS)
+        if op.mode == wire.RenameMode.EXCHANGE and target is None:
+            raise MictlanError(Kind.NOT_FOUND)
+        self.check_loop(op, source, target)
+        if target == source:
+            return
+        if (op.parent == ROOT_INODE) != (op.new_parent == ROOT_INODE):
+            raise MictlanError(Kind.NOT_PERMITTED)
+        if op.mode == wire.RenameMode.EXCHANGE:
+            assert target is not None
+            self.inodes[op.parent].entries[op.name] = target
+            new_entries[op.new_name] = source
+            return
+        if target is not None:
+            self.check_replaceable(source, target)
+        del self.inodes[op.parent].entries[op.name]
+        new_entries[op.new_name] = source
+        if target is not None:
+            self.settle(target, sustainer)
+
+    def check_loop(self, op: wire.Rename, source: int, target: int | None) -> None:
+        moves = [(source, op.new_parent)]
+        if op.mode == wire.RenameMode.EXCHANGE and target is not None:
+            moves.append((target, op.parent))
+        for ino, destination in moves:
+            if self.inodes[ino].kind is DIRECTORY and self.is_below(destination, ino):
+                raise MictlanError(Kind.INVALID)
+
+    def check_replaceable(self, source: int, target: int) -> None:
+        is_directory = self.inodes[source].kind is DIRECTORY
+        replaced = self.inodes[target]
+        if is_directory and replaced.kind is not DIRECTORY:
+            raise MictlanError(Kind.NOT_DIRECTORY)
+        if replaced.kind is DIRECTORY and not is_directory:
+            raise MictlanError(Kind.IS_DIRECTORY)
+        if replaced.entries:
+            raise MictlanError(Kind.NOT_EMPTY)
+
+    def write(self, ino: int, extents: list[Extent], size: int) -> None:
+        inode = self.get(ino)
+        if inode.kind is not FILE:
+            raise MictlanError(Kind.INVALID)
+        for extent in extents:
+            for index in range(extent.length):
+                place = (extent.chunk_id, extent.chunk_offset + index)
+                inode.content[extent.offset + index] = place
+        inode.size = max(inode.size, size, *(extent.end for extent in extents))
+
+    def truncate(self, ino: int, size: int) -> None:
+        inode = self.get(ino)
+        if inode.kind is DIRECTORY:
+            raise MictlanError(Kind.IS_DIRECTORY)
+        inode.size = size
+        inode.content = {at: place for at, place in inode.content.items() if at < size}
+
+    def chunks(self) -> set[ChunkId]:
+        return {chunk for inode in self.inodes.values() for chunk, _ in inode.content.values()}
+
+
+class MetadataMachine(RuleBasedStateMachine):
+    """Random operations on the store and on the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = ExitStack()
+        folder = tempfile.mkdtemp(prefix="mictlanfs-model-")
+        self.stack.callback(shutil.rmtree, folder)
+        maker = SpaceMaker(Path(folder))
+        self.space = self.stack.enter_context(open_space(maker.new_database()))
+        self.model = Model()
+        self.known: list[InodeNumber] = [ROOT_INODE]
+        self.written: list[Chunk] = []
+        self.second = self.space.open_session("second")
+        self.session_count = 2
+
+    def teardown(self) -> None:
+        self.stack.close()
+
+    @initialize()
+    def make_buckets(self) -> None:
+        for name in (b"a", b"b"):
+            self.make(0, name, DIRECTORY)
+
+    # --- the same on both sides ---
+
+    def place(self, index: int) -> InodeNumber:
+        return self.known[index % len(self.known)]
+
+    def session(self, is_second: bool) -> SessionId:
+        return self.second if is_second else self.space.session
+
+    def both(self, op: wire.Operation, apply_to_model: object, session: SessionId) -> None:
+        """Apply to store and model, compare error or the attributes that came back."""
+        assert callable(apply_to_model)
+        expected: Kind | None = None
+        try:
+            apply_to_model()
+        except MictlanError as error:
+            expected = error.kind
+        (result,) = self.space.commit(self.space.batch(op, session=session)).results
+        assert (result.error.to_error().kind if result.error else None) is expected
+        for attributes in result.touched:
+            if attributes.ino in self.model.inodes:
+                assert self.space.attributes(attributes.ino) == attributes
+
+    # --- rules ---
+
+    @rule(parent=PLACES, name=NAMES, kind=st.sampled_from([DIRECTORY, FILE, FILE, FileKind.FIFO]))
+    def make(self, parent: int, name: bytes, kind: FileKind) -> None:
+        op = self.space.make_op(self.place(parent), name, kind)
+        self.both(
+            op,
+            lambda: self.model.make(op.parent, name, op.ino, kind),
+            self.space.session,
+        )
+        if op.ino in self.model.inodes:
+            self.known.append(op.ino)
+
+    @rule(ino=PLACES, parent=PLACES, name=NAMES)
+    def link(self, ino: int, parent: int, name: bytes) -> None:
+        op = wire.Link(self.place(ino), self.place(parent), name, self.space.tick())
+        self.both(op, lambda: self.model.link(op.ino, op.parent, name), self.space.session)
+
+    @rule(parent=PLACES, name=NAMES, sustain=st.booleans(), second=st.booleans())
+    def unlink(self, parent: int, name: bytes, sustain: bool, second: bool) -> None:
+        session = self.session(second)
+        op = wire.Unlink(self.place(parent), name, self.space.tick(), sustain)
+        sustainer = session if sustain else None
+        self.both(op, lambda: self.model.unlink(op.parent, name, sustainer), session)
+
+    @rule(parent=PLACES, name=NAMES, sustain=st.booleans())
+    def rmdir(self, parent: int, name: bytes, sustain: bool) -> None:
+        session = self.space.session
+        op = wire.RemoveDirectory(self.place(parent), name, self.space.tick(), sustain)
+        sustainer = session if sustain else None
+        self.both(op, lambda: self.model.rmdir(op.parent, name, sustainer), session)
+
+    @rule(
+        parent=PLACES,
+        name=NAMES,
+        new_parent=PLACES,
+        new_name=NAMES,
+        mode=st.sampled_from([0, 0, 1, 2]),
+        sustain=st.booleans(),
+    )
+    def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, mode: int, sustain: bool
+    ) -> None:
+        session = self.space.session
+        old, new = self.place(parent), self.place(new_parent)
+        op = self.space.rename_op(old, name, new, new_name, mode, sustain=sustain)
+        sustainer = session if sustain else None
+        self.both(op, lambda: self.model.rename(op, sustainer), session)
+
+    @rule(
+        ino=PLACES,
+        offsets=st.lists(st.integers(0, SIZE_MAX), min_size=1, max_size=3),
+        length=st.integers(1, CHUNK_LENGTH),
+        skip=st.integers(0, CHUNK_LENGTH - 1),
+        size=st.integers(0, SIZE_MAX),
+    )
+    def write(self, ino: int, offsets: list[int], length: int, skip: int, size: int) -> None:
+        chunk = new_chunk(CHUNK_LENGTH)
+        length = min(length, CHUNK_LENGTH - skip)
+        self.write_chunk(ino, offsets, chunk, (chunk,), length, skip, size)
+        self.written.append(chunk)
+
+    @precondition(lambda self: self.written)
+    @rule(ino=PLACES, offset=st.integers(0, SIZE_MAX), index=st.integers(0, 50))
+    def write_known_chunk(self, ino: int, offset: int, index: int) -> None:
+        chunk = self.written[index % len(self.written)]
+        if chunk.id in self.model.chunks():
+            self.write_chunk(ino, [offset], chunk, (), CHUNK_LENGTH, 0, 0)
+
+    @precondition(lambda self: self.written)
+    @rule(ino=PLACES, index=st.integers(0, 50))
+    def write_dead_chunk(self, ino: int, index: int) -> None:
+        chunk = self.written[index % len(self.written)]
+        if chunk.id not in self.model.chunks():
+            extents = (Extent(0, CHUNK_LENGTH, chunk.id, 0),)
+            op = wire.WriteExtents(self.place(ino), extents, (), 0, self.space.tick())
+            assert self.space.error_of(op) in {Kind.INVALID, Kind.NOT_FOUND}
+
+    def write_chunk(
+        self,
+        ino: int,
+        offsets: list[int],
+        chunk: Chunk,
+        described: tuple[Chunk, ...],
+        length: int,
+        skip: int,
+        size: int,
+    ) -> None:
+        extents = [Extent(offset, length, chunk.id, skip) for offset in offsets]
+        op = wire.WriteExtents(
+            self.place(ino), tuple(extents), described, size, self.space.tick()
+        )
+        self.both(op, lambda: self.model.write(op.ino, extents, size), self.space.session)
+
+    @rule(ino=PLACES, size=st.integers(0, SIZE_MAX), mode=st.integers(0, 0o7777))
+    def set_attributes(self, ino: int, size: int, mode: int) -> None:
+        inode = self.model.inodes.get(self.place(ino))
+        op = wire.SetAttributes(self.place(ino), self.space.tick(), mode=mode)
+        if inode is not None and inode.kind is not FileKind.FIFO:
+            op = wire.SetAttributes(self.place(ino), self.space.tick(), mode=mode, size=size)
+
+        def apply_to_model() -> None:
+            if op.size is not None:
+                self.model.truncate(op.ino, size)
+            self.model.get(op.ino).mode = mode
+
+        self.both(op, apply_to_model, self.space.session)
+
+    @rule(ino=PLACES, name=NAMES, value=st.none() | st.binary(max_size=3))
+    def change_xattr(self, ino: int, name: bytes, value: bytes | None) -> None:
+        number, time_ns = self.place(ino), self.space.tick()
+
+        def apply_to_model() -> None:
+            xattrs = self.model.get(number).xattrs
+            if value is not None:
+                xattrs[name] = value
+            elif xattrs.pop(name, None) is None:
+                raise MictlanError(Kind.NO_DATA)
+
+        op: wire.Operation = wire.RemoveXattr(number, name, time_ns)
+        if value is not None:
+            op = wire.SetXattr(number, name, value, time_ns)
+        self.both(op, apply_to_model, self.space.session)
+
+    @rule(ino=PLACES, second=st.booleans())
+    def release(self, ino: int, second: bool) -> None:
+        number, session = self.place(ino), self.session(second)
+        op = wire.Release(number)
+        self.both(op, lambda: self.model.release(number, session), session)
+
+    @rule()
+    def replace_second_session(self) -> None:
+        self.space.close_session(self.second)
+        for ino in list(self.model.inodes):
+            self.model.release(ino, self.second)
+        self.session_count += 1
+        self.second = self.space.open_session(f"session {self.session_count}")
+
+    # --- what must hold after each step ---
+
+    @invariant()
+    def database_is_sound(self) -> None:
+        assert self.space.damage() == []
+
+    @invariant()
+    def store_and_model_hold_the_same(self) -> None:
+        numbers = self.space.connection.execute("SELECT ino FROM inode").fetchall()
+        assert {number for (number,) in numbers} == set(self.model.inodes)
+        for number, inode in self.model.inodes.items():
+            self.compare(InodeNumber(number), inode)
+
+    def compare(self, ino: InodeNumber, inode: ModelInode) -> None:
+        node = self.space.node(ino)
+        attributes: Attributes = node.attributes
+        assert (attributes.kind, attributes.nlink) == (inode.kind, self.model.nlink(ino))
+        if ino != ROOT_INODE:
+            assert attributes.mode == inode.mode
+        assert self.space.reads.xattrs(wire.GetXattrs(ino)).values == inode.xattrs
+        if inode.kind is DIRECTORY:
+            assert self.space.names(ino) == inode.entries
+            return
+        assert attributes.size == inode.size
+        content = {
+            extent.offset + index: (extent.chunk_id, extent.chunk_offset + index)
+            for extent in node.extents
+            for index in range(extent.length)
+        }
+        assert content == inode.content
+
+    @invariant()
+    def chunks_live_exactly_while_they_are_named(self) -> None:
+        rows = self.space.connection.execute("SELECT id FROM chunk WHERE refs > 0").fetchall()
+        assert {chunk for (chunk,) in rows} == self.model.chunks()
+
+
+TestMetadataModel = MetadataMachine.TestCase
+TestMetadataModel.settings = settings(
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)

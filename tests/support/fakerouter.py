@@ -1,0 +1,387 @@
+"""A router in memory: sessions with numbered batches, a namespace, a peer map.
+
+Simple where a real one is fast: no reference counts, and an operation checks before it changes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+
+from mictlanfs import wire
+from mictlanfs.client.transport import Response
+from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.intervals import subtract
+from mictlanfs.model import (
+    ROOT_INODE,
+    Attributes,
+    BucketPolicy,
+    Chunk,
+    ChunkId,
+    Extent,
+    FileKind,
+    InodeNumber,
+    Node,
+    PeerInfo,
+    PeerMap,
+    SessionId,
+    Struct,
+)
+from tests.support.fakenet import Request
+
+T = TypeVar("T", bound=Struct)
+LIST_PAGE_MAX = 100
+
+
+@dataclass
+class Inode:
+    """An inode and what hangs on it."""
+
+    attributes: Attributes
+    policy: BucketPolicy | None = None
+    target: bytes = b""
+    entries: dict[bytes, InodeNumber] = field(default_factory=dict)
+    extents: list[Extent] = field(default_factory=list)
+    parent: InodeNumber = ROOT_INODE
+
+    def change(self, **values: Any) -> None:
+        """Change attributes; every change counts as one of content too."""
+        version = self.attributes.version + 1
+        self.attributes = msgspec.structs.replace(
+            self.attributes, version=version, content_version=version, **values
+        )
+
+
+@dataclass
+class FakeRouter:
+    """A router that keeps the contract of the protocol.
+
+    Attributes:
+        sessions: epoch of each open session.
+        commits: every batch received, repeated ones too.
+        before_apply: called with each operation before it is applied; may raise.
+        inodes_per_grant, extents_page_max: smaller for tests of what comes after the first.
+    """
+
+    url: str = "http://router:60666"
+    peers: tuple[PeerInfo, ...] = ()
+    peer_map_version: int = 1
+    sessions: dict[SessionId, int] = field(default_factory=dict)
+    commits: list[wire.Commit] = field(default_factory=list)
+    inodes: dict[InodeNumber, Inode] = field(default_factory=dict)
+    chunks: dict[ChunkId, Chunk] = field(default_factory=dict)
+    status: wire.SpaceStatus | None = None
+    inodes_per_grant: int = wire.INODE_BATCH_COUNT
+    extents_page_max: int = wire.EXTENTS_PAGE_MAX
+    before_apply: Callable[[wire.Operation], None] = lambda op: None
+    _inode_next: int = 2
+    _epoch: int = 0
+    _applied: dict[SessionId, tuple[int, int, wire.CommitAnswer]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        root = Attributes(ROOT_INODE, FileKind.DIRECTORY, 0o755, 0, 0, 0, 0, 0, 0, 2)
+        self.inodes[root.ino] = Inode(root)
+
+    # --- for tests -------------------------------------------------------------------------------
+
+    def forget_sessions(self) -> None:
+        """Fence everybody, as a router does with sessions it has not heard of for long."""
+        self.sessions.clear()
+
+    def find(self, *names: bytes) -> Inode:
+        """The inode at a path. KeyError when there is none."""
+        inode = self.inodes[ROOT_INODE]
+        for name in names:
+            inode = self.inodes[inode.entries[name]]
+        return inode
+
+    def make(self, kind: FileKind, *names: bytes, mode: int = 0o755, target: bytes = b"") -> Inode:
+        """Make an inode directly; the root's children are buckets."""
+        parent = self.find(*names[:-1]).attributes.ino
+        op = wire.MakeNode(
+            parent,
+            names[-1],
+            InodeNumber(self._take(1).first),
+            kind,
+            mode,
+            7,
+            8,
+            1000,
+            target=target,
+        )
+        self._make(op)
+        return self.find(*names)
+
+    def tree(self, *names: bytes) -> list[bytes]:
+        """Every path below a directory."""
+        return sorted(self._tree(self.find(*names), b""))
+
+    def _tree(self, inode: Inode, path: bytes) -> Iterator[bytes]:
+        for name, ino in inode.entries.items():
+            yield path + name
+            yield from self._tree(self.inodes[ino], path + name + b"/")
+
+    # --- requests --------------------------------------------------------------------------------
+
+    def handle(self, request: Request) -> Response:
+        if request.path == wire.Path.STATUS:
+            assert self.status is not None
+            return Response(200, {}, msgspec.json.encode(self.status))
+        kind, answer = _HANDLERS[request.path]
+        message = answer(self, wire.decode(request.body, kind))
+        headers = {wire.HEADER_PEER_MAP: str(self.peer_map_version)}
+        return Response(200, headers, wire.encode(message))
+
+    def _peer_map(self, _: wire.Done) -> PeerMap:
+        return PeerMap(self.peer_map_version, self.peers)
+
+    def _open_session(self, request: wire.OpenSession) -> wire.SessionGrant:
+        self._epoch += 1
+        session = SessionId(f"session-{self._epoch}")
+        self.sessions[session] = self._epoch
+        return wire.SessionGrant(
+            session,
+            self._epoch,
+            "space",
+            30.0,
+            5.0,
+            self._take(self.inodes_per_grant),
+            self.inodes[ROOT_INODE].attributes,
+            self._peer_map(wire.Done()),
+        )
+
+    def _take(self, count: int) -> wire.InodeRange:
+        taken = wire.InodeRange(self._inode_next, count)
+        self._inode_next += count
+        return taken
+
+    def _take_inodes(self, request: wire.TakeInodes) -> wire.InodeRange:
+        self._check(request.session, request.epoch)
+        return self._take(request.count)
+
+    def _heartbeat(self, request: wire.SessionRef) -> wire.Done:
+        self._check(request.session, request.epoch)
+        return wire.Done()
+
+    def _close_session(self, request: wire.SessionRef) -> wire.Done:
+        self.sessions.pop(request.session, None)
+        return wire.Done()
+
+    def _check(self, session: SessionId, epoch: int) -> None:
+        if self.sessions.get(session) != epoch:
+            raise MictlanError(Kind.FENCED, "use session", session)
+
+    # --- reads -----------------------------------------------------------------------------------
+
+    def _node(self, inode: Inode, extents_max: int) -> Node:
+        extents = tuple(inode.extents[:extents_max])
+        is_whole = len(extents) == len(inode.extents)
+        return Node(
+            inode.attributes,
+            inode.target,
+            extents,
+            self._chunks_of(extents),
+            is_whole,
+            inode.policy,
+        )
+
+    def _chunks_of(self, extents: Sequence[Extent]) -> tuple[Chunk, ...]:
+        ids = dict.fromkeys(extent.chunk_id for extent in extents)
+        return tuple(self.chunks[chunk_id] for chunk_id in ids)
+
+    def _resolve(self, request: wire.Resolve) -> wire.Resolved:
+        nodes = [self._node(self.inodes[ROOT_INODE], request.extents_max)]
+        inode = self.inodes[ROOT_INODE]
+        for name in request.names:
+            ino = inode.entries.get(name)
+            if ino is None:
+                break
+            inode = self.inodes[ino]
+            nodes.append(self._node(inode, request.extents_max))
+        return wire.Resolved(tuple(nodes))
+
+    def _list(self, request: wire.ListDirectory) -> wire.ListPage:
+        inode = self._existing(request.ino)
+        if inode.attributes.kind is not FileKind.DIRECTORY:
+            raise MictlanError(Kind.NOT_DIRECTORY, "list")
+        names = sorted(name for name in inode.entries if name > request.after)
+        page = names[: min(LIST_PAGE_MAX, request.entries_max)]
+        entries = tuple(
+            wire.Entry(name, self._node(self.inodes[inode.entries[name]], request.extents_max))
+            for name in page
+        )
+        return wire.ListPage(entries, inode.attributes, inode.parent, len(page) == len(names))
+
+    def _extents(self, request: wire.GetExtents) -> wire.ExtentPage:
+        inode = self._existing(request.ino)
+        behind = [extent for extent in inode.extents if extent.end > request.offset]
+        page = tuple(behind[: min(self.extents_page_max, request.extents_max)])
+        end = None if len(page) == len(behind) else page[-1].end
+        version = inode.attributes.content_version
+        return wire.ExtentPage(page, self._chunks_of(page), end, version)
+
+    def _buckets(self, _: wire.Done) -> wire.Buckets:
+        root = self.inodes[ROOT_INODE]
+        found = []
+        for name, ino in sorted(root.entries.items()):
+            inode = self.inodes[ino]
+            found.append(wire.BucketInfo(name, inode.attributes, inode.policy or BucketPolicy()))
+        return wire.Buckets(tuple(found))
+
+    # --- commits ---------------------------------------------------------------------------------
+
+    def _commit(self, batch: wire.Commit) -> wire.CommitAnswer:
+        self.commits.append(batch)
+        self._check(batch.session, batch.epoch)
+        first, next_number, answer = self._applied.get(batch.session, (0, 1, wire.CommitAnswer(())))
+        if batch.first_number == first:
+            return answer
+        if batch.first_number != next_number:
+            raise MictlanError(Kind.CONFLICT, "commit", str(batch.first_number))
+        if not batch.ops:
+            return wire.CommitAnswer(())
+        results: list[wire.OpResult] = []
+        for op in batch.ops:
+            try:
+                self.before_apply(op)
+                results.append(wire.OpResult(_APPLY[type(op)](self, op)))
+            except MictlanError as error:
+                results.append(wire.OpResult(error=wire.WireError.of(error)))
+                if batch.stop_on_error:
+                    break
+        answer = wire.CommitAnswer(tuple(results))
+        number = batch.first_number
+        self._applied[batch.session] = (number, number + len(results), answer)
+        return answer
+
+    def _existing(self, ino: InodeNumber) -> Inode:
+        if ino not in self.inodes:
+            raise MictlanError(Kind.NOT_FOUND, "find", str(ino))
+        return self.inodes[ino]
+
+    def _entry(self, parent: InodeNumber, name: bytes) -> tuple[Inode, Inode]:
+        directory = self._existing(parent)
+        if name not in directory.entries:
+            raise MictlanError(Kind.NOT_FOUND, "find", repr(name))
+        return directory, self.inodes[directory.entries[name]]
+
+    def _make(self, op: wire.MakeNode) -> tuple[Attributes, ...]:
+        parent = self._existing(op.parent)
+        if op.name in parent.entries:
+            raise MictlanError(Kind.EXISTS, "make", repr(op.name))
+        if op.ino in self.inodes:
+            raise MictlanError(Kind.INVALID, "make", str(op.ino))
+        times = (op.time_ns, op.time_ns, op.time_ns)
+        attributes = Attributes(
+            op.ino, op.kind, op.mode, op.uid, op.gid, len(op.target), *times, 1, version=1
+        )
+        policy = BucketPolicy() if op.parent == ROOT_INODE else parent.policy
+        self.inodes[op.ino] = Inode(attributes, policy, op.target, parent=op.parent)
+        parent.entries[op.name] = op.ino
+        parent.change(size=len(parent.entries))
+        return self.inodes[op.ino].attributes, parent.attributes
+
+    def _unlink(self, op: wire.Unlink) -> tuple[Attributes, ...]:
+        parent, inode = self._entry(op.parent, op.name)
+        if inode.attributes.kind is FileKind.DIRECTORY:
+            raise MictlanError(Kind.IS_DIRECTORY, "unlink", repr(op.name))
+        self._drop(parent, op.name)
+        return inode.attributes, parent.attributes
+
+    def _remove_directory(self, op: wire.RemoveDirectory) -> tuple[Attributes, ...]:
+        parent, inode = self._entry(op.parent, op.name)
+        if inode.attributes.kind is not FileKind.DIRECTORY:
+            raise MictlanError(Kind.NOT_DIRECTORY, "rmdir", repr(op.name))
+        if inode.entries:
+            raise MictlanError(Kind.NOT_EMPTY, "rmdir", repr(op.name))
+        self._drop(parent, op.name)
+        return inode.attributes, parent.attributes
+
+    def _drop(self, parent: Inode, name: bytes) -> None:
+        del self.inodes[parent.entries.pop(name)]
+        parent.change(size=len(parent.entries))
+
+    def _rename(self, op: wire.Rename) -> tuple[Attributes, ...]:
+        parent, inode = self._entry(op.parent, op.name)
+        new_parent = self._existing(op.new_parent)
+        replaced = new_parent.entries.get(op.new_name)
+        if replaced is not None:
+            if self.inodes[replaced].attributes.kind is FileKind.DIRECTORY:
+                raise MictlanError(Kind.IS_DIRECTORY, "rename", repr(op.new_name))
+            self._drop(new_parent, op.new_name)
+        del parent.entries[op.name]
+        new_parent.entries[op.new_name] = inode.attributes.ino
+        return inode.attributes, parent.attributes, new_parent.attributes
+
+    def _set_attributes(self, op: wire.SetAttributes) -> tuple[Attributes, ...]:
+        inode = self._existing(op.ino)
+        names = ("mode", "uid", "gid", "size", "atime_ns", "mtime_ns")
+        values = {name: getattr(op, name) for name in names}
+        if op.size is not None:
+            self._cut(inode, op.size, 2**63)
+        inode.change(**{name: value for name, value in values.items() if value is not None})
+        return (inode.attributes,)
+
+    def _write(self, op: wire.WriteExtents) -> tuple[Attributes, ...]:
+        inode = self._existing(op.ino)
+        known = {chunk.id for chunk in op.chunks} | self.chunks.keys()
+        if any(extent.chunk_id not in known for extent in op.extents):
+            raise MictlanError(Kind.INVALID, "write", str(op.ino), "unknown chunk")
+        self.chunks.update({chunk.id: chunk for chunk in op.chunks})
+        for extent in op.extents:
+            self._cut(inode, extent.offset, extent.end)
+            inode.extents.append(extent)
+        inode.extents.sort(key=lambda extent: extent.offset)
+        inode.change(
+            size=max(inode.attributes.size, op.size),
+            allocated=sum(extent.length for extent in inode.extents),
+            mtime_ns=op.time_ns,
+        )
+        return (inode.attributes,)
+
+    def _cut(self, inode: Inode, start: int, end: int) -> None:
+        """Take `[start, end)` out of the extents."""
+        kept = []
+        for old in inode.extents:
+            for left, right in subtract(old.offset, old.end, start, end):
+                shift = left - old.offset
+                kept.append(Extent(left, right - left, old.chunk_id, old.chunk_offset + shift))
+        inode.extents = kept
+
+    def _set_policy(self, op: wire.SetBucketPolicy) -> tuple[Attributes, ...]:
+        inode = self._existing(op.ino)
+        if not 1 <= op.policy.replicas <= 5:
+            raise MictlanError(Kind.INVALID, "set policy", json.dumps(op.policy.replicas))
+        inode.policy = op.policy
+        return (inode.attributes,)
+
+    def _release(self, op: wire.Release) -> tuple[Attributes, ...]:
+        return ()
+
+
+_HANDLERS: dict[str, tuple[type[Any], Callable[[FakeRouter, Any], Struct]]] = {
+    wire.Path.SESSION_OPEN: (wire.OpenSession, FakeRouter._open_session),
+    wire.Path.SESSION_HEARTBEAT: (wire.SessionRef, FakeRouter._heartbeat),
+    wire.Path.SESSION_CLOSE: (wire.SessionRef, FakeRouter._close_session),
+    wire.Path.SESSION_INODES: (wire.TakeInodes, FakeRouter._take_inodes),
+    wire.Path.COMMIT: (wire.Commit, FakeRouter._commit),
+    wire.Path.RESOLVE: (wire.Resolve, FakeRouter._resolve),
+    wire.Path.LIST: (wire.ListDirectory, FakeRouter._list),
+    wire.Path.EXTENTS: (wire.GetExtents, FakeRouter._extents),
+    wire.Path.BUCKETS: (wire.Done, FakeRouter._buckets),
+    wire.Path.PEER_MAP: (wire.Done, FakeRouter._peer_map),
+}
+_APPLY: dict[type[Any], Callable[[FakeRouter, Any], tuple[Attributes, ...]]] = {
+    wire.MakeNode: FakeRouter._make,
+    wire.Unlink: FakeRouter._unlink,
+    wire.RemoveDirectory: FakeRouter._remove_directory,
+    wire.Rename: FakeRouter._rename,
+    wire.SetAttributes: FakeRouter._set_attributes,
+    wire.WriteExtents: FakeRouter._write,
+    wire.SetBucketPolicy: FakeRouter._set_policy,
+    wire.Release: FakeRouter._release,
+}
