@@ -51,7 +51,7 @@ COMMANDS: dict[str, Listed] = {
     "put": Listed("Store files in a space."),
     "get": Listed("Fetch files from a space."),
     "ls": Listed("List buckets and directories."),
-    "stat": Listed("Show what is known of a file."),
+    "stat": Listed("Show what is known of a file, directory or bucket."),
     "rm": Listed("Remove files and directories."),
     "exists": Listed("Tell by the exit code whether something exists."),
     "bucket": Listed("Make, list, show and remove buckets."),
@@ -61,6 +61,10 @@ COMMANDS: dict[str, Listed] = {
 EPILOG = f"""\
 The space is --uri, else $MICTLANX_CLIENT_URI, else the one that this user made last with
 `{PROGRAM} up` or `{PROGRAM} server start`.
+
+\b
+Exit codes: 0 success, 1 failed, 2 wrong command line, 3 not found, 4 in the way or
+changed meanwhile, 5 not reached in time, 6 no space, 7 not allowed, 8 damaged data.
 
 Completion for bash (zsh and fish likewise), in ~/.bashrc:
 

@@ -83,7 +83,12 @@ class SizeType(click.ParamType[int]):
 
     name = "size"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401  # As click declares it.
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> int:
         """Bytes."""
         from mictlanfs.config import parse_size
 

@@ -157,6 +157,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def counted(count: int, word: str) -> str:
+    """A number of things, such as `1 chunk` or `2 chunks`."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
 @cache
 def user_name(uid: int) -> str:
     """The name of a user of this machine, else the number."""

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from mictlanfs.cli.exits import Exit
+from mictlanfs.errors import MictlanError
 
 if TYPE_CHECKING:
     from mictlanfs.cli.options import SpaceChoice
@@ -36,7 +37,13 @@ def run_on_space(choice: SpaceChoice, label: str, work: Callable[[SpaceClient], 
         async with open_space(choice.uri, label=f"mictlanfs {label}", retry=retry) as space:
             return await work(space)
 
-    return trio.run(_until_terminated, main)
+    try:
+        return trio.run(_until_terminated, main)
+    except MictlanError as error:
+        if not error.is_retryable:
+            raise
+        detail = f"the space at {choice.uri} does not answer: {error.detail or error}"
+        raise MictlanError(error.kind, detail=detail) from error
 
 
 async def _until_terminated(main: Callable[[], Awaitable[T]]) -> T:
@@ -48,14 +55,17 @@ async def _until_terminated(main: Callable[[], Awaitable[T]]) -> T:
 
     results: list[T] = []
 
-    async def watch(scope: trio.CancelScope) -> None:
+    async def watch(
+        scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            task_status.started()
             async for _ in signals:
                 scope.cancel()
 
     with raising_single_errors():
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch, nursery.cancel_scope)
+            await nursery.start(watch, nursery.cancel_scope)
             results.append(await main())
             nursery.cancel_scope.cancel()
     if not results:

@@ -76,12 +76,13 @@ def _print(path: bytes, node: Node, kept: _Kept) -> None:
     from mictlanfs.model import FileKind
 
     attributes = node.attributes
+    links = output.counted(attributes.nlink, "link")
     lines = [
         ("path", output.quoted(path or b"/")),
         ("kind", output.kind_word(attributes)),
         ("mode", f"{attributes.mode:04o} {modes.filemode(attributes.st_mode)}"),
         ("owner", f"{output.user_name(attributes.uid)}:{output.group_name(attributes.gid)}"),
-        ("inode", f"{attributes.ino}, {attributes.nlink} links, version {attributes.version}"),
+        ("inode", f"{attributes.ino}, {links}, version {attributes.version}"),
         ("accessed", output.local_time(attributes.atime_ns)),
         ("modified", output.local_time(attributes.mtime_ns)),
         ("changed", output.local_time(attributes.ctime_ns)),

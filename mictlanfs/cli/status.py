@@ -42,14 +42,15 @@ def status(space: SpaceChoice, *, as_json: bool) -> None:
 
 def lines(status: SpaceStatus) -> Iterator[str]:
     """The status for people: nine lines when all is well with three peers."""
-    from mictlanfs.cli.output import duration
+    from mictlanfs.cli.output import counted, duration
     from mictlanfs.config import format_size
 
     word = "healthy" if status.is_healthy else "DEGRADED"
     yield f"{word:9} space {status.space_id}"
     yield f"router    {status.router_id} {status.version}, up {duration(status.uptime_s)}"
     up_count = sum(peer.state == "up" for peer in status.peers)
-    yield f"peers     {up_count} of {len(status.peers)} up, {len(status.sessions)} clients"
+    clients = counted(len(status.sessions), "client")
+    yield f"peers     {up_count} of {len(status.peers)} up, {clients}"
     width = max((len(peer.id) for peer in status.peers), default=0)
     for peer in sorted(status.peers, key=lambda peer: peer.id):
         yield f"          {peer.id:{width}} {_peer_line(peer)}"
@@ -59,8 +60,9 @@ def lines(status: SpaceStatus) -> Iterator[str]:
     )
     yield f"space     {format_size(used)} of {format_size(capacity)} used"
     yield (
-        f"data      {status.bucket_count} buckets, {status.inode_count} inodes, "
-        f"{status.chunk_count} chunks, {format_size(status.bytes_logical)}"
+        f"data      {counted(status.bucket_count, 'bucket')}, "
+        f"{counted(status.inode_count, 'inode')}, {counted(status.chunk_count, 'chunk')}, "
+        f"{format_size(status.bytes_logical)}"
     )
     yield f"copies    {_copies_line(status)}"
     for problem in status.problems:
@@ -86,9 +88,11 @@ def _peer_line(peer: PeerStatus) -> str:
 def _copies_line(status: SpaceStatus) -> str:
     if not status.under_replicated_count and not status.lost_count:
         return "every chunk has all its copies"
+    from mictlanfs.cli.output import counted
+
     parts = []
     if status.under_replicated_count:
-        parts.append(f"{status.under_replicated_count} chunks with too few")
+        parts.append(f"{counted(status.under_replicated_count, 'chunk')} with too few")
     if status.lost_count:
-        parts.append(f"{status.lost_count} chunks without any that can be reached")
+        parts.append(f"{counted(status.lost_count, 'chunk')} without any that can be reached")
     return ", ".join(parts)

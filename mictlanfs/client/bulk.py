@@ -20,13 +20,16 @@ from typing import Final
 import httpx
 import trio
 
-from mictlanfs.model import Buffer
+from mictlanfs.model import MIB, Buffer
 
 BODY: Final = "mictlanfs-body"
 # On top of the time-out, a body may take this long: far below what any usable network does.
 BYTES_PER_S_MIN = 1_000_000
 CONNECTIONS_PER_SERVER_MAX = 32
 HEAD_SIZE_BYTES_MAX = 64 * 1024
+# Three times the largest page of a directory, and far more than any chunk.
+BODY_SIZE_BYTES_MAX = 256 * MIB
+LENGTH_DIGITS_MAX = 20
 # The limit of sendmsg(2) on Linux: UIO_MAXIOV.
 BUFFERS_PER_SEND_MAX = 1024
 # RFC 9112, section 6.3.
@@ -238,9 +241,11 @@ def _framing(headers: list[tuple[bytes, bytes]]) -> tuple[int, bool]:
     length, keep = 0, True
     for name, value in headers:
         if name == b"content-length":
-            if not value.isdigit():
+            if not value.isdigit() or len(value) > LENGTH_DIGITS_MAX:
                 raise httpx.RemoteProtocolError(f"not a length: {value[:60]!r}")
             length = int(value)
+            if length > BODY_SIZE_BYTES_MAX:
+                raise httpx.RemoteProtocolError(f"{length} bytes are more than any answer has")
         elif name == b"connection":
             keep = value.lower() != b"close"
         elif name == b"transfer-encoding":

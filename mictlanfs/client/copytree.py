@@ -28,7 +28,8 @@ from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Attributes, FileKind, Node
 from mictlanfs.oserrors import translated_os_errors
 
-FILES_AT_ONCE_MAX = 32
+# Small files are bound by round trips: 128 at once were copied twice as fast as 32.
+FILES_AT_ONCE_MAX = 128
 # Small files then need no request of their own for their extents.
 EXTENTS_WITH_ENTRY_MAX = 8
 _FATAL_KINDS = frozenset({Kind.NO_SPACE, Kind.FENCED, Kind.CONFLICT})

@@ -26,8 +26,9 @@ from mictlanfs.identifiers import new_token
 from mictlanfs.model import KIB, MIB, Attributes, Buffer, Chunk, Extent, Node
 from mictlanfs.oserrors import translated_os_errors
 
+# Of all gets of a client together: bounds its memory.
 IN_FLIGHT_SIZE_BYTES_MAX = 64 * MIB
-IN_FLIGHT_COUNT_MAX = 64
+IN_FLIGHT_COUNT_MAX = 128
 # Writing this little into the page cache costs less than asking a thread to.
 INLINE_WRITE_SIZE_BYTES_MAX = 64 * KIB
 ATTEMPTS_MAX = 3

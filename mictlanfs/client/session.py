@@ -158,6 +158,21 @@ class Session:
                 raise result.error.to_error()
         return [result.touched for result in results]
 
+    async def apply_each(
+        self, ops: Sequence[wire.Operation], *, sync: bool = False
+    ) -> list[tuple[Attributes, ...] | MictlanError]:
+        """Apply operations in order, each whatever became of those before it.
+
+        Unlike those of `apply_all` they travel together with what other callers apply.
+
+        Returns:
+            For each operation the attributes of the inodes it touched, or its error.
+
+        Cancellation and errors: as for `apply`, but for the errors of single operations.
+        """
+        results = await self._submit(tuple(ops), sync=sync, stop_on_error=False)
+        return [result.error.to_error() if result.error else result.touched for result in results]
+
     async def sync(self) -> None:
         """Make every operation applied so far durable on the router's disk.
 

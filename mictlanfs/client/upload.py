@@ -35,8 +35,9 @@ from mictlanfs.model import MIB, Attributes, BucketPolicy, Chunk, Extent, FileKi
 
 log = logging.getLogger(__name__)
 
+# Of all puts of a client together: bounds its memory.
 IN_FLIGHT_SIZE_BYTES_MAX = 64 * MIB
-IN_FLIGHT_COUNT_MAX = 32
+IN_FLIGHT_COUNT_MAX = 128
 EXTENTS_PER_COMMIT_MAX = 1024
 COMMIT_AFTER_S = 20.0
 # Two puts that need the same new directory meet once; more often only under heavy contention.
@@ -85,7 +86,8 @@ class Uploader:
             session: that makes the changes.
             source: read from start to end; not closed.
             names: bucket and path.
-            directory: the one that `names` is in, when the caller knows it: saves two requests.
+            directory: the one that `names` is in, for a caller that puts many objects: saves two
+                requests, and commits share their batches with other puts.
             keep_times: whether the object gets the mtime of the source.
             progress: called with the number of bytes stored since the last call.
 
@@ -96,7 +98,8 @@ class Uploader:
         """
         upload = _Upload(self._tree, session, self._caller, names, source.mode)
         if directory is not None:
-            policy, upload.parent = directory.policy, directory.ino
+            policy = directory.policy
+            upload.join_others(directory.ino)
         else:
             policy = _policy_for(await self._tree.find(names))
 
@@ -115,6 +118,8 @@ class Uploader:
                 stored,
                 size_of=lambda piece: len(piece.data),
                 budget=self._budget,
+                # Pieces are read before they are stored: they count from then on.
+                size_before=min(policy.chunk_size, source.size or policy.chunk_size),
             )
             return await upload.finish(source.size, source.mtime_ns if keep_times else None)
         except BaseException:
@@ -142,9 +147,6 @@ class _Upload:
     """One object on its way: what is stored and not committed yet, and where it is committed to.
 
     Used by one task at a time.
-
-    Attributes:
-        parent: the directory of the object; None until it is known.
     """
 
     def __init__(
@@ -160,10 +162,17 @@ class _Upload:
         self._extents: list[Extent] = []
         self._chunks: list[Chunk] = []
         self._committed_at = trio.current_time()
-        self.parent: InodeNumber | None = None
-        # Of the temporary node: chosen before the first commit, there after it.
+        # Of the object: None until it is known.
+        self._parent: InodeNumber | None = None
+        # The temporary node: chosen before the first commit, there after it.
         self._ino: InodeNumber | None = None
         self._is_made = False
+        self._is_one_of_many = False
+
+    def join_others(self, parent: InodeNumber) -> None:
+        """The directory is known, and other uploads are on their way too: share batches."""
+        self._parent = parent
+        self._is_one_of_many = True
 
     async def add(self, offset: int, chunk: Chunk) -> None:
         """Take note of a stored chunk that belongs at `offset`; commit when it is time."""
@@ -176,18 +185,43 @@ class _Upload:
 
     async def finish(self, size: int, mtime_ns: int | None) -> Attributes:
         """Commit the rest and give the object its name and its size."""
+        if self._is_one_of_many and not self._is_made:
+            return await self._finish_among_others(size, mtime_ns)
 
         def ops(parent: InodeNumber, ino: InodeNumber) -> list[wire.Operation]:
-            now_ns = time.time_ns()
             return [
                 *self._write_ops(parent, ino),
-                # Also says the size of an object that ends in a hole.
-                wire.SetAttributes(ino, now_ns, size=size, mtime_ns=mtime_ns),
-                wire.Rename(parent, self._temporary, parent, self._name, now_ns),
+                *self._closing_ops(parent, ino, size, mtime_ns),
             ]
 
         touched = await self._commit(ops, sync=True)
         return touched[-1][0]
+
+    async def _finish_among_others(self, size: int, mtime_ns: int | None) -> Attributes:
+        """The same in two steps that share their batches with other uploads.
+
+        They do not stop at errors, so the name is only given once the first step is known good.
+        """
+        assert self._parent is not None
+        self._ino = await self._session.new_inode()
+        *closing, rename = self._closing_ops(self._parent, self._ino, size, mtime_ns)
+        making = self._make_op(self._parent, self._ino)
+        ops = [making, *self._write_ops(self._parent, self._ino), *closing]
+        for result in await self._session.apply_each(ops):
+            if isinstance(result, MictlanError):
+                raise result
+        touched = await self._session.apply(rename, sync=True)
+        return touched[0]
+
+    def _closing_ops(
+        self, parent: InodeNumber, ino: InodeNumber, size: int, mtime_ns: int | None
+    ) -> list[wire.Operation]:
+        now_ns = time.time_ns()
+        return [
+            # Also says the size of an object that ends in a hole.
+            wire.SetAttributes(ino, now_ns, size=size, mtime_ns=mtime_ns),
+            wire.Rename(parent, self._temporary, parent, self._name, now_ns),
+        ]
 
     def _write_ops(self, parent: InodeNumber, ino: InodeNumber) -> list[wire.Operation]:
         if not self._extents:
@@ -203,11 +237,11 @@ class _Upload:
     ) -> list[tuple[Attributes, ...]]:
         """Apply the operations that `ops_of` gives for parent and node, made first if need be."""
         if self._is_made:
-            assert self.parent is not None
+            assert self._parent is not None
             assert self._ino is not None
-            touched = await self._session.apply_all(ops_of(self.parent, self._ino), sync=sync)
-        elif self.parent is not None:
-            touched = await self._make_and_commit(self.parent, [], ops_of, sync=sync)
+            touched = await self._session.apply_all(ops_of(self._parent, self._ino), sync=sync)
+        elif self._parent is not None:
+            touched = await self._make_and_commit(self._parent, [], ops_of, sync=sync)
         else:
             touched = await self._find_and_commit(ops_of, sync=sync)
         self._is_made = True
@@ -247,25 +281,28 @@ class _Upload:
         sync: bool,
     ) -> list[tuple[Attributes, ...]]:
         """Apply `making`, then make the temporary node, then what `ops_of` gives."""
-        self.parent, self._ino = parent, await self._session.new_inode()
+        self._parent, self._ino = parent, await self._session.new_inode()
+        ops = [*making, self._make_op(parent, self._ino), *ops_of(parent, self._ino)]
+        return await self._session.apply_all(ops, sync=sync)
+
+    def _make_op(self, parent: InodeNumber, ino: InodeNumber) -> wire.Operation:
         caller = self._caller
-        node = wire.MakeNode(
+        return wire.MakeNode(
             parent,
             self._temporary,
-            self._ino,
+            ino,
             FileKind.FILE,
             self._mode & ~caller.umask,
             caller.uid,
             caller.gid,
             time.time_ns(),
         )
-        return await self._session.apply_all([*making, node, *ops_of(parent, self._ino)], sync=sync)
 
     async def abandon(self) -> None:
         """Remove the temporary node, if it was made and the router answers soon."""
-        if self.parent is None or self._ino is None:
+        if self._parent is None or self._ino is None:
             return
-        unlink = wire.Unlink(self.parent, self._temporary, time.time_ns())
+        unlink = wire.Unlink(self._parent, self._temporary, time.time_ns())
         with trio.CancelScope(shield=True), trio.move_on_after(CLEAN_UP_TIMEOUT_S):
             try:
                 await self._session.apply(unlink)

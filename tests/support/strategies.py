@@ -103,8 +103,8 @@ def values_of(annotation: Any) -> st.SearchStrategy[Any]:
         fields = {name: values_of(hints[name]) for name in annotation.__struct_fields__}
         return st.builds(annotation, **fields)
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is tuple:
-        return st.lists(values_of(arguments[0]), max_size=4).map(tuple)
+    if origin in (tuple, list):
+        return st.lists(values_of(arguments[0]), max_size=4).map(origin)
     if origin is dict:
         return st.dictionaries(*map(values_of, arguments), max_size=4)
     if origin in (Union, UnionType):
@@ -112,7 +112,7 @@ def values_of(annotation: Any) -> st.SearchStrategy[Any]:
     if annotation is int:
         return st.integers(-(2**63), 2**63 - 1)
     if annotation is float:
-        return st.floats(allow_nan=False)
+        return st.floats(allow_nan=False, allow_infinity=False)
     return st.from_type(annotation)
 
 

@@ -3,7 +3,10 @@ import os
 from pathlib import Path
 
 import pytest
+from trio.testing import MockClock
 
+from mictlanfs import wire
+from mictlanfs.checksums import digest_of
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import FileKind
 from tests.support.fakespace import FakeSpace
@@ -116,3 +119,54 @@ async def test_a_directory_got_does_not_follow_a_local_symlink(
         await client.get_tree("b", "", tmp_path / "out", events.callbacks)
     assert [error.kind for _, error in events.errors] == [Kind.EXISTS]
     assert not os.listdir(tmp_path / "elsewhere")
+
+
+async def test_files_of_a_tree_share_their_commits(
+    space: FakeSpace, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    space.net.latency_s = 0.01
+    for n in range(100):
+        (tmp_path / f"f{n}").write_bytes(b"%d" % n)
+    async with space.client() as client:
+        await client.put_tree(tmp_path, "b", "", Events().callbacks)
+    assert len(space.router.tree(b"b")) == 100
+    assert len(space.router.commits) < 20
+    # Whoever is told that a file is there can rely on it.
+    renames = [batch for batch in space.router.commits if has_rename(batch)]
+    assert all(batch.sync for batch in renames)
+
+
+def has_rename(batch: wire.Commit) -> bool:
+    return any(isinstance(op, wire.Rename) for op in batch.ops)
+
+
+async def test_a_file_of_a_tree_whose_content_is_refused_never_appears(
+    space: FakeSpace, tmp_path: Path
+) -> None:
+    (tmp_path / "good").write_bytes(b"good")
+    (tmp_path / "bad").write_bytes(b"evil")
+
+    def refuse(op: wire.Operation) -> None:
+        if isinstance(op, wire.WriteExtents) and op.chunks[0].digest == digest_of([b"evil"]):
+            raise MictlanError(Kind.INVALID, "write")
+
+    space.router.before_apply = refuse
+    events = Events()
+    async with space.client() as client:
+        await client.put(io.BytesIO(b"old"), "b", "bad")
+        await client.put_tree(tmp_path, "b", "", events.callbacks)
+        assert await content(client, "bad") == b"old"
+        assert await content(client, "good") == b"good"
+    assert [error.kind for _, error in events.errors] == [Kind.INVALID]
+    assert space.router.tree(b"b") == [b"bad", b"good"]
+
+
+async def test_a_large_file_of_a_tree_commits_on_the_way(
+    space: FakeSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mictlanfs.client.upload.EXTENTS_PER_COMMIT_MAX", 2)
+    (tmp_path / "large").write_bytes(pattern(7 * CHUNK))
+    async with space.client() as client:
+        await client.put_tree(tmp_path, "b", "", Events().callbacks)
+        assert await content(client, "large") == pattern(7 * CHUNK)
+    assert space.router.tree(b"b") == [b"large"]

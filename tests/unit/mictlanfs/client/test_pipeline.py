@@ -38,19 +38,31 @@ class Work:
         self.count -= 1
         self.size -= item
 
-    async def run(self, items: Iterable[int], budget: Budget) -> None:
-        await in_order(give(items), self.work, self.consume, size_of=int, budget=budget)
+    async def run(self, items: Iterable[int], budget: Budget, size_before: int = 0) -> None:
+        await in_order(
+            give(items),
+            self.work,
+            self.consume,
+            size_of=int,
+            budget=budget,
+            size_before=size_before,
+        )
 
 
 @settings(max_examples=30)
-@given(st.lists(st.integers(0, 9), max_size=20), st.integers(1, 30), st.integers(1, 5))
+@given(
+    st.lists(st.integers(0, 9), max_size=20),
+    st.integers(1, 30),
+    st.integers(1, 5),
+    st.sampled_from([0, 9, 40]),
+)
 def test_results_come_in_order_and_within_the_budget(
-    items: list[int], size_max: int, count_max: int
+    items: list[int], size_max: int, count_max: int, size_before: int
 ) -> None:
     work = Work()
 
     async def main() -> None:
-        await work.run(items, Budget(size_max, count_max))
+        await work.run(items, Budget(size_max, count_max), size_before)
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     assert work.consumed == [(item, str(item)) for item in items]
@@ -88,8 +100,9 @@ class BrokenError(Exception):
 
 
 @pytest.mark.parametrize("where", ["items", "work", "consume"])
+@pytest.mark.parametrize("size_before", [0, 10])
 async def test_an_error_ends_it_all_and_is_raised_plain(
-    autojump_clock: trio.testing.MockClock, where: str
+    autojump_clock: trio.testing.MockClock, where: str, size_before: int
 ) -> None:
     closed: list[bool] = []
     budget, work = Budget(1000, 3), Work()
@@ -114,11 +127,35 @@ async def test_an_error_ends_it_all_and_is_raised_plain(
         await work.consume(item, result)
 
     with pytest.raises(BrokenError):
-        await in_order(items(), failing_work, failing_consume, size_of=int, budget=budget)
+        await in_order(
+            items(),
+            failing_work,
+            failing_consume,
+            size_of=int,
+            budget=budget,
+            size_before=size_before,
+        )
     assert closed
     # What was under way is given back: another user of the budget is not held up for ever.
     with trio.fail_after(100):
         await Work().run([1] * 10, budget)
+
+
+async def test_room_is_made_before_an_item_is_asked_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    asked: list[float] = []
+
+    async def items() -> AsyncGenerator[int, None]:
+        for _ in range(3):
+            asked.append(trio.current_time())
+            yield 5
+
+    start, work = trio.current_time(), Work()
+    await in_order(
+        items(), work.work, work.consume, size_of=int, budget=Budget(10, 9), size_before=6
+    )
+    assert [time - start for time in asked] == [0, 5, 10]
 
 
 async def test_cancelling_cancels_the_work(autojump_clock: trio.testing.MockClock) -> None:

@@ -160,6 +160,16 @@ async def test_apply_all_stops_at_the_first_error(space: Space) -> None:
     assert [batch.stop_on_error for batch in space.router.commits] == [True, True]
 
 
+async def test_apply_each_goes_on_after_an_error(space: Space) -> None:
+    async with space.session() as session:
+        ops = [await make(session, name) for name in (b"a", b"a", b"b")]
+        results = await session.apply_each(ops, sync=True)
+    kinds = [result.kind if isinstance(result, MictlanError) else None for result in results]
+    assert kinds == [None, Kind.EXISTS, None]
+    assert space.names == [b"a", b"b"]
+    assert [batch.sync for batch in space.router.commits] == [True]
+
+
 async def test_operations_that_stop_on_error_never_stop_those_of_others(
     space: Space, autojump_clock: MockClock
 ) -> None:

@@ -37,7 +37,7 @@ async def test_exists_tells_without_an_error(space: FakeSpace) -> None:
     assert answers == [True, True, True, False, False, False]
 
 
-# --- buckets ---------------------------------------------------------------------------------------
+# --- buckets -------------------------------------------------------------------------------------
 
 
 async def test_buckets_are_made_shown_and_removed(space: FakeSpace) -> None:
@@ -71,7 +71,7 @@ async def test_making_a_bucket_that_exists_leaves_it_alone(space: FakeSpace) -> 
         assert (await client.bucket("b")).policy == BucketPolicy(chunk_size=CHUNK)
 
 
-# --- the client ------------------------------------------------------------------------------------
+# --- the client ----------------------------------------------------------------------------------
 
 
 async def test_reading_opens_no_session_and_a_change_opens_one(space: FakeSpace) -> None:

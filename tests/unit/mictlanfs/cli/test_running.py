@@ -1,0 +1,37 @@
+import pytest
+
+from mictlanfs.cli.options import SpaceChoice
+from mictlanfs.cli.running import run_on_space
+from mictlanfs.client.space import SpaceClient
+from mictlanfs.errors import Kind, MictlanError
+from tests.support.fakespace import URI, FakeSpace
+
+CHOICE = SpaceChoice(URI, 0.0)
+
+
+def test_the_result_of_the_work_is_returned(space: FakeSpace) -> None:
+    async def work(client: SpaceClient) -> int:
+        return len(await client.buckets())
+
+    assert run_on_space(CHOICE, "test", work) == 1
+
+
+def test_errors_of_the_work_are_plain(space: FakeSpace) -> None:
+    async def work(client: SpaceClient) -> None:
+        await client.stat("none")
+
+    with pytest.raises(MictlanError) as caught:
+        run_on_space(CHOICE, "test", work)
+    assert caught.value.kind is Kind.NOT_FOUND
+
+
+def test_a_space_that_does_not_answer_is_named(space: FakeSpace) -> None:
+    space.net.servers.clear()
+
+    async def work(client: SpaceClient) -> None:
+        await client.buckets()
+
+    with pytest.raises(MictlanError) as caught:
+        run_on_space(CHOICE, "test", work)
+    assert caught.value.kind is Kind.UNAVAILABLE
+    assert str(caught.value) == f"the space at {URI} does not answer: connection refused"

@@ -1,0 +1,272 @@
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import pairwise
+
+import httpx
+import pytest
+import trio
+
+from mictlanfs.client import bulk
+from mictlanfs.client.bulk import BODY, CONNECTIONS_PER_SERVER_MAX, BulkTransport
+from mictlanfs.model import MIB, Buffer
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+CLOSE = b""
+
+
+class Script:
+    """A server that takes requests and sends the answers it was given, in turn.
+
+    An answer is a list of parts to send; CLOSE ends the connection there.
+
+    Attributes:
+        received: what each request looked like.
+        connection_count: how often somebody connected.
+    """
+
+    def __init__(self, *answers: Sequence[bytes]) -> None:
+        self.answers = list(answers)
+        self.received: list[bytes] = []
+        self.connection_count = 0
+        self.busy_max = 0
+        self._busy = 0
+        self.gate = trio.Event()
+        self.gate.set()
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        self.connection_count += 1
+        while (request := await self._receive(stream)) is not None:
+            self.received.append(request)
+            self._busy += 1
+            self.busy_max = max(self.busy_max, self._busy)
+            await self.gate.wait()
+            self._busy -= 1
+            for part in self.answers.pop(0) if self.answers else [OK]:
+                if part == CLOSE:
+                    return
+                await stream.send_all(part)
+                await trio.testing.wait_all_tasks_blocked()
+
+    async def _receive(self, stream: trio.SocketStream) -> bytes | None:
+        received = b""
+        async for part in stream:
+            received += part
+            head, end, body = received.partition(b"\r\n\r\n")
+            if end and len(body) == int(head.rpartition(b"content-length: ")[2]):
+                return received
+        return None
+
+
+@asynccontextmanager
+async def serving(script: Script) -> AsyncIterator[tuple[BulkTransport, str]]:
+    transport = BulkTransport()
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_tcp, script.serve, 0, host="127.0.0.1")
+        listeners = await nursery.start(serve)
+        yield transport, f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}/path?q=1"
+        await transport.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def ask(
+    transport: BulkTransport, url: str, *pieces: Buffer, timeout_s: float = 5.0
+) -> tuple[int, bytes]:
+    extensions = {"timeout": {"read": timeout_s, "connect": timeout_s}, BODY: pieces}
+    request = httpx.Request("PUT", url, extensions=extensions)
+    response = await transport.handle_async_request(request)
+    return response.status_code, bytes(response.extensions[BODY])
+
+
+# --- requests ------------------------------------------------------------------------------------
+
+
+async def test_a_request_is_what_http_says() -> None:
+    script = Script()
+    async with serving(script) as (transport, url):
+        assert await ask(transport, url, b"a", memoryview(b"bc"), bytearray(), b"d") == (200, b"ok")
+    head, _, body = script.received[0].partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    assert lines[0] == b"PUT /path?q=1 HTTP/1.1"
+    assert any(line.lower().startswith(b"host: 127.0.0.1:") for line in lines)
+    assert [line for line in lines if line.lower().startswith(b"content-length")] == [
+        b"content-length: 4"
+    ]
+    assert body == b"abcd"
+
+
+async def test_a_body_of_many_and_of_large_pieces_arrives_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bulk, "BUFFERS_PER_SEND_MAX", 3)
+    pieces = [bytes([n]) * (n * 1000) for n in range(1, 50)] + [b"z" * (3 * MIB)]
+    script = Script()
+    async with serving(script) as (transport, url):
+        await ask(transport, url, *pieces)
+    assert script.received[0].partition(b"\r\n\r\n")[2] == b"".join(pieces)
+
+
+# --- answers -------------------------------------------------------------------------------------
+
+BODY_BYTES = bytes(range(256)) * 4096
+WHOLE = b"HTTP/1.1 206 Partial Content\r\nX-A: b\r\ncontent-length:1048576 \r\n\r\n" + BODY_BYTES
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [10, 40], [70], [75, 76], [80, 500_000]])
+async def test_an_answer_arrives_whole_however_it_is_cut(cuts: list[int]) -> None:
+    bounds = [0, *cuts, len(WHOLE)]
+    parts = [WHOLE[a:b] for a, b in pairwise(bounds)]
+    async with serving(Script(parts)) as (transport, url):
+        assert await ask(transport, url) == (206, BODY_BYTES)
+
+
+async def test_headers_are_those_of_the_answer() -> None:
+    async with serving(Script([WHOLE])) as (transport, url):
+        response = await transport.handle_async_request(httpx.Request("GET", url))
+        assert response.headers["x-a"] == "b"
+
+
+@pytest.mark.parametrize("status", [200, 204, 304, 404, 503])
+async def test_an_answer_without_a_body_is_empty(status: int) -> None:
+    answer = b"HTTP/1.1 %d Word\r\n\r\n" % status
+    async with serving(Script([answer], [answer])) as (transport, url):
+        for _ in range(2):
+            assert await ask(transport, url) == (status, b"")
+
+
+async def test_a_server_may_refuse_a_body_before_it_has_read_it() -> None:
+    refusal = b"HTTP/1.1 507 Full\r\nContent-Length: 4\r\nConnection: close\r\n\r\nfull"
+
+    async def refuse(stream: trio.SocketStream) -> None:
+        await stream.receive_some(1000)
+        await stream.send_all(refusal)
+        await stream.send_eof()
+        # The client is still sending; a reset now would take the answer away from it.
+        async for _ in stream:
+            pass
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, refuse, 0, host="127.0.0.1"))
+        url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}/"
+        transport = BulkTransport()
+        assert await ask(transport, url, bytes(20 * MIB)) == (507, b"full")
+        await transport.aclose()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b"SSH-2.0-OpenSSH\r\n\r\n"],
+        [b"HTTP/1.1 abc\r\n\r\n"],
+        [b"HTTP/2 200\r\n\r\n"],
+        [b"HTTP/1.1 200 OK\r\nno header\r\n\r\n"],
+        [b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n"],
+        [b"HTTP/1.1 200 OK\r\ncontent-length: many\r\n\r\n"],
+        [b"HTTP/1.1 200 OK\r\ncontent-length: 999999999999999\r\n\r\n"],
+        [b"HTTP/1.1 200 OK\r\ncontent-length: " + b"9" * 5000 + b"\r\n\r\n"],
+        [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"],
+        [b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nok"],
+        [b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000],
+        [b"HTTP/1.1 200 OK\r\n", CLOSE],
+        [b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nok", CLOSE],
+        [CLOSE],
+    ],
+)
+async def test_an_answer_that_is_none_is_an_error_and_ends_the_connection(
+    parts: list[bytes],
+) -> None:
+    script = Script(parts)
+    async with serving(script) as (transport, url):
+        with pytest.raises(httpx.TransportError):
+            await ask(transport, url)
+        assert await ask(transport, url) == (200, b"ok")
+    assert script.connection_count == 2
+
+
+# --- connections ---------------------------------------------------------------------------------
+
+
+async def test_a_connection_is_kept_for_the_next_request() -> None:
+    script = Script()
+    async with serving(script) as (transport, url):
+        for _ in range(5):
+            await ask(transport, url, b"body")
+    assert script.connection_count == 1
+
+
+async def test_a_server_that_says_so_is_not_asked_again_on_the_same_connection() -> None:
+    closing = b"HTTP/1.1 200 OK\r\nConnection: Close\r\nContent-Length: 2\r\n\r\nok"
+    script = Script([closing], [closing])
+    async with serving(script) as (transport, url):
+        for _ in range(3):
+            await ask(transport, url)
+    assert script.connection_count == 3
+
+
+async def test_a_connection_closed_while_it_was_idle_is_replaced_without_an_error() -> None:
+    script = Script([OK, CLOSE], [OK, CLOSE])
+    async with serving(script) as (transport, url):
+        for _ in range(3):
+            assert await ask(transport, url, b"body") == (200, b"ok")
+            await trio.testing.wait_all_tasks_blocked()
+    assert script.connection_count == 3
+
+
+async def test_a_connection_that_closes_just_as_it_is_used_is_replaced() -> None:
+    # The second request reaches the server, which closes instead of an answer: a restart.
+    script = Script([OK], [CLOSE])
+    async with serving(script) as (transport, url):
+        assert await ask(transport, url) == (200, b"ok")
+        assert await ask(transport, url) == (200, b"ok")
+    assert script.connection_count == 2
+    assert len(script.received) == 3
+
+
+async def test_there_are_only_so_many_connections_to_a_server() -> None:
+    script = Script()
+    script.gate = trio.Event()
+    async with serving(script) as (transport, url), trio.open_nursery() as nursery:
+        for _ in range(3 * CONNECTIONS_PER_SERVER_MAX):
+            nursery.start_soon(ask, transport, url)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        script.gate.set()
+    assert script.connection_count == script.busy_max == CONNECTIONS_PER_SERVER_MAX
+    assert len(script.received) == 3 * CONNECTIONS_PER_SERVER_MAX
+
+
+async def test_a_cancelled_request_leaves_no_connection_with_half_an_answer() -> None:
+    script = Script([WHOLE[:1000]])
+    async with serving(script) as (transport, url):
+        with trio.move_on_after(0.1) as scope:
+            await ask(transport, url)
+        assert scope.cancelled_caught
+        assert await ask(transport, url) == (200, b"ok")
+    assert script.connection_count == 2
+
+
+@pytest.mark.parametrize("parts", [[], [b"HTTP/1.1 200 OK\r\n"], [WHOLE[:1000]]])
+async def test_a_server_that_says_no_more_times_out(
+    parts: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "BYTES_PER_S_MIN", 10**9)
+    script = Script(parts)
+    async with serving(script) as (transport, url):
+        with pytest.raises(httpx.ReadTimeout):
+            await ask(transport, url, timeout_s=0.1)
+
+
+async def test_nobody_there_is_a_connect_error_that_says_why() -> None:
+    with pytest.raises(httpx.ConnectError, match="refused"):
+        await ask(BulkTransport(), "http://127.0.0.1:1/")
+
+
+async def test_a_network_that_swallows_is_a_connect_timeout(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def swallow(*address: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(trio, "open_tcp_stream", swallow)
+    with pytest.raises(httpx.ConnectTimeout):
+        await ask(BulkTransport(), "http://127.0.0.1:1/", timeout_s=3.0)

@@ -1,0 +1,166 @@
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+import trio
+
+from mictlanfs.client.transport import HttpTransport, translated_errors
+from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.model import Buffer
+
+FOREIGN = [
+    error
+    for _, error in inspect.getmembers(httpx, inspect.isclass)
+    if issubclass(error, Exception) and not issubclass(error, Warning)
+]
+
+
+def make(error: type[Exception]) -> Exception:
+    """An instance, whatever its constructor asks for."""
+    if issubclass(error, httpx.HTTPStatusError):
+        request = httpx.Request("GET", "http://x")
+        return error("text", request=request, response=httpx.Response(500, request=request))
+    for arguments in (("text",), ()):
+        try:
+            return error(*arguments)
+        except TypeError:
+            continue
+    raise AssertionError(f"how is {error.__name__} made?")
+
+
+@pytest.mark.parametrize("error", FOREIGN, ids=lambda error: str(error.__name__))
+def test_every_exception_of_httpx_is_translated(error: type[Exception]) -> None:
+    with pytest.raises(MictlanError) as caught, translated_errors("GET", "http://x/y"):
+        raise make(error)
+    expected = Kind.UNAVAILABLE
+    if issubclass(error, httpx.TimeoutException):
+        expected = Kind.TIMED_OUT
+    elif issubclass(error, httpx.InvalidURL):
+        expected = Kind.INVALID
+    elif not issubclass(error, httpx.HTTPError):
+        expected = Kind.INTERNAL
+    assert caught.value.kind is expected
+    assert "http://x/y" in str(caught.value)
+
+
+def test_an_exception_that_says_nothing_is_named() -> None:
+    with pytest.raises(MictlanError) as caught, translated_errors("GET", "http://x"):
+        raise httpx.ReadError("")
+    assert "ReadError" in str(caught.value)
+
+
+# --- a real exchange, on both event loops --------------------------------------------------------
+
+
+class Echo:
+    """An HTTP server that answers 418 with what it was sent, head and body."""
+
+    def __init__(self) -> None:
+        self.connection_count = 0
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        self.connection_count += 1
+        received = b""
+        async for part in stream:
+            received += part
+            head, end, body = received.partition(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0] or 0)
+            if end and len(body) == length:
+                answer = b"HTTP/1.1 418 No\r\nX-Got: it\r\nContent-Length: %d\r\n\r\n%s"
+                await stream.send_all(answer % (len(received), received))
+                received = b""
+
+
+@asynccontextmanager
+async def echo_server() -> AsyncIterator[tuple[Echo, str]]:
+    echo = Echo()
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, echo.serve, 0)
+        yield echo, f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        nursery.cancel_scope.cancel()
+
+
+Exchange = Callable[[HttpTransport, str], Awaitable[None]]
+
+
+async def exchange(transport: HttpTransport, url: str) -> None:
+    bodies: list[Buffer | Sequence[Buffer] | None] = [
+        None,
+        b"",
+        b"whole",
+        bytearray(b"array"),
+        [b"in ", memoryview(b"pieces"), bytearray(b"!")],
+        b"x" * 3_000_000,
+    ]
+    for body in bodies:
+        response = await transport.request(
+            "POST", url + "/a?b=c", body=body, headers={"x-sent": "yes"}
+        )
+        assert response.status == 418
+        assert response.headers["x-got"] == "it"
+        head, _, got = bytes(response.body).partition(b"\r\n\r\n")
+        assert head.startswith(b"POST /a?b=c HTTP/1.1\r\n")
+        assert b"\r\nx-sent: yes" in head.lower()
+        sent = body or b""
+        assert got == (bytes(sent) if isinstance(sent, Buffer) else b"".join(sent))
+
+
+async def test_a_request_and_its_answer_arrive_whole_on_trio() -> None:
+    async with echo_server() as (echo, url):
+        transport = HttpTransport()
+        await exchange(transport, url)
+        await transport.aclose()
+    # One connection is kept for all of them.
+    assert echo.connection_count == 1
+
+
+async def test_a_request_and_its_answer_arrive_whole_on_asyncio() -> None:
+    async def on_asyncio(url: str) -> None:
+        transport = HttpTransport()
+        await exchange(transport, url)
+        await transport.aclose()
+
+    async with echo_server() as (echo, url):
+        await trio.to_thread.run_sync(lambda: asyncio.run(on_asyncio(url)))
+    assert echo.connection_count == 1
+
+
+async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+
+    async def on_asyncio(url: str) -> None:
+        transport = HttpTransport()
+        assert (await transport.request("GET", url)).status == 418
+        await transport.aclose()
+
+    async with echo_server() as (_, url):
+        transport = HttpTransport()
+        assert (await transport.request("GET", url)).status == 418
+        await transport.aclose()
+        await trio.to_thread.run_sync(lambda: asyncio.run(on_asyncio(url)))
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_nobody_there_is_unavailable(scheme: str) -> None:
+    transport = HttpTransport()
+    with pytest.raises(MictlanError) as caught:
+        await transport.request("GET", f"{scheme}://127.0.0.1:1/x")
+    assert caught.value.kind is Kind.UNAVAILABLE
+    assert "127.0.0.1:1" in str(caught.value)
+    await transport.aclose()
+
+
+async def test_an_address_that_is_none_is_an_error() -> None:
+    transport = HttpTransport()
+    for url in ("http://[", "http://127.0.0.1:99999999/"):
+        with pytest.raises(MictlanError):
+            await transport.request("GET", url)
+    await transport.aclose()
+
+
+async def test_closing_without_any_request_is_fine() -> None:
+    await HttpTransport().aclose()
