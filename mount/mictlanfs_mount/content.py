@@ -8,7 +8,8 @@ is one state of the file; `docs/concurrency.md` tells the races one by one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -147,7 +148,7 @@ class Content:
         """
         inode = handle.inode
         state = await self._state(inode, offset, length)
-        if state.offset >= state.end:
+        if state.offset == state.end:
             return b""
         advice = handle.readahead.on_read(offset, state.end - offset)
         if advice.prefetch_start < advice.prefetch_end:
@@ -179,9 +180,9 @@ class Content:
             # No await from here to the state: size, extents and dirty bytes belong together.
             writer = self.writeback.get(inode.ino)
             size = max(inode.attributes.size, writer.end if writer is not None else 0)
-            end = min(offset + length, size)
+            end = max(offset, min(offset + length, size))
             dirty = writer.collect(offset, end) if writer is not None and offset < end else []
-            if offset >= end or _covers(dirty, offset, end):
+            if offset == end or _covers(dirty, offset, end):
                 return _State(offset, end, (), dirty)
             unknown = inode.extents.first_unknown(offset, end)
             if unknown is None:
@@ -191,12 +192,13 @@ class Content:
 
     async def _load_page(self, inode: Inode, offset: int) -> None:
         """Make extents from `offset` on known, unless the file changes meanwhile."""
-        page = await self._router.extents(wire.GetExtents(inode.ino, offset))
-        if page.content_version > inode.attributes.content_version:
-            # The file was changed elsewhere, or a commit of ours is not answered yet: the size
-            # must be that of the same content.
-            node = await self._router.node(wire.GetNode(inode.ino))
-            inode.learn(node.attributes, inode.valid_until_s)
+        with stale_when_gone("read", inode.ino):
+            page = await self._router.extents(wire.GetExtents(inode.ino, offset))
+            if page.content_version > inode.attributes.content_version:
+                # The file was changed elsewhere, or a commit of ours is not answered yet: the size
+                # must be that of the same content.
+                node = await self._router.node(wire.GetNode(inode.ino))
+                inode.learn(node.attributes, inode.valid_until_s)
         version = inode.attributes.content_version
         if page.content_version != version:
             # Overtaken by a change.
@@ -277,7 +279,6 @@ class Content:
             return
         if self.writeback.budget.is_exhausted:
             await self.writeback.wait_for_room(self._deadline_s)
-        handle.has_written = True
         self._writer(handle.inode).write(offset, data, self._clock.wall_ns())
 
     def _writer(self, inode: Inode) -> FileWriter:
@@ -343,6 +344,22 @@ class Content:
             attributes.content_version,
             attributes.has_xattrs,
         )
+
+
+@contextmanager
+def stale_when_gone(operation: str, ino: InodeNumber) -> Iterator[None]:
+    """Say STALE of an inode that the kernel knows and the router does not any more.
+
+    The kernel then looks the path up anew before it fails: the name may stand for another file by
+    now. NOT_FOUND would be the end. Source: LOOKUP_REVAL in the kernel's path-lookup.rst.
+    """
+    try:
+        yield
+    except MictlanError as error:
+        if error.kind is not Kind.NOT_FOUND:
+            raise
+        detail = "it was removed or replaced"
+        raise MictlanError(Kind.STALE, operation, str(ino), detail) from error
 
 
 def _covers(dirty: Sequence[tuple[int, bytes]], offset: int, end: int) -> bool:

@@ -31,7 +31,7 @@ from mictlanfs.model import (
     InodeNumber,
     Node,
 )
-from mictlanfs_mount.content import Content
+from mictlanfs_mount.content import Content, stale_when_gone
 from mictlanfs_mount.handles import DirectoryHandle, FileHandle, HandleNumber, HandleTable
 from mictlanfs_mount.inodes import Inode, InodeTable
 
@@ -87,6 +87,8 @@ class FileSystem:
         self._sync_on_close = sync_on_close
         self.inodes = inodes
         self.handles = HandleTable()
+        # Removals under way of what nobody had open when they were sent.
+        self._removals: set[trio.Event] = set()
         self._statfs: wire.StatFs | None = None
         self._statfs_until_s = 0.0
 
@@ -119,7 +121,8 @@ class FileSystem:
         return self.inodes.get(ino) or await self._asked(ino)
 
     async def _asked(self, ino: InodeNumber, extents_max: int = 0) -> Inode:
-        node = await self._router.node(wire.GetNode(ino, extents_max))
+        with stale_when_gone("ask for", ino):
+            node = await self._router.node(wire.GetNode(ino, extents_max))
         inode = self.remembered(node)
         if extents_max:
             self._learn_extents(inode, node)
@@ -128,11 +131,14 @@ class FileSystem:
     @staticmethod
     def _learn_extents(inode: Inode, node: Node) -> None:
         version = node.attributes.content_version
-        if version == inode.extents.content_version and not inode.extents.first_unknown(0, 1):
+        is_known = version == inode.extents.content_version and (
+            inode.extents.first_unknown(0, 1) is None
+        )
+        is_overtaken = version != inode.attributes.content_version
+        if is_known or is_overtaken:
             return
-        if version < inode.extents.content_version:
-            return
-        inode.extents.reset(version)
+        if version > inode.extents.content_version:
+            inode.extents.reset(version)
         end = None if node.has_all_extents else (node.extents[-1].end if node.extents else 0)
         inode.extents.learn(0, end, node.extents, node.chunks)
 
@@ -199,14 +205,15 @@ class FileSystem:
     async def unlink(self, parent: InodeNumber, name: bytes) -> None:
         """Remove a name of what is not a directory."""
         sustain = self._has_handles
-        touched = await self._apply(wire.Unlink(parent, name, self._clock.wall_ns(), sustain))
+        op = wire.Unlink(parent, name, self._clock.wall_ns(), sustain)
+        touched = await self._apply_removal(op, sustain=sustain)
         await self._let_go(touched[0], sustain=sustain)
 
     async def rmdir(self, parent: InodeNumber, name: bytes) -> None:
         """Remove an empty directory; in the root, an empty bucket."""
         sustain = self._has_handles
         op = wire.RemoveDirectory(parent, name, self._clock.wall_ns(), sustain)
-        touched = await self._apply(op)
+        touched = await self._apply_removal(op, sustain=sustain)
         await self._let_go(touched[0], sustain=sustain)
 
     async def rename(
@@ -226,7 +233,7 @@ class FileSystem:
             raise MictlanError(Kind.INVALID, "rename", os.fsdecode(name), f"flags {mode:#x}")
         sustain = self._has_handles
         op = wire.Rename(parent, name, new_parent, new_name, self._clock.wall_ns(), mode, sustain)
-        touched = await self._apply(op)
+        touched = await self._apply_removal(op, sustain=sustain)
         for attributes in touched[3:]:
             await self._let_go(attributes, sustain=sustain)
 
@@ -235,6 +242,18 @@ class FileSystem:
         """Whether an inode that loses its last name may be open here, so must be sustained."""
         return len(self.handles) > 0
 
+    async def _apply_removal(self, op: wire.Operation, *, sustain: bool) -> tuple[Attributes, ...]:
+        """Apply what may take the last name of an inode; `open` waits for it unless it sustains."""
+        if sustain:
+            return await self._apply(op)
+        done = trio.Event()
+        self._removals.add(done)
+        try:
+            return await self._apply(op)
+        finally:
+            self._removals.discard(done)
+            done.set()
+
     async def _let_go(self, attributes: Attributes, *, sustain: bool) -> None:
         """Forget an inode that lost its last name, unless a handle here still uses it."""
         inode = self.inodes.get(attributes.ino)
@@ -242,7 +261,15 @@ class FileSystem:
             return
         self._content.discard(attributes.ino)
         if sustain:
-            await self._session.apply(wire.Release(attributes.ino))
+            await self._release(attributes.ino)
+
+    async def _release(self, ino: InodeNumber) -> None:
+        """Let the router forget an inode that it sustains for this session."""
+        try:
+            await self._session.apply(wire.Release(ino))
+        except MictlanError as error:
+            # What the caller asked for is done. The end of the session lets go of the inode too.
+            log.warning("inode %d stays sustained: %s", ino, error)
 
     async def readlink(self, ino: InodeNumber) -> bytes:
         """The target of a symlink."""
@@ -278,7 +305,8 @@ class FileSystem:
             atime_ns,
             mtime_ns,
         )
-        (attributes,) = await self._session.apply(op)
+        with stale_when_gone("setattr", ino):
+            (attributes,) = await self._session.apply(op)
         if size is not None:
             inode.note_own_change(attributes)
             inode.extents.truncate(size, attributes.content_version)
@@ -295,14 +323,13 @@ class FileSystem:
         inode.open_count += 1
         return self.handles.add(DirectoryHandle(inode))
 
-    async def readdir(self, number: HandleNumber, index: int) -> DirectoryHandle:
-        """The directory handle with the entry at `index` read, unless the directory ends before.
+    def rewinddir(self, number: HandleNumber) -> None:
+        """The directory is read from its start: as it is from now on."""
+        self.handles.directory(number).restart()
 
-        Index 0 reads the directory anew.
-        """
+    async def readdir(self, number: HandleNumber, index: int) -> DirectoryHandle:
+        """The directory handle with the entry at `index` read, unless the directory ends before."""
         handle = self.handles.directory(number)
-        if index == 0:
-            handle.restart()
         while index >= len(handle.entries) and not handle.is_complete:
             after = handle.entries[-1].name if handle.entries else b""
             page = await self._router.list(wire.ListDirectory(handle.inode.ino, after))
@@ -329,28 +356,45 @@ class FileSystem:
         except MictlanError as error:
             if error.kind is not Kind.EXISTS or flags & os.O_EXCL:
                 raise
-            inode = await self.lookup(parent, name)
-            return await self.open(inode.ino, flags), inode
+            return await self._open_existing(await self.lookup(parent, name), flags)
         inode.kernel_content_version = inode.attributes.content_version
-        return self._opened(inode, keep_cache=True), inode
+        return Opened(self._add_file_handle(inode, flags), keep_cache=True), inode
+
+    async def _open_existing(self, inode: Inode, flags: int) -> tuple[Opened, Inode]:
+        """Open what a program wanted to create and was made elsewhere meanwhile."""
+        if inode.attributes.kind not in {FileKind.FILE, FileKind.DIRECTORY}:
+            # Whatever it is, the kernel knows how to open it once it has looked it up.
+            self.inodes.drop_unused(inode)
+            raise MictlanError(Kind.STALE, "create", str(inode.ino))
+        return await self.open(inode.ino, flags), inode
 
     async def open(self, ino: InodeNumber, flags: int) -> Opened:
-        """Open a file, with what was closed elsewhere before."""
-        inode = await self._asked(ino, wire.EXTENTS_PAGE_MAX)
-        if inode.attributes.kind is FileKind.DIRECTORY:
-            raise MictlanError(Kind.IS_DIRECTORY, "open", str(ino))
-        if flags & os.O_TRUNC and self.attributes_of(inode).size > 0:
-            inode = await self.setattr(ino, size=0)
+        """Open a file, with what was closed elsewhere before. Raises STALE when it is gone."""
+        # Counted as open before anything is asked, so that a removal meanwhile sustains it.
+        number = self._add_file_handle(await self._known(ino), flags)
+        try:
+            for removal in tuple(self._removals):
+                await removal.wait()
+            inode = await self._asked(ino, wire.EXTENTS_PAGE_MAX)
+            if inode.attributes.kind is FileKind.DIRECTORY:
+                raise MictlanError(Kind.IS_DIRECTORY, "open", str(ino))
+            if flags & os.O_TRUNC:
+                # Of an empty file too: its times change.
+                await self.setattr(ino, size=0)
+        except BaseException:
+            await self._close(number)
+            raise
         version = inode.attributes.content_version
         keep_cache = inode.kernel_content_version == version
         inode.kernel_content_version = version
-        return self._opened(inode, keep_cache=keep_cache)
+        return Opened(number, keep_cache)
 
-    def _opened(self, inode: Inode, *, keep_cache: bool) -> Opened:
+    def _add_file_handle(self, inode: Inode, flags: int) -> HandleNumber:
         inode.open_count += 1
         # The inode may have been forgotten while the router answered.
         self.inodes.keep(inode)
-        return Opened(self.handles.add(FileHandle(inode)), keep_cache)
+        is_writable = flags & os.O_ACCMODE != os.O_RDONLY
+        return self.handles.add(FileHandle(inode, is_writable))
 
     async def read(self, number: HandleNumber, offset: int, length: int) -> Buffer:
         """Bytes of an open file; fewer than `length` only at its end."""
@@ -364,10 +408,11 @@ class FileSystem:
     async def flush(self, number: HandleNumber) -> None:
         """close(2) was called on a descriptor of the handle: what it wrote is committed.
 
-        Reports errors of write-back that nobody was told of yet.
+        Reports errors of write-back that nobody was told of yet. What a program wrote into mapped
+        memory may have come through another handle, so every one that can write is flushed.
         """
         handle = self.handles.file(number)
-        if not handle.has_written:
+        if not handle.is_writable:
             return
         if self._sync_on_close:
             await self._content.fsync(handle.inode.ino)
@@ -393,7 +438,7 @@ class FileSystem:
         self.inodes.drop_unused(inode)
         if inode.attributes.nlink == 0:
             self._content.discard(inode.ino)
-            await self._session.apply(wire.Release(inode.ino))
+            await self._release(inode.ino)
 
     # --- extended attributes ---------------------------------------------------------------------
 
@@ -403,7 +448,8 @@ class FileSystem:
             return {}
         version = inode.attributes.version
         if inode.xattrs_version != version:
-            inode.xattrs = await self._router.xattrs(ino)
+            with stale_when_gone("getxattr", ino):
+                inode.xattrs = await self._router.xattrs(ino)
             inode.xattrs_version = version
         return inode.xattrs
 
@@ -422,11 +468,13 @@ class FileSystem:
     async def setxattr(self, ino: InodeNumber, name: bytes, value: bytes, flags: int = 0) -> None:
         """Give an extended attribute a value; `flags` are those of the system call."""
         _refuse_system_xattr(name)
-        await self._apply(wire.SetXattr(ino, name, value, self._clock.wall_ns(), flags))
+        with stale_when_gone("setxattr", ino):
+            await self._apply(wire.SetXattr(ino, name, value, self._clock.wall_ns(), flags))
 
     async def removexattr(self, ino: InodeNumber, name: bytes) -> None:
         """Remove an extended attribute. Raises NO_DATA."""
-        await self._apply(wire.RemoveXattr(ino, name, self._clock.wall_ns()))
+        with stale_when_gone("removexattr", ino):
+            await self._apply(wire.RemoveXattr(ino, name, self._clock.wall_ns()))
 
     # --- the whole -------------------------------------------------------------------------------
 
@@ -442,7 +490,10 @@ class FileSystem:
         """Store all that is dirty and make it durable; returns how many bytes could not be."""
         lost_bytes = await self._content.writeback.flush_all(deadline_s)
         with trio.move_on_after(deadline_s):
-            await self._session.sync()
+            try:
+                await self._session.sync()
+            except MictlanError as error:
+                log.warning("the last changes may not be durable: %s", error)
         return lost_bytes
 
 

@@ -19,12 +19,12 @@ class FileHandle:
     """State of one open of a file.
 
     Attributes:
-        has_written: whether a write came through this handle, so that closing it must flush.
+        is_writable: whether it was opened for writing, so that closing it must flush.
     """
 
     inode: Inode
+    is_writable: bool = True
     readahead: ReadAhead = field(default_factory=ReadAhead)
-    has_written: bool = False
 
 
 @dataclass(eq=False, slots=True)

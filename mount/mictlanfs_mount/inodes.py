@@ -77,10 +77,15 @@ class Inode:
 
 
 class InodeTable:
-    """All inodes of the mount by number."""
+    """All inodes of the mount by number.
+
+    Attributes:
+        root: the inode mounted, which the kernel refers to for ever without a lookup.
+    """
 
     def __init__(self) -> None:
         self._inodes: dict[InodeNumber, Inode] = {}
+        self.root: InodeNumber | None = None
 
     def __len__(self) -> int:
         return len(self._inodes)
@@ -116,6 +121,6 @@ class InodeTable:
 
     def drop_unused(self, inode: Inode) -> None:
         """Remove the entry when nothing refers to it."""
-        is_unused = inode.lookup_count == 0 and inode.open_count == 0
+        is_unused = inode.lookup_count == 0 and inode.open_count == 0 and inode.ino != self.root
         if is_unused and self._inodes.get(inode.ino) is inode:
             del self._inodes[inode.ino]

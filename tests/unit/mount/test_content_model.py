@@ -180,3 +180,66 @@ def test_file_is_a_bytearray_whatever_the_space_does(
     steps: list[tuple[str, int, int]], seed: int, failure_rate: float
 ) -> None:
     trio.run(run_program, steps, seed, failure_rate, clock=MockClock(autojump_threshold=0))
+
+
+@dataclass
+class OtherMount:
+    """Changes the file again and again; what it replaced is deleted from the peers at once."""
+
+    space: FakeSpace
+    ino: InodeNumber
+    states: list[bytes] = field(default_factory=lambda: [b""])
+
+    def change(self, chance: random.Random) -> None:
+        if chance.random() < 0.3:
+            size = chance.randrange(SIZE)
+            self.space.apply(0, wire.SetAttributes(self.ino, len(self.states), size=size))
+        else:
+            data = bytes([1 + len(self.states) % 255]) * chance.randrange(1, 30)
+            self.space.write(self.ino, chance.randrange(SIZE), data)
+        self.states.append(self.space.content(self.ino))
+        if chance.random() < 0.5:
+            self.space.lose_unnamed_chunks()
+
+
+async def read_what_another_mount_changes(seed: int, change_count: int) -> None:
+    chance = random.Random(seed)
+    space = FakeSpace(chunk_size=WINDOW)
+    other = OtherMount(space, space.add(space.bucket, b"file"))
+    space.extents_page = 2
+    async with open_mount(space, attr_timeout_s=0.05) as mount:
+        handle = (await mount.filesystem.open(other.ino, 0)).handle
+        mount.script.delay_s = lambda _: chance.choice(DELAYS_S[:4])
+
+        async def read_on() -> None:
+            while True:
+                offset, length = chance.randrange(SIZE), chance.randrange(1, SIZE)
+                await mount.filesystem.getattr(other.ino)
+                try:
+                    data = bytes(await mount.filesystem.read(handle, offset, length))
+                except MictlanError as error:
+                    if error.kind not in {Kind.CORRUPT, Kind.BUSY}:
+                        raise
+                else:
+                    assert data in {state[offset : offset + length] for state in other.states}
+                await trio.sleep(0.001)
+
+        async with trio.open_nursery() as readers:
+            for _ in range(3):
+                readers.start_soon(read_on)
+            for _ in range(change_count):
+                other.change(chance)
+                await trio.sleep(chance.choice(DELAYS_S[:5]))
+            readers.cancel_scope.cancel()
+        mount.script.delay_s = None
+        await mount.filesystem.open(other.ino, 0)
+        assert await mount.filesystem.read(handle, 0, 2 * SIZE) == other.states[-1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 40))
+def test_reader_sees_whole_states_of_a_file_that_another_mount_changes(
+    seed: int, change_count: int
+) -> None:
+    clock = MockClock(autojump_threshold=0)
+    trio.run(read_what_another_mount_changes, seed, change_count, clock=clock)

@@ -101,6 +101,7 @@ async def open_rig(limit_bytes: int = 64 * MIB, chunk_size: int = WINDOW) -> Asy
             ino = space.add(space.bucket, b"file")
             yield Rig(space, script, writeback, nursery, ino, stored)
             nursery.cancel_scope.cancel()
+    assert script.violations == []
 
 
 # --- the way of a byte ---------------------------------------------------------------------------
@@ -430,7 +431,7 @@ async def test_data_of_a_file_that_is_gone_is_dropped_and_reported(kind: Kind) -
         rig.write(0, b"x" * (3 * WINDOW + 5))
         with pytest.raises(MictlanError) as caught:
             await rig.writer.flush(10)
-        assert caught.value.kind is kind
+        assert caught.value.kind is Kind.STALE
         assert rig.writeback.budget.used_bytes == 0
         assert rig.writer.collect(0, 4 * WINDOW) == []
         await rig.writer.flush(10)
@@ -527,6 +528,7 @@ async def test_discarded_data_goes_nowhere(point: str) -> None:
         assert len(rig.commits) - commits == (point == "WriteExtents:asked")
         assert rig.writeback.budget.used_bytes == 0
         assert rig.committed == []
+        assert writer.error is None
 
 
 async def test_discard_ends_waiting_flushes() -> None:
