@@ -39,7 +39,6 @@ KILLED_GRACE_S = 5.0
 REFUSALS = frozenset(
     {Exit.USAGE, Exit.NOT_FOUND, Exit.CONFLICT, Exit.NO_SPACE, Exit.NOT_ALLOWED, Exit.CORRUPT}
 )
-HURRIED_GRACE_S = 1.0
 
 
 async def _nothing() -> None:
@@ -92,6 +91,7 @@ class ChildSpec:
         before_stop: runs before SIGTERM is sent; cut short when hurried. Bounded by itself.
         stop_grace_s: between SIGTERM and the next step.
         insist: what to do then; after `insist_grace_s` more comes SIGKILL.
+        hurried_grace_s: what is left of each grace once hurried.
     """
 
     name: str
@@ -104,6 +104,7 @@ class ChildSpec:
     stop_grace_s: float = 8.0
     insist: Callable[[], Awaitable[None]] = _nothing
     insist_grace_s: float = 0.0
+    hurried_grace_s: float = 1.0
 
 
 class Change(Enum):
@@ -247,7 +248,7 @@ class Child:
     async def _grace(self, grace_s: float) -> None:
         with trio.move_on_after(grace_s):
             await self.hurry.wait()
-            await trio.sleep(HURRIED_GRACE_S)
+            await trio.sleep(self.spec.hurried_grace_s)
 
 
 def describe(status: int) -> str:

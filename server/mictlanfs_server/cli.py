@@ -165,6 +165,7 @@ def router(
 @click.option("--id", "peer_id", default="mictlanx-peer-0", show_default=True, help="Its name.")
 @click.option("--zone", default="", help="What it may fail together with, such as a rack.")
 @click.option("--capacity", type=SIZE, help="How much it may hold.  [default: the disk]")
+@click.option("--sharers", type=click.IntRange(1), default=1, help="Peers on the same disk.")
 @click.option("--advertise", metavar="URL", help="Where others reach it.  [default: as listening]")
 @process_options
 def peer(
@@ -175,6 +176,7 @@ def peer(
     peer_id: str,
     zone: str,
     capacity: int | None,
+    sharers: int,
     advertise: str | None,
     insecure: bool,
     lifeline_fd: int | None,
@@ -195,6 +197,7 @@ def peer(
             insecure=insecure,
             lifeline_fd=lifeline_fd,
             advertise=advertise,
+            sharers=sharers,
         )
     )
 
@@ -348,12 +351,12 @@ def stop(data: Path | None) -> None:
 def down(data: Path | None) -> None:
     """Stop what `up --detach` started: unmount, then stop the servers. The data stays.
 
-    Without --data it is the space in ./vss-data, else the one made last by this user.
+    Without --data it is the space in ./vss-data if it runs, else the one made last by this user.
     """
     from mictlanfs_server.space import SpaceDirectory
 
     here = SpaceDirectory(Path(DATA_DEFAULT).resolve())
-    _stop(here if data is None and here.record_path.exists() else _directory(data))
+    _stop(here if data is None and here.is_served() else _directory(data))
 
 
 @server.command()

@@ -13,6 +13,7 @@ is enough for the next run to clean up after this one, whenever it is killed.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -69,12 +70,15 @@ MOUNT_USERS_GRACE_S = 10.0
 # For the mount to store what was written to it: its whole budget, on a slow disk.
 MOUNT_STOP_GRACE_S = 75.0
 MOUNT_INSIST_GRACE_S = 5.0
+# Who is in a hurry wants it unmounted at once, and what was written stored all the same.
+MOUNT_HURRIED_GRACE_S = 15.0
 USERS_CHECK_INTERVAL_S = 0.25
 # What a killed supervisor leaves ends by its lifeline, or by these.
 LEFTOVER_GRACE_S = 3.0
 LEFTOVER_TERM_GRACE_S = 12.0
 LEFTOVER_KILL_GRACE_S = 5.0
 PORT_PATIENCE_S = 10.0
+CLAIM_CHECK_INTERVAL_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +115,20 @@ def serve_space(
         previous = directory.read_record()
         was_killed = previous is not None and bool(previous.processes)
         if previous is not None:
-            previous = _tidied(directory, previous)
+            previous = _tidied(claim, previous)
         record = planned(options, previous, directory.peer_count())
         if mount is not None:
             _check_mountpoint(mount.path)
         check_ports(record, PORT_PATIENCE_S if was_killed else 0.0)
         with _mountpoint_made(mount) as mounted, lifeline() as lifeline_fd:
             record = replace(record, supervisor=current_process(), mount=mounted)
-            _write(directory, record)
+            _write(claim, record)
             space = _Space(claim, record, mount, lifeline_fd)
             try:
                 trio.run(space.serve, on_ready)
             finally:
                 with suppress(OSError):
-                    directory.write_record(idle(record))
+                    claim.write_record(idle(record))
 
 
 def end_leftovers(record: SpaceRecord) -> None:
@@ -155,12 +159,12 @@ def idle(record: SpaceRecord) -> SpaceRecord:
     return replace(record, supervisor=None, children={}, mount=None)
 
 
-def _tidied(directory: SpaceDirectory, record: SpaceRecord) -> SpaceRecord:
+def _tidied(claim: Claim, record: SpaceRecord) -> SpaceRecord:
     """`record` after what it tells of the last run is no more true."""
     if not record.processes and record.mount is None:
         return record
     end_leftovers(record)
-    _write(directory, idle(record))
+    _write(claim, idle(record))
     return idle(record)
 
 
@@ -214,11 +218,12 @@ def _mountpoint_made(mount: MountRequest | None) -> Iterator[MountRecord | None]
         remove_directories(made)
 
 
-def _write(directory: SpaceDirectory, record: SpaceRecord) -> None:
+def _write(claim: Claim, record: SpaceRecord) -> None:
     try:
-        directory.write_record(record)
+        claim.write_record(record)
     except OSError as error:
-        raise UsageError(f"cannot write {directory.record_path}: {error.strerror}") from error
+        path = claim.directory.record_path
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
 
 class _Space:
@@ -244,13 +249,24 @@ class _Space:
         def ready() -> None:
             self._remember()
             on_ready(self._record)
+            # Paths were shown as seen from where the user is. From now on that directory is free,
+            # and may even be the mountpoint.
+            os.chdir("/")
 
         with raising_single_errors():
             async with open_probe(self._router) as probe, trio.open_nursery() as nursery:
                 supervisor = Supervisor(self._stages(probe), self._record_children)
                 await nursery.start(supervisor.obey_signals)
+                nursery.start_soon(self._watch_claim, supervisor)
                 await supervisor.run(ready)
                 nursery.cancel_scope.cancel()
+
+    async def _watch_claim(self, supervisor: Supervisor) -> None:
+        """Stop when the data is gone: nobody could find this process any more to stop it."""
+        while self._claim.is_valid():  # noqa: ASYNC110 - anybody may remove it.
+            await trio.sleep(CLAIM_CHECK_INTERVAL_S)
+        log.error("%s was removed or replaced: stopping", self._claim.directory.path)
+        supervisor.request_stop()
 
     def _remember(self) -> None:
         try:
@@ -261,7 +277,7 @@ class _Space:
     def _record_children(self, children: Mapping[str, ProcessIdentity]) -> None:
         self._record = replace(self._record, children=dict(children))
         try:
-            self._claim.directory.write_record(self._record)
+            self._claim.write_record(self._record)
         except OSError as error:
             log.warning("cannot write %s: %s", self._claim.directory.record_path, error)
 
@@ -302,6 +318,7 @@ class _Space:
             f"peer-{index}",
             *("--data", str(directory.peer(index)), "--port", str(record.peer_ports[index])),
             *("--id", peer_id(index), "--router", record.uri),
+            *("--sharers", str(len(record.peer_ports))),
             *capacity,
             *advertise,
         )
@@ -341,6 +358,7 @@ class _Space:
             stop_grace_s=MOUNT_STOP_GRACE_S,
             insist=clear,
             insist_grace_s=MOUNT_INSIST_GRACE_S,
+            hurried_grace_s=MOUNT_HURRIED_GRACE_S,
         )
         return Stage(f"the mount at {mount.path}", [child], ready, START_TIMEOUT_S)
 

@@ -63,7 +63,7 @@ def stop(directory: SpaceDirectory, say: Callable[[str], None]) -> None:
         with claimed(directory) as claim:
             claim.keep = True
             end_leftovers(record)
-            directory.write_record(idle(record))
+            claim.write_record(idle(record))
         _check_gone(record.children.values())
     if supervisor is None and not was_killed:
         say(f"nothing runs in {directory.path}")

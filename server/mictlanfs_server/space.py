@@ -16,13 +16,14 @@ lock ends with its holder, so a record that names a supervisor may be stale and 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -145,21 +146,6 @@ class SpaceDirectory:
                 f"{self.record_path} is damaged ({error}): remove this file, the data is elsewhere"
             ) from error
 
-    def write_record(self, record: SpaceRecord) -> None:
-        """Replace the record; it is durable on return. Only for the holder of the lock.
-
-        Raises:
-            OSError: the old record still stands.
-        """
-        new_path = self.record_path.with_name("space.json.new")
-        text = msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
-        with new_path.open("wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        new_path.replace(self.record_path)
-        _fsync_directory(self.path)
-
     def owner(self) -> ProcessIdentity | None:
         """The process that serves the space; None when it has ended or there is none.
 
@@ -171,6 +157,13 @@ class SpaceDirectory:
         except (OSError, msgspec.DecodeError, msgspec.ValidationError):
             return None
         return process if is_running(process) else None
+
+    def is_served(self) -> bool:
+        """Whether a supervisor runs, or one was killed and left something to clean up."""
+        if self.owner() is not None:
+            return True
+        record = self.read_record()
+        return record is not None and bool(record.processes)
 
 
 @dataclass(slots=True)
@@ -186,7 +179,33 @@ class Claim:
     directory: SpaceDirectory
     is_fresh: bool
     keep: bool = False
-    made: list[Path] = field(default_factory=list)
+    _lock: int = -1
+
+    def is_valid(self) -> bool:
+        """Whether the directory is still there, and still the one that was claimed."""
+        try:
+            return _is_named(self.directory.lock_path, self._lock)
+        except OSError:
+            # A disk that fails for a moment is no reason to give up what it holds.
+            return True
+
+    def write_record(self, record: SpaceRecord) -> None:
+        """Replace what `space.json` holds; it is durable on return.
+
+        Raises:
+            OSError: the old record still stands, if the directory does.
+        """
+        path = self.directory.record_path
+        if not self.is_valid():
+            raise FileNotFoundError(errno.ENOENT, "the directory was removed or replaced", path)
+        new_path = path.with_name("space.json.new")
+        text = msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+        with new_path.open("wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        new_path.replace(path)
+        _fsync_directory(path.parent)
 
 
 @contextmanager
@@ -210,11 +229,11 @@ def claimed(directory: SpaceDirectory) -> Iterator[Claim]:
         if isinstance(error, UsageError):
             raise
         raise _refusal(directory.path, error) from error
-    claim = Claim(directory, is_fresh, made=made)
+    claim = Claim(directory, is_fresh, _lock=lock)
     try:
         yield claim
     finally:
-        if claim.is_fresh and not claim.keep:
+        if claim.is_fresh and not claim.keep and claim.is_valid():
             _remove_ours(directory.path)
             remove_directories(made)
         # Who held the lock may live on, and must not be taken for the one who holds it.
@@ -235,8 +254,10 @@ def make_directories(path: Path, mode: int = 0o777) -> list[Path]:
     made: list[Path] = []
     try:
         for folder in reversed(missing):
-            folder.mkdir(mode)
-            made.append(folder)
+            # Somebody else may make it at the same moment; then it is theirs.
+            with suppress(FileExistsError):
+                folder.mkdir(mode)
+                made.append(folder)
     except OSError:
         remove_directories(made)
         raise
@@ -290,7 +311,7 @@ def _locked(directory: SpaceDirectory) -> int:
 def _is_named(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

@@ -38,6 +38,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # last run is free after a few seconds.
 REFUSALS_MAX = 5
 LOG_CHECK_INTERVAL_S = 10.0
+# Then people are told whom they wait for.
+STOP_PATIENCE_S = 12.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ class Supervisor:
             for child in started:
                 child.stop()
             for child in started:
-                await child.gone.wait()
+                await _gone(child)
 
     def _overdue(self, stage: Stage) -> MictlanError:
         children = [self._children[spec.name] for spec in stage.children]
@@ -184,3 +186,11 @@ class Supervisor:
         finally:
             # Cancelled from outside, or done: whichever, there is nothing to stay up for.
             self._up.cancel()
+
+
+async def _gone(child: Child) -> None:
+    with trio.move_on_after(STOP_PATIENCE_S):
+        await child.gone.wait()
+        return
+    log.warning("%s is still at work, waiting for it (stop again to hurry it)", child.spec.name)
+    await child.gone.wait()

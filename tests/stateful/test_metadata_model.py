@@ -19,6 +19,7 @@ from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import (
     ROOT_INODE,
     Attributes,
+    BucketPolicy,
     Chunk,
     ChunkId,
     Extent,
@@ -26,15 +27,17 @@ from mictlanfs.model import (
     InodeNumber,
     SessionId,
 )
-
 from tests.unit.server.metadata.space import SpaceMaker, new_chunk, open_space
 
 DIRECTORY, FILE = FileKind.DIRECTORY, FileKind.FILE
+Entry = tuple[InodeNumber, bytes]
+DEFAULT_POLICY = BucketPolicy()
 CHUNK_LENGTH = 8
 SIZE_MAX = 30
 NAMES = st.sampled_from([b"a", b"b", b"c"])
-# An index into the inodes known so far; the first two are the root and a bucket.
-PLACES = st.integers(0, 11)
+# Chooses an inode or an entry: below USUAL_MAX one that the operation likely works on, else any.
+PICKS = st.integers(0, 999)
+USUAL_MAX = 850
 
 
 @dataclass
@@ -48,6 +51,7 @@ class ModelInode:
     mode: int = 0
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
     sustained_by: set[str] = field(default_factory=set)
+    policy: BucketPolicy = DEFAULT_POLICY
 
 
 class Model:
@@ -104,6 +108,14 @@ class Model:
                 return False
             ino = names[0][0]
         return True
+
+    def policies(self, ino: int) -> set[BucketPolicy]:
+        """The policies of the buckets in which an inode has a name, or of the one it is."""
+        found = set()
+        for parent, _ in self.names_of(ino):
+            at_root = parent == ROOT_INODE
+            found |= {self.inodes[ino].policy} if at_root else self.policies(parent)
+        return found
 
     # --- what can be done ---
 
@@ -246,8 +258,27 @@ class MetadataMachine(RuleBasedStateMachine):
 
     # --- the same on both sides ---
 
-    def place(self, index: int) -> InodeNumber:
-        return self.known[index % len(self.known)]
+    def place(self, pick: int, kind: FileKind | None = None) -> InodeNumber:
+        """An inode, most often one that exists and is of `kind`."""
+        usual = [
+            ino
+            for ino in self.known
+            if ino in self.model.inodes and kind in {None, self.model.inodes[ino].kind}
+        ]
+        candidates = usual if usual and pick < USUAL_MAX else self.known
+        return candidates[pick % len(candidates)]
+
+    def entry(self, pick: int, name: bytes, kind: FileKind | None = None) -> Entry:
+        """A directory and a name, most often of something that exists, of `kind`."""
+        usual = [
+            (InodeNumber(parent), existing)
+            for parent, inode in self.model.inodes.items()
+            for existing, ino in inode.entries.items()
+            if kind in {None, self.model.inodes[ino].kind}
+        ]
+        if usual and pick < USUAL_MAX:
+            return usual[pick % len(usual)]
+        return self.place(pick, DIRECTORY), name
 
     def session(self, is_second: bool) -> SessionId:
         return self.second if is_second else self.space.session
@@ -268,9 +299,9 @@ class MetadataMachine(RuleBasedStateMachine):
 
     # --- rules ---
 
-    @rule(parent=PLACES, name=NAMES, kind=st.sampled_from([DIRECTORY, FILE, FILE, FileKind.FIFO]))
+    @rule(parent=PICKS, name=NAMES, kind=st.sampled_from([DIRECTORY, FILE, FILE, FileKind.FIFO]))
     def make(self, parent: int, name: bytes, kind: FileKind) -> None:
-        op = self.space.make_op(self.place(parent), name, kind)
+        op = self.space.make_op(self.place(parent, DIRECTORY), name, kind)
         self.both(
             op,
             lambda: self.model.make(op.parent, name, op.ino, kind),
@@ -279,44 +310,56 @@ class MetadataMachine(RuleBasedStateMachine):
         if op.ino in self.model.inodes:
             self.known.append(op.ino)
 
-    @rule(ino=PLACES, parent=PLACES, name=NAMES)
+    @rule(ino=PICKS, parent=PICKS, name=NAMES)
     def link(self, ino: int, parent: int, name: bytes) -> None:
-        op = wire.Link(self.place(ino), self.place(parent), name, self.space.tick())
+        parents = self.place(parent, DIRECTORY)
+        op = wire.Link(self.place(ino, FILE), parents, name, self.space.tick())
         self.both(op, lambda: self.model.link(op.ino, op.parent, name), self.space.session)
 
-    @rule(parent=PLACES, name=NAMES, sustain=st.booleans(), second=st.booleans())
+    @rule(parent=PICKS, name=NAMES, sustain=st.booleans(), second=st.booleans())
     def unlink(self, parent: int, name: bytes, sustain: bool, second: bool) -> None:
         session = self.session(second)
-        op = wire.Unlink(self.place(parent), name, self.space.tick(), sustain)
+        entry = self.entry(parent, name, FILE)
+        op = wire.Unlink(*entry, self.space.tick(), sustain)
         sustainer = session if sustain else None
-        self.both(op, lambda: self.model.unlink(op.parent, name, sustainer), session)
+        self.both(op, lambda: self.model.unlink(*entry, sustainer), session)
 
-    @rule(parent=PLACES, name=NAMES, sustain=st.booleans())
+    @rule(parent=PICKS, name=NAMES, sustain=st.booleans())
     def rmdir(self, parent: int, name: bytes, sustain: bool) -> None:
         session = self.space.session
-        op = wire.RemoveDirectory(self.place(parent), name, self.space.tick(), sustain)
+        entry = self.entry(parent, name, DIRECTORY)
+        op = wire.RemoveDirectory(*entry, self.space.tick(), sustain)
         sustainer = session if sustain else None
-        self.both(op, lambda: self.model.rmdir(op.parent, name, sustainer), session)
+        self.both(op, lambda: self.model.rmdir(*entry, sustainer), session)
 
     @rule(
-        parent=PLACES,
-        name=NAMES,
-        new_parent=PLACES,
-        new_name=NAMES,
+        source=PICKS,
+        destination=PICKS,
+        names=st.tuples(NAMES, NAMES),
+        is_free=st.booleans(),
         mode=st.sampled_from([0, 0, 1, 2]),
         sustain=st.booleans(),
     )
     def rename(
-        self, parent: int, name: bytes, new_parent: int, new_name: bytes, mode: int, sustain: bool
+        self,
+        source: int,
+        destination: int,
+        names: tuple[bytes, bytes],
+        is_free: bool,
+        mode: int,
+        sustain: bool,
     ) -> None:
         session = self.space.session
-        old, new = self.place(parent), self.place(new_parent)
-        op = self.space.rename_op(old, name, new, new_name, mode, sustain=sustain)
+        old = self.entry(source, names[0])
+        new = self.entry(destination, b"c")
+        if is_free:
+            new = self.place(destination, DIRECTORY), names[1]
+        op = self.space.rename_op(*old, *new, mode, sustain=sustain)
         sustainer = session if sustain else None
         self.both(op, lambda: self.model.rename(op, sustainer), session)
 
     @rule(
-        ino=PLACES,
+        ino=PICKS,
         offsets=st.lists(st.integers(0, SIZE_MAX), min_size=1, max_size=3),
         length=st.integers(1, CHUNK_LENGTH),
         skip=st.integers(0, CHUNK_LENGTH - 1),
@@ -329,19 +372,19 @@ class MetadataMachine(RuleBasedStateMachine):
         self.written.append(chunk)
 
     @precondition(lambda self: self.written)
-    @rule(ino=PLACES, offset=st.integers(0, SIZE_MAX), index=st.integers(0, 50))
+    @rule(ino=PICKS, offset=st.integers(0, SIZE_MAX), index=st.integers(0, 50))
     def write_known_chunk(self, ino: int, offset: int, index: int) -> None:
         chunk = self.written[index % len(self.written)]
         if chunk.id in self.model.chunks():
             self.write_chunk(ino, [offset], chunk, (), CHUNK_LENGTH, 0, 0)
 
     @precondition(lambda self: self.written)
-    @rule(ino=PLACES, index=st.integers(0, 50))
+    @rule(ino=PICKS, index=st.integers(0, 50))
     def write_dead_chunk(self, ino: int, index: int) -> None:
         chunk = self.written[index % len(self.written)]
         if chunk.id not in self.model.chunks():
             extents = (Extent(0, CHUNK_LENGTH, chunk.id, 0),)
-            op = wire.WriteExtents(self.place(ino), extents, (), 0, self.space.tick())
+            op = wire.WriteExtents(self.place(ino, FILE), extents, (), 0, self.space.tick())
             assert self.space.error_of(op) in {Kind.INVALID, Kind.NOT_FOUND}
 
     def write_chunk(
@@ -356,16 +399,17 @@ class MetadataMachine(RuleBasedStateMachine):
     ) -> None:
         extents = [Extent(offset, length, chunk.id, skip) for offset in offsets]
         op = wire.WriteExtents(
-            self.place(ino), tuple(extents), described, size, self.space.tick()
+            self.place(ino, FILE), tuple(extents), described, size, self.space.tick()
         )
         self.both(op, lambda: self.model.write(op.ino, extents, size), self.space.session)
 
-    @rule(ino=PLACES, size=st.integers(0, SIZE_MAX), mode=st.integers(0, 0o7777))
+    @rule(ino=PICKS, size=st.integers(0, SIZE_MAX), mode=st.integers(0, 0o7777))
     def set_attributes(self, ino: int, size: int, mode: int) -> None:
-        inode = self.model.inodes.get(self.place(ino))
-        op = wire.SetAttributes(self.place(ino), self.space.tick(), mode=mode)
+        number, time_ns = self.place(ino, FILE), self.space.tick()
+        inode = self.model.inodes.get(number)
+        op = wire.SetAttributes(number, time_ns, mode=mode)
         if inode is not None and inode.kind is not FileKind.FIFO:
-            op = wire.SetAttributes(self.place(ino), self.space.tick(), mode=mode, size=size)
+            op = wire.SetAttributes(number, time_ns, mode=mode, size=size)
 
         def apply_to_model() -> None:
             if op.size is not None:
@@ -374,7 +418,7 @@ class MetadataMachine(RuleBasedStateMachine):
 
         self.both(op, apply_to_model, self.space.session)
 
-    @rule(ino=PLACES, name=NAMES, value=st.none() | st.binary(max_size=3))
+    @rule(ino=PICKS, name=NAMES, value=st.none() | st.binary(max_size=3))
     def change_xattr(self, ino: int, name: bytes, value: bytes | None) -> None:
         number, time_ns = self.place(ino), self.space.tick()
 
@@ -390,11 +434,27 @@ class MetadataMachine(RuleBasedStateMachine):
             op = wire.SetXattr(number, name, value, time_ns)
         self.both(op, apply_to_model, self.space.session)
 
-    @rule(ino=PLACES, second=st.booleans())
+    @rule(ino=PICKS, second=st.booleans())
     def release(self, ino: int, second: bool) -> None:
         number, session = self.place(ino), self.session(second)
         op = wire.Release(number)
         self.both(op, lambda: self.model.release(number, session), session)
+
+    @rule(ino=PICKS, replicas=st.integers(1, 5))
+    def set_policy(self, ino: int, replicas: int) -> None:
+        buckets = list(self.model.inodes[ROOT_INODE].entries.values())
+        number = self.place(ino, DIRECTORY)
+        if buckets and ino < USUAL_MAX:
+            number = InodeNumber(buckets[ino % len(buckets)])
+        policy = BucketPolicy(replicas=replicas)
+
+        def apply_to_model() -> None:
+            if number not in buckets:
+                raise MictlanError(Kind.NOT_FOUND)
+            self.model.inodes[number].policy = policy
+
+        op = wire.SetBucketPolicy(number, policy, self.space.tick())
+        self.both(op, apply_to_model, self.space.session)
 
     @rule()
     def replace_second_session(self) -> None:
@@ -423,6 +483,8 @@ class MetadataMachine(RuleBasedStateMachine):
         assert (attributes.kind, attributes.nlink) == (inode.kind, self.model.nlink(ino))
         if ino != ROOT_INODE:
             assert attributes.mode == inode.mode
+            policies = self.model.policies(ino)
+            assert node.policy in policies or not policies
         assert self.space.reads.xattrs(wire.GetXattrs(ino)).values == inode.xattrs
         if inode.kind is DIRECTORY:
             assert self.space.names(ino) == inode.entries
@@ -443,8 +505,8 @@ class MetadataMachine(RuleBasedStateMachine):
 
 TestMetadataModel = MetadataMachine.TestCase
 TestMetadataModel.settings = settings(
-    max_examples=60,
-    stateful_step_count=40,
+    max_examples=120,
+    stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -10,6 +10,7 @@ Nobody else may read through the same connection.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
@@ -55,39 +56,36 @@ _PAGE = """
     SELECT inode.*, dentry.name FROM dentry JOIN inode ON inode.ino = dentry.ino
     WHERE dentry.parent = ? AND dentry.name > ? ORDER BY dentry.name LIMIT ?
 """
-# One row for each extent and replica. The extents are limited before the replicas multiply them.
+# One row for each extent: its file, itself, its chunk with the numbers of the peers as text.
+# (SQLite keeps the order of a subquery for group_concat, and the primary key has it anyway.)
 _EXTENTS = """
-    SELECT ?1, e.offset, e.length, e.chunk, e.chunk_offset, c.length, c.digest, r.peer
-    FROM (
-        SELECT * FROM extent WHERE ino = ?1 AND offset >= coalesce(
-            (SELECT max(offset) FROM extent WHERE ino = ?1 AND offset <= ?2), ?2)
-            AND offset + length > ?2
-        ORDER BY offset LIMIT ?3
-    ) AS e
-    JOIN chunk AS c ON c.id = e.chunk
-    LEFT JOIN replica AS r ON r.chunk = e.chunk
-    ORDER BY e.offset, r.rank
+    SELECT e.ino, e.offset, e.length, e.chunk, e.chunk_offset, c.length, c.digest, (
+        SELECT group_concat(peer)
+        FROM (SELECT peer FROM replica WHERE chunk = e.chunk ORDER BY rank)
+    )
+    FROM extent AS e CROSS JOIN chunk AS c ON c.id = e.chunk
+    WHERE e.ino = ?1 AND e.offset >= coalesce(
+        (SELECT max(offset) FROM extent WHERE ino = ?1 AND offset <= ?2), ?2)
+        AND e.offset + e.length > ?2
+    ORDER BY e.offset LIMIT ?3
 """
 # The same for the files between two names: first where each is to be cut off, then its extents.
-# Both walk primary keys, so the limit leaves out the last extents of the last files.
+# Both walk primary keys, so each file's rows are in order and the limit leaves out the last ones.
 _PAGE_EXTENTS = """
-    WITH
-    file AS MATERIALIZED (
-        SELECT dentry.ino AS ino, (
+    WITH file AS MATERIALIZED (
+        SELECT DISTINCT dentry.ino AS ino, (
             SELECT offset FROM extent WHERE ino = dentry.ino ORDER BY offset LIMIT 1 OFFSET ?4
         ) AS stop
         FROM dentry WHERE parent = ?1 AND name > ?2 AND name <= ?3
-    ),
-    e AS MATERIALIZED (
-        SELECT extent.* FROM file CROSS JOIN extent ON extent.ino = file.ino
-        WHERE stop IS NULL OR offset < stop
-        LIMIT ?5
     )
-    SELECT e.ino, e.offset, e.length, e.chunk, e.chunk_offset, c.length, c.digest, r.peer
-    FROM e
-    JOIN chunk AS c ON c.id = e.chunk
-    LEFT JOIN replica AS r ON r.chunk = e.chunk
-    ORDER BY e.ino, e.offset, r.rank
+    SELECT e.ino, e.offset, e.length, e.chunk, e.chunk_offset, c.length, c.digest, (
+        SELECT group_concat(peer)
+        FROM (SELECT peer FROM replica WHERE chunk = e.chunk ORDER BY rank)
+    )
+    FROM file
+    CROSS JOIN extent AS e ON e.ino = file.ino AND (stop IS NULL OR e.offset < stop)
+    CROSS JOIN chunk AS c ON c.id = e.chunk
+    LIMIT ?5
 """
 
 Row = tuple[Any, ...]
@@ -334,28 +332,22 @@ def _node_of(
 ) -> Node:
     extents, chunks = content
     # Extents do not overlap, so they are all there exactly when they cover what is allocated.
-    has_all = attributes.allocated == (sum([extent.length for extent in extents]) if extents else 0)
+    has_all = attributes.allocated == sum([extent.length for extent in extents])
     return Node(attributes, row[_TARGET], extents, chunks, has_all, policy)
 
 
 def _content_of(rows: Iterable[Row]) -> _Content:
-    """Extents and chunks from rows of one file: (.., extent, chunk, peer), ordered by offset."""
+    """Extents and chunks from the rows of one file, in order of offset."""
     extents: list[Extent] = []
-    chunks: dict[ChunkId, tuple[int, bytes, list[PeerNumber]]] = {}
-    offset_before = -1
-    for _, offset, length, chunk_id, chunk_offset, chunk_length, digest, peer in rows:
-        if offset != offset_before:
-            extents.append(Extent(offset, length, chunk_id, chunk_offset))
-            offset_before = offset
+    chunks: dict[ChunkId, Chunk] = {}
+    for _, offset, length, chunk_id, chunk_offset, chunk_length, digest, peers in rows:
+        extents.append(Extent(offset, length, chunk_id, chunk_offset))
         if chunk_id not in chunks:
-            chunks[chunk_id] = (chunk_length, digest, [])
-        # A chunk comes with its peers once for each extent that names it.
-        peers = chunks[chunk_id][2]
-        if peer is not None and peer not in peers:
-            peers.append(peer)
-    return tuple(extents), tuple(
-        [
-            Chunk(chunk_id, length, digest, tuple(peers))
-            for chunk_id, (length, digest, peers) in chunks.items()
-        ]
-    )
+            chunks[chunk_id] = Chunk(chunk_id, chunk_length, digest, _peers(peers))
+    return tuple(extents), tuple(chunks.values())
+
+
+@lru_cache(maxsize=4096)
+def _peers(text: str | None) -> tuple[PeerNumber, ...]:
+    """Peer numbers from `1,2`. A space has few such combinations, and asks for them all day."""
+    return tuple(PeerNumber(int(number)) for number in text.split(",")) if text else ()

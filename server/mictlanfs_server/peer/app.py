@@ -241,5 +241,6 @@ def _open_store(settings: PeerSettings) -> ChunkStore:
         settings.reserve,
         backend.free_bytes,
         lambda: index.totals.used_bytes,
+        settings.sharers,
     )
     return ChunkStore(index, backend, capacity)

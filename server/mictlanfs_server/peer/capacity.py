@@ -31,6 +31,8 @@ class Capacity:
         reserve: bytes that stay free on the disk.
         free_bytes: of the disk; None where there is no telling, then `limit` alone counts.
         used_bytes: what the peer holds.
+        sharers: peers on the same disk, at least 1. Each counts its part of what is free, so that
+            together they do not announce the disk several times over.
     """
 
     def __init__(
@@ -39,11 +41,13 @@ class Capacity:
         reserve: int,
         free_bytes: Callable[[], int | None],
         used_bytes: Callable[[], int],
+        sharers: int = 1,
     ) -> None:
         self._limit = limit
         self._reserve = reserve
         self._free_bytes = free_bytes
         self._used_bytes = used_bytes
+        self._sharers = sharers
         self._promised = 0
 
     @property
@@ -53,7 +57,7 @@ class Capacity:
         if offered is None:
             return self._limit or 0
         used = self._used_bytes()
-        total = max(used, _rounded_down(used + max(offered, 0)))
+        total = max(used, _rounded_down(used + max(offered, 0) // self._sharers))
         return total if self._limit is None else min(self._limit, total)
 
     @property

@@ -18,6 +18,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from mictlanfs.errors import UsageError
+from mictlanfs_server.peer import durable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +40,7 @@ class DataFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            durable.make_folder(path)
             self._refuse_foreign()
             self._lock_fd: int | None = self._lock()
         except OSError as error:
@@ -63,7 +64,7 @@ class DataFolder:
 
     def remember_space(self, space_id: str) -> None:
         """Note durably which space the data belongs to."""
-        write_durably(self.path / "space", space_id)
+        durable.write_text(self.path / "space", space_id)
 
     def _refuse_foreign(self) -> None:
         """Files of somebody else that have our names must not be swept away."""
@@ -99,7 +100,7 @@ class DataFolder:
         path = self.path / "format"
         text = _read_text(path)
         if not text and not path.exists():
-            write_durably(path, f"{_FORMAT_NAME} {FORMAT_VERSION}")
+            durable.write_text(path, f"{_FORMAT_NAME} {FORMAT_VERSION}")
             return
         name, _, version = text.partition(" ")
         if name != _FORMAT_NAME or not version.isascii() or not version.isdecimal():
@@ -109,21 +110,6 @@ class DataFolder:
                 f"{self.path} was written by a newer MictlanFS (format {version}, this one knows "
                 f"{FORMAT_VERSION}): upgrade this program"
             )
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Replace a small file in one step that survives a crash: whole old or whole new content."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _read_text(path: Path) -> str:

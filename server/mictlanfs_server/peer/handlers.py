@@ -245,21 +245,10 @@ class ChunkHandlers:
             await _answer_frame(request, results, bodies)
 
     async def _delete_frame(self, request: Request) -> None:
-        # Without bodies there is little to frame: a plain message is taken, and answered, as well.
-        is_plain = request.header(b"content-type") == wire.MSGPACK.encode()
-        body = await _body(request)
-        header = (
-            wire.decode(body, wire.FrameDelete)
-            if is_plain
-            else wire.unframe(body, wire.FrameDelete)[0]
-        )
+        header, _ = wire.unframe(await _body(request), wire.FrameDelete)
         _check_frame(header.ids)
         results = [_result(0, error) for error in await self._store.delete(header.ids)]
-        if is_plain:
-            answer = wire.encode(wire.FrameAnswer(tuple(results)))
-            await request.answer(200, [(b"content-type", wire.MSGPACK.encode())], answer)
-        else:
-            await _answer_frame(request, results)
+        await _answer_frame(request, results)
 
 
 def parse_range(value: bytes, chunk: StoredChunk) -> tuple[int, int]:

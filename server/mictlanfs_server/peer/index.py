@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import MIB, Buffer, ChunkId
 from mictlanfs_server.peer.backends.base import StoredChunk
+from mictlanfs_server.peer.durable import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -329,6 +330,8 @@ class Index:
         (version,) = execute("PRAGMA user_version").fetchone()
         if version == 0:
             self._writer.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+            if self._fsync:
+                sync_folder(self._path.parent)
         elif version != _SCHEMA_VERSION:
             detail = f"{self._path} has version {version}, this program knows {_SCHEMA_VERSION}"
             raise MictlanError(Kind.UNSUPPORTED, "open index", detail=detail)

@@ -31,6 +31,7 @@ class PeerSettings:
         peer_id: its name, unique in the space, 1 to 128 printable characters.
         zone: failure zone; replicas prefer different zones.
         capacity: bytes it may hold; None: what the disk offers less `reserve`.
+        sharers: peers whose data lies on the same disk, this one included; see `Capacity`.
         reserve: bytes that always stay free on the disk, for the index and for others.
         insecure: listen beyond the loopback interface without TLS and tokens.
         lifeline_fd: read end of a pipe; the peer stops when its other end is closed.
@@ -53,6 +54,7 @@ class PeerSettings:
     lifeline_fd: int | None = None
     fsync: Literal["always", "never"] = "always"
     advertise: str | None = None
+    sharers: int = 1
 
     def __post_init__(self) -> None:
         uri.parse_routers(self.router)
@@ -64,6 +66,8 @@ class PeerSettings:
             raise UsageError(f"port {self.port} is not a number from 0 to 65535")
         if self.capacity is not None and self.capacity < 0:
             raise UsageError(f"a capacity of {self.capacity} bytes cannot be")
+        if self.sharers < 1:
+            raise UsageError(f"{self.sharers} peers cannot share a disk")
         if self.reserve < 0:
             raise UsageError(f"a reserve of {self.reserve} bytes cannot be")
 

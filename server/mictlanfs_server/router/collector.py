@@ -191,19 +191,14 @@ class Collector:
 
     async def _delete_on_peer(self, url: str, ids: list[ChunkId]) -> list[ChunkId] | None:
         """The chunks that a peer confirms not to hold any more; None when it does not answer."""
-        body = wire.encode(wire.FrameDelete(tuple(ids)))
-        headers = {"content-type": wire.MSGPACK}
+        frame = wire.frame(wire.FrameDelete(tuple(ids)))
         try:
             response = await self._transport.request(
-                "POST",
-                url + wire.Path.FRAME_DELETE,
-                body=body,
-                headers=headers,
-                timeout_s=DELETE_TIMEOUT_S,
+                "POST", url + wire.Path.FRAME_DELETE, body=frame, timeout_s=DELETE_TIMEOUT_S
             )
             if response.status != 200:
                 raise wire.decode_error(response.status, response.body)
-            results = wire.decode(response.body, wire.FrameAnswer).results
+            results = wire.unframe(response.body, wire.FrameAnswer)[0].results
         except MictlanError as error:
             log.info("dead chunks stay on %s for now: %s", url, error)
             return None

@@ -14,7 +14,6 @@ from pathlib import Path
 from mictlanfs import wire
 from mictlanfs.model import Chunk, ChunkId, Extent, FileKind, InodeNumber, PeerNumber, SessionId
 from mictlanfs_server.metadata.base import MetadataStore
-
 from tests.contract.metadata.forms import FORMS
 
 OPS_PER_BATCH = 6

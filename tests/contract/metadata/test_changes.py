@@ -11,7 +11,6 @@ from mictlanfs import wire
 from mictlanfs.errors import Kind
 from mictlanfs.model import ROOT_INODE, BucketPolicy, FileKind, InodeNumber, SessionId
 from mictlanfs_server.metadata.base import MetadataStore
-
 from tests.contract.metadata.forms import Client, Form, kind_of, new_chunk
 
 

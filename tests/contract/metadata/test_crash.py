@@ -1,4 +1,4 @@
-"""Acknowledged is durable: a store is killed again and again at random moments and loses nothing."""
+"""Acknowledged is durable: a store killed at random moments, again and again, loses nothing."""
 
 import contextlib
 import json
@@ -15,7 +15,6 @@ from mictlanfs import wire
 from mictlanfs.model import ROOT_INODE, FileKind, InodeNumber
 from mictlanfs_server.metadata.base import MetadataStore
 from mictlanfs_server.metadata.check import find_damage
-
 from tests.contract.metadata.crash_child import batch_of, chunk_of
 from tests.contract.metadata.forms import Client, Form
 

@@ -14,7 +14,6 @@ from mictlanfs.model import (
     PeerState,
 )
 from mictlanfs_server.metadata.base import DeadChunk, MetadataStore, ReplicaCounts
-
 from tests.contract.metadata.forms import PEERS, Client, Form, kind_of, new_chunk, peer_info
 
 MISSING = InodeNumber(9_999_999)
@@ -47,9 +46,7 @@ def test_one_node_is_the_same_by_every_way(form: Form) -> None:
         assert node == await store.lookup(wire.Lookup(bucket, b"file", 8))
         resolved = await store.resolve(wire.Resolve((b"bucket", b"file"), 8))
         assert node == resolved.nodes[2]
-        (entry,) = (
-            await store.list_directory(wire.ListDirectory(bucket, extents_max=8))
-        ).entries
+        (entry,) = (await store.list_directory(wire.ListDirectory(bucket, extents_max=8))).entries
         assert entry == wire.Entry(b"file", node)
         page = await store.extents(wire.GetExtents(file, 0))
         assert (page.extents, page.chunks, page.end) == (node.extents, node.chunks, None)

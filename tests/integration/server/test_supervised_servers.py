@@ -145,7 +145,7 @@ def test_the_data_of_a_newer_version_is_left_alone(space: LocalSpace) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("delay_s", [0.15, 0.4, 0.8, 1.2, 1.6, 2.0])
+@pytest.mark.parametrize("delay_s", [0.3, 0.9, 1.6])
 def test_a_start_that_is_killed_at_any_moment_is_mended_by_the_next(
     space: LocalSpace, delay_s: float
 ) -> None:
@@ -167,6 +167,13 @@ def test_a_daemon_whose_launcher_was_killed_leaves_nothing(space: LocalSpace) ->
         launcher.kill()
     wait_until(lambda: not space.left(), "everything has ended")
     wait_until(lambda: not (space.data / "lock").read_text(), "the lock is free")
+
+
+def test_a_space_whose_data_was_removed_ends(space: LocalSpace) -> None:
+    space.start("--peers", "1")
+    space.data.rename(space.folder / "moved")
+    wait_until(lambda: not space.left(), "everything has ended")
+    (space.folder / "moved").rename(space.data)
 
 
 def test_files_of_the_space_are_private(space: LocalSpace) -> None:

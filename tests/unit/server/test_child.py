@@ -248,6 +248,7 @@ async def test_a_hurried_stop_waits_neither_for_programs_nor_for_the_child(lab: 
         DEAF + "print('ready', flush=True); time.sleep(60)",
         before_stop=trio.sleep_forever,
         stop_grace_s=1000.0,
+        hurried_grace_s=0.05,
     )
     async with running(child):
         await lab.watcher.seen(Change.STARTED)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from mictlanfs import paths
 from mictlanfs.cli.main import run
@@ -16,9 +17,10 @@ from mictlanfs_server.control import LocalStatus, ProcessStatus
 from mictlanfs_server.peer import app as peer_app
 from mictlanfs_server.peer.settings import PeerSettings
 from mictlanfs_server.plan import ServerOptions
+from mictlanfs_server.processes import current_process
 from mictlanfs_server.router import app as router_app
 from mictlanfs_server.router.settings import RouterSettings
-from mictlanfs_server.space import SpaceDirectory, SpaceRecord
+from mictlanfs_server.space import SpaceDirectory, SpaceRecord, claimed
 
 URI = "mictlanx://r@127.0.0.1:60666"
 RECORD = SpaceRecord(uri=URI, host="127.0.0.1", port=60666, peer_ports=(24000,))
@@ -129,7 +131,7 @@ def test_a_peer_is_run_as_told(monkeypatch: pytest.MonkeyPatch, here: Path) -> N
     monkeypatch.setattr(peer_app, "run", seen.append)
     words = (
         f"--router {URI} --data d --host ::1 --port 5 --id p --zone z --capacity 1K "
-        "--advertise http://a:5 --insecure --lifeline-fd 9"
+        "--advertise http://a:5 --sharers 2 --insecure --lifeline-fd 9"
     )
     assert run(["server", "peer", *words.split()]) == 0
     assert run(["server", "peer", "--router", URI, "--data", "d"]) == 0
@@ -145,6 +147,7 @@ def test_a_peer_is_run_as_told(monkeypatch: pytest.MonkeyPatch, here: Path) -> N
             insecure=True,
             lifeline_fd=9,
             advertise="http://a:5",
+            sharers=2,
         ),
         PeerSettings(data=here / "d", router=URI),
     ]
@@ -282,9 +285,10 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return paths
 
 
-def make_space(path: Path) -> None:
-    path.mkdir()
-    SpaceDirectory(path).write_record(RECORD)
+def make_space(path: Path, record: SpaceRecord) -> None:
+    with claimed(SpaceDirectory(path)) as claim:
+        claim.keep = True
+        claim.write_record(record)
 
 
 @pytest.mark.parametrize("command", [["server", "stop"], ["down"]])
@@ -313,11 +317,15 @@ def test_without_any_space_there_is_nothing_to_stop(
     assert "nothing runs" in capsys.readouterr().out
 
 
-def test_down_means_the_space_of_this_directory_first(stopped: list[Path], here: Path) -> None:
+def test_down_means_the_space_of_this_directory_first_if_it_runs(
+    stopped: list[Path], here: Path
+) -> None:
     paths.record_last_space(URI, here / "last")
-    make_space(here / "vss-data")
+    make_space(here / "vss-data", RECORD)
     assert run(["down"]) == 0
-    assert stopped == [here / "vss-data"]
+    make_space(here / "vss-data", replace(RECORD, supervisor=current_process()))
+    assert run(["down"]) == 0
+    assert stopped == [here / "last", here / "vss-data"]
 
 
 def status_of(state: str) -> LocalStatus:

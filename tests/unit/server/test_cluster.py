@@ -21,7 +21,7 @@ from mictlanfs_server.cluster import (
 from mictlanfs_server.plan import ServerOptions
 from mictlanfs_server.probe import Probe
 from mictlanfs_server.processes import ProcessIdentity, current_process, identify
-from mictlanfs_server.space import Claim, MountRecord, SpaceDirectory, SpaceRecord
+from mictlanfs_server.space import Claim, MountRecord, SpaceDirectory, SpaceRecord, claimed
 from mictlanfs_server.supervisor import Supervisor
 from tests.support.fakeservers import ROUTER, Servers
 
@@ -167,7 +167,9 @@ def test_a_stale_record_is_cleaned_even_when_the_start_is_refused(tmp_path: Path
     directory = SpaceDirectory(tmp_path)
     me = current_process()
     ended = replace(me, started_ticks=me.started_ticks - 1)
-    directory.write_record(replace(RECORD, supervisor=ended, children={"router": ended}))
+    with claimed(directory) as claim:
+        claim.keep = True
+        claim.write_record(replace(RECORD, supervisor=ended, children={"router": ended}))
     assert "data would be missing" in refused(ServerOptions(tmp_path, peers=1))
     assert directory.read_record() == RECORD
 
@@ -178,7 +180,7 @@ def test_a_record_that_cannot_be_written_ends_the_start(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(SpaceDirectory, "write_record", fail)
+    monkeypatch.setattr(Claim, "write_record", fail)
     options = ServerOptions(tmp_path / "data", port=0, peer_port=0)
     assert "space.json: No space left on device" in refused(options)
     assert list(tmp_path.iterdir()) == []

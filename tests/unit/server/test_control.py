@@ -15,7 +15,13 @@ from mictlanfs_server import cluster, control, mountpoint
 from mictlanfs_server.control import inspect, stop
 from mictlanfs_server.probe import Probe
 from mictlanfs_server.processes import ProcessIdentity, current_process, identify, is_running
-from mictlanfs_server.space import MountRecord, SpaceDirectory, SpaceRecord, claimed
+from mictlanfs_server.space import (
+    Claim,
+    MountRecord,
+    SpaceDirectory,
+    SpaceRecord,
+    claimed,
+)
 from tests.support.fakeservers import PEERS, ROUTER, Servers
 
 RECORD = SpaceRecord(uri="mictlanx://r:1", host="127.0.0.1", port=60666, peer_ports=(24000, 24001))
@@ -72,7 +78,7 @@ def known(process: subprocess.Popen[bytes]) -> ProcessIdentity:
 def write(directory: SpaceDirectory, record: SpaceRecord) -> None:
     with claimed(directory) as claim:
         claim.keep = True
-        directory.write_record(record)
+        claim.write_record(record)
 
 
 # --- stop ---------------------------------------------------------------------------------------
@@ -171,14 +177,14 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Servers:
 
 
 @pytest.fixture
-def serving(directory: SpaceDirectory) -> Iterator[SpaceDirectory]:
+def serving(directory: SpaceDirectory) -> Iterator[Claim]:
     """A space that this very process serves, as far as the record goes."""
     me = current_process()
     with claimed(directory) as claim:
         claim.keep = True
         children = {"router": me, "peer-0": me, "peer-1": me}
-        directory.write_record(replace(RECORD, supervisor=me, children=children))
-        yield directory
+        claim.write_record(replace(RECORD, supervisor=me, children=children))
+        yield claim
 
 
 async def healths(directory: SpaceDirectory) -> dict[str, str]:
@@ -196,10 +202,8 @@ async def test_a_space_that_nobody_serves_is_stopped(directory: SpaceDirectory) 
     assert (found.state, found.uri, found.processes) == ("stopped", RECORD.uri, [])
 
 
-async def test_a_space_is_healthy_when_everybody_answers(
-    serving: SpaceDirectory, servers: Servers
-) -> None:
-    found = await inspect(serving)
+async def test_a_space_is_healthy_when_everybody_answers(serving: Claim, servers: Servers) -> None:
+    found = await inspect(serving.directory)
     assert found.state == "healthy"
     assert [(process.name, process.port) for process in found.processes] == [
         ("supervisor", None),
@@ -224,14 +228,14 @@ def suspect(servers: Servers) -> None:
     [(silence, "does not answer"), (suspect, "not up, says the router")],
 )
 async def test_a_space_is_degraded_when_one_does_not_do_its_work(
-    serving: SpaceDirectory,
+    serving: Claim,
     servers: Servers,
     misfortune: Callable[[Servers], None],
     health: str,
 ) -> None:
     misfortune(servers)
-    assert (await inspect(serving)).state == "degraded"
-    assert await healths(serving) == {
+    assert (await inspect(serving.directory)).state == "degraded"
+    assert await healths(serving.directory) == {
         "supervisor": "healthy",
         "router": "healthy",
         "peer-0": "healthy",
@@ -240,22 +244,22 @@ async def test_a_space_is_degraded_when_one_does_not_do_its_work(
 
 
 async def test_a_router_that_is_away_is_not_held_against_the_peers(
-    serving: SpaceDirectory, servers: Servers
+    serving: Claim, servers: Servers
 ) -> None:
     servers.answering.remove(ROUTER.base_url)
-    found = await healths(serving)
+    found = await healths(serving.directory)
     assert found["router"] == "does not answer"
     assert found["peer-0"] == "healthy"
 
 
 async def test_a_process_that_ended_does_not_run_whoever_answers_in_its_place(
-    serving: SpaceDirectory, servers: Servers
+    serving: Claim, servers: Servers
 ) -> None:
-    record = serving.read_record()
+    record = serving.directory.read_record()
     assert record is not None
     children = {name: p for name, p in record.children.items() if name != "peer-1"}
     serving.write_record(replace(record, children=children))
-    found = (await inspect(serving)).processes[-1]
+    found = (await inspect(serving.directory)).processes[-1]
     assert (found.health, found.pid, found.since) == ("not running", None, None)
 
 
@@ -270,7 +274,7 @@ async def test_what_outlives_its_supervisor_is_degraded(
 
 @pytest.mark.parametrize(("answers", "health"), [(True, "healthy"), (False, "does not answer")])
 async def test_the_mount_belongs_to_the_space(
-    serving: SpaceDirectory,
+    serving: Claim,
     servers: Servers,
     monkeypatch: pytest.MonkeyPatch,
     *,
@@ -282,11 +286,11 @@ async def test_the_mount_belongs_to_the_space(
         return answers
 
     monkeypatch.setattr(mountpoint, "is_answering", is_answering)
-    record = serving.read_record()
+    record = serving.directory.read_record()
     assert record is not None
     children = {**record.children, "mount": current_process()}
     mount = MountRecord("/mnt/vss", is_made=False)
     serving.write_record(replace(record, children=children, mount=mount))
-    found = await inspect(serving)
+    found = await inspect(serving.directory)
     assert found.mountpoint == "/mnt/vss"
     assert (found.processes[-1].name, found.processes[-1].health) == ("mount", health)

@@ -42,7 +42,7 @@ def record(**changes: object) -> SpaceRecord:
 def claim_and_record(directory: SpaceDirectory, content: SpaceRecord) -> None:
     with claimed(directory) as claim:
         claim.keep = True
-        directory.write_record(content)
+        claim.write_record(content)
 
 
 # --- record ---------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def test_a_fresh_directory_is_gone_again_unless_it_is_kept(tmp_path: Path) -> No
     directory = SpaceDirectory(tmp_path / "a" / "b")
     with claimed(directory) as claim:
         assert claim.is_fresh
-        directory.write_record(record())
+        claim.write_record(record())
         (directory.router / "db").mkdir(parents=True)
         directory.log_of("router").parent.mkdir()
         directory.log_of("router").write_text("x")
@@ -108,8 +108,8 @@ def test_a_fresh_directory_is_gone_again_unless_it_is_kept(tmp_path: Path) -> No
 
 def test_an_empty_directory_is_empty_again_unless_it_is_kept(directory: SpaceDirectory) -> None:
     directory.path.mkdir()
-    with claimed(directory):
-        directory.write_record(record())
+    with claimed(directory) as claim:
+        claim.write_record(record())
     assert list(directory.path.iterdir()) == []
 
 
@@ -180,6 +180,35 @@ def test_a_second_claim_names_the_directory_the_owner_and_the_remedy(
             pass
         assert directory.path.exists(), "the refused one must not clean up for the owner"
     assert directory.owner() is None
+
+
+def test_a_directory_that_was_replaced_is_never_written_to_nor_cleaned(
+    directory: SpaceDirectory,
+) -> None:
+    with claimed(directory) as claim:
+        assert claim.is_valid()
+        directory.path.rename(directory.path.with_name("moved"))
+        assert not claim.is_valid()
+        with pytest.raises(OSError, match="removed or replaced"):
+            claim.write_record(record())
+        claim_and_record(directory, record(port=7))
+        assert not claim.is_valid()
+        with pytest.raises(OSError, match="removed or replaced"):
+            claim.write_record(record())
+    assert directory.read_record() == record(port=7)
+
+
+def test_a_space_is_served_while_it_runs_and_until_it_is_cleaned_up(
+    directory: SpaceDirectory,
+) -> None:
+    assert not directory.is_served()
+    with claimed(directory):
+        assert directory.is_served()
+    assert not directory.is_served()
+    claim_and_record(directory, record(supervisor=current_process()))
+    assert directory.is_served()
+    claim_and_record(directory, record())
+    assert not directory.is_served()
 
 
 def test_a_claim_ends_with_its_process_however_that_ends(directory: SpaceDirectory) -> None:

@@ -217,6 +217,16 @@ async def test_a_second_stop_hurries(lab: Lab) -> None:
     assert lab.left() == []
 
 
+async def test_people_are_told_whom_they_wait_for(
+    lab: Lab, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "STOP_PATIENCE_S", 0.01)
+    supervisor = lab.supervisor(lab.stage(lab.spec("router", DEAF, stop_grace_s=0.2)))
+    async with up(supervisor):
+        supervisor.request_stop()
+    assert "router is still at work, waiting for it" in caplog.text
+
+
 async def test_an_error_of_the_one_who_waits_stops_everything(lab: Lab) -> None:
     supervisor = lab.supervisor(lab.stage(lab.spec("router")))
 

@@ -31,6 +31,7 @@ from mictlanfs.checksums import new_hasher
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import KIB, MIB, Buffer, ChunkId
 from mictlanfs_server.peer.backends.base import StoredChunk, Traits, corrupt, translated_errors
+from mictlanfs_server.peer.durable import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterator
@@ -259,15 +260,6 @@ def write_all(fd: int, pieces: list[Buffer]) -> None:
             written -= len(left.pop(0))
         if written:
             left[0] = left[0][written:]
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable. Source: fsync(2) on a directory."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _read_cached(path: Path, start: int, end: int) -> bytearray | None:

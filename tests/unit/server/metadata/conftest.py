@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import pytest
 
 from mictlanfs.model import InodeNumber
-
 from tests.unit.server.metadata.space import Space, SpaceMaker, open_space
 
 

@@ -2,9 +2,8 @@ import pytest
 
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
-from mictlanfs.model import InodeNumber, SessionId
+from mictlanfs.model import Chunk, InodeNumber, SessionId
 from mictlanfs_server.metadata import apply
-
 from tests.unit.server.metadata.space import Space, new_chunk
 
 
@@ -45,7 +44,7 @@ def test_failed_operation_leaves_no_trace_and_the_others_count(
     file = space.make(bucket, b"file")
     before = space.attributes(bucket)
     chunk = new_chunk(10)
-    bad_write = wire.WriteExtents(file, (), (chunk, wire.Chunk(chunk.id, 5, b"", ())), 0, 1)
+    bad_write = wire.WriteExtents(file, (), (chunk, Chunk(chunk.id, 5, b"", ())), 0, 1)
     answer = space.commit(
         space.batch(space.make_op(bucket, b"file"), bad_write, space.make_op(bucket, b"more"))
     )
@@ -107,9 +106,7 @@ def test_repeated_number_with_other_operations_is_a_conflict(
 ) -> None:
     first = space.batch(space.make_op(bucket, b"one"))
     space.commit(first)
-    longer = space.batch(
-        *first.ops, space.make_op(bucket, b"two"), first_number=first.first_number
-    )
+    longer = space.batch(*first.ops, space.make_op(bucket, b"two"), first_number=first.first_number)
     assert refusal_of(space, longer) is Kind.CONFLICT
 
 

@@ -14,7 +14,6 @@ from mictlanfs_server.metadata.attributes import (
     XATTR_REPLACE,
     XATTR_VALUES_SIZE_BYTES_MAX,
 )
-
 from tests.unit.server.metadata.space import Space
 
 MISSING = InodeNumber(9_999)

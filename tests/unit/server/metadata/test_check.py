@@ -9,7 +9,6 @@ import pytest
 from mictlanfs import wire
 from mictlanfs.model import FileKind
 from mictlanfs_server.metadata.check import INVARIANTS, SHOWN_MAX, find_damage
-
 from tests.unit.server.metadata.space import Space, SpaceMaker, new_chunk
 
 # A statement that does damage -> words of the rule it breaks. The space: bucket 2 with directory 3,

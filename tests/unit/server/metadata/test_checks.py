@@ -4,7 +4,6 @@ from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import ROOT_INODE, InodeNumber
 from mictlanfs_server.metadata import checks
 from mictlanfs_server.metadata.transaction import Transaction
-
 from tests.unit.server.metadata.space import Space
 
 

@@ -17,7 +17,6 @@ from mictlanfs.model import (
     PeerNumber,
 )
 from mictlanfs_server.metadata.content import join, replace
-
 from tests.unit.server.metadata.space import DIGEST, PEERS, Space, new_chunk
 
 A, B = ChunkId(b"a" * 16), ChunkId(b"b" * 16)
@@ -169,9 +168,7 @@ def test_writing_the_same_again_changes_no_reference(space: Space, file: InodeNu
     assert space.references(chunk) == 1
 
 
-def test_last_of_two_overlapping_extents_of_one_write_wins(
-    space: Space, file: InodeNumber
-) -> None:
+def test_last_of_two_overlapping_extents_of_one_write_wins(space: Space, file: InodeNumber) -> None:
     one, two = new_chunk(10), new_chunk(10)
     space.write_all(file, (Extent(0, 10, one.id, 0), Extent(0, 10, two.id, 0)), (one, two))
     assert space.layout(file) == [(0, 10, two.id, 0)]
@@ -345,9 +342,7 @@ def test_truncate_cuts_extents(space: Space, file: InodeNumber) -> None:
     assert (space.references(one), space.references(two)) == (1, 0)
 
 
-def test_truncate_at_the_edge_of_an_extent_keeps_it_whole(
-    space: Space, file: InodeNumber
-) -> None:
+def test_truncate_at_the_edge_of_an_extent_keeps_it_whole(space: Space, file: InodeNumber) -> None:
     one, two = new_chunk(10), new_chunk(10)
     space.write(file, 0, one)
     space.write(file, 10, two)

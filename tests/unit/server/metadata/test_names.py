@@ -3,7 +3,6 @@ import pytest
 from mictlanfs import wire
 from mictlanfs.errors import Kind
 from mictlanfs.model import LINK_COUNT_MAX, ROOT_INODE, BucketPolicy, FileKind, InodeNumber
-
 from tests.unit.server.metadata.space import Space, new_chunk
 
 NO_REPLACE, EXCHANGE = wire.RenameMode.NO_REPLACE, wire.RenameMode.EXCHANGE
@@ -99,7 +98,7 @@ def test_impossible_name_is_invalid_everywhere(
     space: Space, bucket: InodeNumber, name: bytes
 ) -> None:
     ino = space.make(bucket, b"file")
-    ops = [
+    ops: list[wire.Operation] = [
         space.make_op(bucket, name),
         wire.Link(ino, bucket, name, 1),
         wire.Unlink(bucket, name, 1),
@@ -178,7 +177,7 @@ def test_make_refuses_numbers_out_of_range(
     space: Space, bucket: InodeNumber, field: str, value: int
 ) -> None:
     fields: dict[str, int] = {"mode": 0, "uid": 0, "gid": 0, "time_ns": 0, "rdev": 0, field: value}
-    op = wire.MakeNode(bucket, b"x", space.new_inode(), FileKind.FILE, **fields)
+    op = wire.MakeNode(bucket, b"x", space.new_inode(), FileKind.FILE, **fields)  # type: ignore[arg-type] # no bytes
     assert space.error_of(op) is Kind.INVALID
     assert space.names(bucket) == {}
 
@@ -243,7 +242,7 @@ def test_unlink_and_rmdir_refusals(space: Space, bucket: InodeNumber) -> None:
     file = space.make(bucket, b"file")
     full = space.mkdir(bucket, b"full")
     space.make(full, b"x")
-    refusals = [
+    refusals: list[tuple[wire.Operation, Kind]] = [
         (wire.Unlink(bucket, b"none", 1), Kind.NOT_FOUND),
         (wire.Unlink(bucket, b"full", 1), Kind.IS_DIRECTORY),
         (wire.Unlink(file, b"x", 1), Kind.NOT_DIRECTORY),

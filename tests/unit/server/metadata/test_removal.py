@@ -3,7 +3,6 @@ import pytest
 from mictlanfs import wire
 from mictlanfs.model import Chunk, Extent, InodeNumber
 from mictlanfs_server.metadata.removal import EXTENTS_AT_ONCE_MAX
-
 from tests.unit.server.metadata.space import Space, new_chunk
 
 
@@ -81,9 +80,7 @@ def test_closed_session_lets_go_of_what_it_sustained(space: Space, bucket: Inode
     assert space.rows.ended_session() is None
 
 
-def test_session_that_sustained_much_is_let_go_in_slices(
-    space: Space, bucket: InodeNumber
-) -> None:
+def test_session_that_sustained_much_is_let_go_in_slices(space: Space, bucket: InodeNumber) -> None:
     second = space.open_session("second")
     count = 300
     files = [space.make(bucket, b"%d" % index) for index in range(count)]
@@ -124,9 +121,7 @@ def test_file_with_many_extents_is_let_go_in_slices(space: Space, bucket: InodeN
     assert space.reads.counts().bytes_logical == 0
 
 
-def test_number_of_a_doomed_inode_is_gone_for_operations(
-    space: Space, bucket: InodeNumber
-) -> None:
+def test_number_of_a_doomed_inode_is_gone_for_operations(space: Space, bucket: InodeNumber) -> None:
     file = space.make(bucket, b"file")
     write_many(space, file, EXTENTS_AT_ONCE_MAX + 1)
     space.unlink(bucket, b"file", sustain=True)

@@ -4,7 +4,6 @@ from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import ROOT_INODE, BucketPolicy, Extent, FileKind, InodeNumber, Node
 from mictlanfs_server.metadata import sqlite_reads
-
 from tests.unit.server.metadata.space import Space, new_chunk
 
 MISSING = InodeNumber(9_999)
@@ -183,9 +182,7 @@ def test_pages_of_extents_follow_each_other(space: Space, file: InodeNumber) -> 
     assert pages(space, file, 100, 2) == [[]]
 
 
-def test_page_begins_with_the_extent_that_holds_its_offset(
-    space: Space, file: InodeNumber
-) -> None:
+def test_page_begins_with_the_extent_that_holds_its_offset(space: Space, file: InodeNumber) -> None:
     space.write(file, 0, new_chunk(100))
     space.write(file, 100, new_chunk(100))
     assert pages(space, file, 99, 9) == [[0, 100]]

@@ -2,7 +2,6 @@ import pytest
 
 from mictlanfs.model import Extent, FileKind, InodeNumber, SessionId
 from mictlanfs_server.metadata.rows import BatchRecord, CountChange, InodeRecord
-
 from tests.unit.server.metadata.space import Space, new_chunk
 
 EXTREME = 2**63 - 1

@@ -1,7 +1,6 @@
 from mictlanfs.model import InodeNumber
 from mictlanfs_server.metadata.base import ReplicaCounts
 from mictlanfs_server.metadata.sqlite_scans import SqliteScans
-
 from tests.unit.server.metadata.space import PEERS, Space, new_chunk
 
 ONE, TWO, THREE = PEERS

@@ -8,7 +8,6 @@ from mictlanfs_server.metadata.sqlite_upkeep import (
     save_peers,
     touch_sessions,
 )
-
 from tests.unit.server.metadata.space import PEERS, Space, new_chunk, peer_info
 
 
@@ -60,9 +59,7 @@ def test_chunk_is_forgotten_when_the_last_peer_has_deleted_it(
     forget_replicas(space.rows, {chunk.id: [PEERS[1]]})
 
 
-def test_live_chunk_keeps_its_replicas_whatever_is_said(
-    space: Space, bucket: InodeNumber
-) -> None:
+def test_live_chunk_keeps_its_replicas_whatever_is_said(space: Space, bucket: InodeNumber) -> None:
     file = space.make(bucket, b"file")
     chunk = new_chunk(10)
     space.write(file, 0, chunk)

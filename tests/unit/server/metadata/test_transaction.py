@@ -3,7 +3,6 @@ import pytest
 from mictlanfs.model import ROOT_INODE, BucketPolicy, FileKind, InodeNumber
 from mictlanfs_server.metadata.rows import InodeRecord
 from mictlanfs_server.metadata.transaction import Transaction
-
 from tests.unit.server.metadata.space import Space
 
 

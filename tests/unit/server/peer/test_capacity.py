@@ -98,3 +98,13 @@ def test_a_back_end_that_cannot_tell_leaves_the_limit_to_count() -> None:
 def test_nothing_is_offered_when_nobody_can_tell() -> None:
     space = capacity(None, free=None)
     assert (space.total, space.left, space.is_full) == (0, 0, True)
+
+
+def test_peers_on_one_disk_announce_it_once_together() -> None:
+    free = 640 * MIB
+    alone = Capacity(None, 0, lambda: free, lambda: 0)
+    shared = Capacity(None, 0, lambda: free, lambda: 0, sharers=4)
+    assert alone.total == free
+    assert shared.total == free // 4
+    # Any one of them may still take what the disk has.
+    assert shared.left == free

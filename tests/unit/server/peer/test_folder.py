@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mictlanfs.errors import UsageError
-from mictlanfs_server.peer.folder import DataFolder, write_durably
+from mictlanfs_server.peer.folder import DataFolder
 
 
 @contextmanager
@@ -111,24 +111,3 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     with pytest.raises(UsageError, match="cannot hold the data"):
         DataFolder(tmp_path / "data")
-
-
-def test_a_durable_write_replaces_the_whole_content(tmp_path: Path) -> None:
-    write_durably(tmp_path / "x", "a long content")
-    write_durably(tmp_path / "x", "short")
-    assert (tmp_path / "x").read_text() == "short\n"
-    assert os.listdir(tmp_path) == ["x"]
-
-
-def test_a_durable_write_that_fails_leaves_the_old_content(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_durably(tmp_path / "x", "old")
-
-    def fail(fd: int) -> None:
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="Input/output"):
-        write_durably(tmp_path / "x", "new")
-    assert (tmp_path / "x").read_text() == "old\n"

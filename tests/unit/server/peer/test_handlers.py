@@ -476,21 +476,6 @@ async def test_frames_store_give_and_delete(client: Client) -> None:
 
 
 @on_asyncio
-async def test_a_delete_may_be_a_plain_message(client: Client) -> None:
-    chunk, body = make_chunk(100)
-    await client.put(chunk, body)
-    answer = await client.ask(
-        "POST",
-        wire.Path.FRAME_DELETE,
-        wire.encode(wire.FrameDelete((chunk.id, new_chunk_id()))),
-        {"content-type": wire.MSGPACK},
-    )
-    assert (answer.status, answer.headers["content-type"]) == (200, wire.MSGPACK)
-    assert wire.decode(answer.body, wire.FrameAnswer).results == (wire.FrameResult(),) * 2
-    assert client.store.chunk_count == 0
-
-
-@on_asyncio
 async def test_each_chunk_of_a_frame_has_its_own_result(client: Client) -> None:
     good, good_body = make_chunk(100)
     bad, _ = make_chunk(100, seed=1)
