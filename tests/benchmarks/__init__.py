@@ -1,0 +1,1 @@
+"""Benchmarks: what a claim about speed must come from. See `python -m tests.benchmarks --help`."""

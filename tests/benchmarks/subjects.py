@@ -1,0 +1,140 @@
+"""What is measured: a local directory, a plain pass-through, and a space of three peers.
+
+Each subject gives a directory to work in and can make itself cold: everything the client has
+cached is gone, the servers' files are in the page cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from tests.support.spaces import Mount, Space, is_mounted, mictlanfs, run, wait_until
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+class Subject(Protocol):
+    """A file system under measurement."""
+
+    name: str
+
+    @property
+    def directory(self) -> Path:
+        """Where workloads run."""
+        ...
+
+    def make_cold(self) -> None:
+        """Lose every cache of the client."""
+        ...
+
+
+def _drop_page_cache() -> None:
+    run("sync")
+    Path("/proc/sys/vm/drop_caches").write_text("3", encoding="ascii")
+
+
+def _read_all(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with contextlib.suppress(OSError), path.open("rb", buffering=0) as file:
+                while file.read(1 << 20):
+                    pass
+
+
+class LocalDirectory:
+    """The local file system itself: the upper bound."""
+
+    name = "local"
+
+    def __init__(self, base: Path) -> None:
+        self.directory = base / "local"
+        self.directory.mkdir()
+
+    def make_cold(self) -> None:
+        """The files stay in the page cache, as those of the servers do."""
+        _drop_page_cache()
+        _read_all(self.directory)
+
+
+class PassThroughMount:
+    """The local file system behind pyfuse3."""
+
+    name = "passthrough"
+
+    def __init__(self, base: Path) -> None:
+        self._source = base / "source"
+        self._source.mkdir()
+        self.directory = base / "passthrough"
+        self.directory.mkdir()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def mount(self) -> None:
+        """Start serving."""
+        words = [sys.executable, "-m", "tests.benchmarks.passthrough"]
+        self._process = subprocess.Popen(
+            [*words, os.fspath(self._source), os.fspath(self.directory)], cwd=REPOSITORY
+        )
+        wait_until(lambda: is_mounted(self.directory), "the pass-through is mounted")
+
+    def unmount(self) -> None:
+        """Stop serving."""
+        if is_mounted(self.directory):
+            run("umount", self.directory)
+        if self._process is not None:
+            self._process.wait(20)
+            self._process = None
+
+    def make_cold(self) -> None:
+        """Mount anew."""
+        self.unmount()
+        _drop_page_cache()
+        _read_all(self._source)
+        self.mount()
+
+
+class SpaceMount:
+    """A space with its defaults: two copies of every chunk, on three peers."""
+
+    name = "mictlanfs"
+
+    def __init__(self, space: Space, mount: Mount) -> None:
+        self._space = space
+        self._mount = mount
+        self.directory = mount.path / "bench"
+        self.directory.mkdir()
+
+    def make_cold(self) -> None:
+        """Mount anew with an empty cache."""
+        self._mount.umount()
+        shutil.rmtree(self._mount.cache, ignore_errors=True)
+        _drop_page_cache()
+        _read_all(self._space.data)
+        self._mount.mount()
+
+
+@contextlib.contextmanager
+def all_subjects(base: Path) -> Iterator[list[Subject]]:
+    """Every subject, taken down afterwards whatever happened."""
+    passthrough = PassThroughMount(base)
+    space = Space(base / "data")
+    mount = Mount("", base / "mnt", base / "cache")
+    try:
+        passthrough.mount()
+        space.start()
+        mount.uri = space.uri
+        mount.mount()
+        yield [LocalDirectory(base), passthrough, SpaceMount(space, mount)]
+    finally:
+        passthrough.unmount()
+        if is_mounted(mount.path):
+            mictlanfs("umount", mount.path, check=False)
+        if is_mounted(mount.path):
+            run("umount", "-l", mount.path, check=False)
+        space.stop()

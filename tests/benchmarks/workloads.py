@@ -1,0 +1,212 @@
+"""The workloads. Each runs in an empty directory, checks what it wrote or read, and returns a rate.
+
+`scale` is 1.0 for real figures; tests use a small part of it. Rates are per second, so more is
+better everywhere. What is written counts until it is durable.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import subprocess
+import sysconfig
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MIB = 1 << 20
+_BLOCKS = [random.Random(seed).randbytes(MIB) for seed in range(8)]
+
+
+@dataclass
+class Stopwatch:
+    """Time spent in the parts that count."""
+
+    seconds: float = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count the time inside the block."""
+        start = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A workload.
+
+    Attributes:
+        run: works in a directory at a scale; returns how many units it did.
+        unit: of the rate.
+        needs: the workload whose files it uses, made before; it is then measured cold.
+    """
+
+    name: str
+    run: Callable[[Path, float, Stopwatch], float]
+    unit: str
+    needs: str = ""
+
+
+WORKLOADS: dict[str, Workload] = {}
+
+
+def workload(
+    name: str, unit: str, needs: str = ""
+) -> Callable[[Callable[[Path, float, Stopwatch], float]], None]:
+    """Register a workload."""
+
+    def register(run: Callable[[Path, float, Stopwatch], float]) -> None:
+        WORKLOADS[name] = Workload(name, run, unit, needs)
+
+    return register
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+@workload("create", "files/s")
+def _create(directory: Path, scale: float, watch: Stopwatch) -> float:
+    count = int(1000 * scale)
+    with watch.running():
+        for index in range(count):
+            os.close(os.open(directory / f"e{index}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        _sync(directory)
+    return count
+
+
+@workload("unlink", "files/s", needs="create")
+def _unlink(directory: Path, scale: float, watch: Stopwatch) -> float:
+    names = os.listdir(directory)
+    with watch.running():
+        for name in names:
+            os.unlink(directory / name)
+    assert os.listdir(directory) == []
+    return len(names)
+
+
+@workload("small-write", "files/s")
+def _small_write(directory: Path, scale: float, watch: Stopwatch) -> float:
+    count = int(600 * scale)
+    with watch.running():
+        for index in range(count):
+            descriptor = os.open(directory / f"s{index}", os.O_CREAT | os.O_WRONLY)
+            os.write(descriptor, _BLOCKS[index % 8][index : index + 4096])
+            os.close(descriptor)
+        _sync(directory)
+    return count
+
+
+@workload("small-read", "files/s", needs="small-write")
+def _small_read(directory: Path, scale: float, watch: Stopwatch) -> float:
+    count = int(600 * scale)
+    bodies = []
+    with watch.running():
+        for index in range(count):
+            descriptor = os.open(directory / f"s{index}", os.O_RDONLY)
+            bodies.append(os.read(descriptor, 8192))
+            os.close(descriptor)
+    assert all(body == _BLOCKS[i % 8][i : i + 4096] for i, body in enumerate(bodies))
+    return count
+
+
+@workload("stat", "files/s", needs="small-write")
+def _stat(directory: Path, scale: float, watch: Stopwatch) -> float:
+    with watch.running():
+        sizes = [entry.stat().st_size for entry in os.scandir(directory)]
+    assert set(sizes) == {4096}
+    return len(sizes)
+
+
+@workload("stream-write", "MiB/s")
+def _stream_write(directory: Path, scale: float, watch: Stopwatch) -> float:
+    count = int(256 * scale)
+    with watch.running(), (directory / "stream").open("wb", buffering=0) as file:
+        for index in range(count):
+            file.write(_BLOCKS[index % 8])
+        os.fsync(file.fileno())
+    return count
+
+
+@workload("stream-read", "MiB/s", needs="stream-write")
+def _stream_read(directory: Path, scale: float, watch: Stopwatch) -> float:
+    count = 0
+    with (directory / "stream").open("rb", buffering=0) as file:
+        buffer = bytearray(MIB)
+        while True:
+            with watch.running():
+                read = file.readinto(buffer)
+            if not read:
+                return count
+            assert buffer == _BLOCKS[count % 8]
+            count += 1
+
+
+@workload("random-read", "reads/s", needs="stream-write")
+def _random_read(directory: Path, scale: float, watch: Stopwatch) -> float:
+    count, draw = int(500 * scale), random.Random(3)
+    descriptor = os.open(directory / "stream", os.O_RDONLY)
+    pages = os.fstat(descriptor).st_size // 4096
+    offsets = [draw.randrange(pages) * 4096 for _ in range(count)]
+    with watch.running():
+        bodies = [os.pread(descriptor, 4096, offset) for offset in offsets]
+    os.close(descriptor)
+    for offset, body in zip(offsets, bodies, strict=True):
+        start = offset % MIB
+        assert body == _BLOCKS[offset // MIB % 8][start : start + 4096]
+    return count
+
+
+@workload("untar", "files/s")
+def _untar(directory: Path, scale: float, watch: Stopwatch) -> float:
+    archive = directory / "library.tar"
+    library = Path(sysconfig.get_paths()["stdlib"])
+    paths = sorted(library.glob("*.py"))[: max(1, int(200 * scale))]
+    with tarfile.open(archive, "w") as tar:
+        for path in paths:
+            tar.add(path, path.name)
+    with watch.running():
+        subprocess.run(["tar", "xf", archive, "-C", directory], check=True)
+        _sync(directory)
+    assert all((directory / path.name).read_bytes() == path.read_bytes() for path in paths)
+    return len(paths)
+
+
+@workload("append-fsync", "appends/s")
+def _append(directory: Path, scale: float, watch: Stopwatch) -> float:
+    count = int(200 * scale)
+    with watch.running(), (directory / "log").open("ab", buffering=0) as log:
+        for index in range(count):
+            log.write(b"%099d\n" % index)
+            os.fsync(log.fileno())
+    assert (directory / "log").stat().st_size == 100 * count
+    return count
+
+
+@workload("sqlite", "transactions/s")
+def _sqlite(directory: Path, scale: float, watch: Stopwatch) -> float:
+    count = int(50 * scale)
+    with closing(sqlite3.connect(directory / "db")) as connection:
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, body BLOB)")
+        with watch.running():
+            for index in range(count):
+                with connection:
+                    connection.execute("INSERT INTO t VALUES (?, ?)", (index, _BLOCKS[0][:500]))
+        assert connection.execute("SELECT count(*) FROM t").fetchone() == (count,)
+    return count
+
+
+@dataclass
+class Result:
+    """Rates of one workload by subject, one for each round."""
+
+    workload: Workload
+    rates: dict[str, list[float]] = field(default_factory=dict)
