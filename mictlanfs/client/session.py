@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 # Ask for the next batch of inode numbers while this many are left.
 INODES_LOW_COUNT = 128
 CLOSE_TIMEOUT_S = 5.0
+# The session cannot go on. CONFLICT: a power cut took the router back behind batches that it had
+# answered and nobody had asked to be durable, so the numbers do not fit any more.
+_LOST = frozenset({Kind.FENCED, Kind.CONFLICT})
 # Upper bounds of encoded sizes: an operation with two names of the largest size and its numbers,
 # an extent, and a chunk with the most peers.
 OP_SIZE_BYTES = 640
@@ -263,7 +266,7 @@ class Session:
                 # follow it until its fate is known. Its callers have deadlines of their own.
                 answer = await self._router.commit(commit, FOR_EVER)
             except MictlanError as error:
-                if error.kind is not Kind.FENCED:
+                if error.kind not in _LOST:
                     raise
                 await self._reopen(ref)
                 continue
@@ -299,7 +302,7 @@ class Session:
         async with self._reopen_lock:
             if self.ref != fenced:
                 return
-            log.warning("the session was fenced; opening a new one")
+            log.warning("the session was fenced or forgotten; opening a new one")
             grant = await self._router.open_session(self._request)
             self._inodes.clear()
             self._accept(grant)

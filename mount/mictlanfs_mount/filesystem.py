@@ -38,6 +38,8 @@ from mictlanfs_mount.inodes import Inode, InodeTable
 log = logging.getLogger(__name__)
 
 STATFS_VALIDITY_S = 1.0
+# The kernel repeats an open that was refused as stale at once; later it is another open.
+REOPEN_WITHIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,6 +380,7 @@ class FileSystem:
             inode = await self._asked(ino, wire.EXTENTS_PAGE_MAX)
             if inode.attributes.kind is FileKind.DIRECTORY:
                 raise MictlanError(Kind.IS_DIRECTORY, "open", str(ino))
+            self._renew_size(inode)
             if flags & os.O_TRUNC:
                 # Of an empty file too: its times change.
                 await self.setattr(ino, size=0)
@@ -388,6 +391,21 @@ class FileSystem:
         keep_cache = inode.kernel_content_version == version
         inode.kernel_content_version = version
         return Opened(number, keep_cache)
+
+    def _renew_size(self, inode: Inode) -> None:
+        """Refuse an open, once, of a file whose size the kernel was told before it changed.
+
+        The kernel would append at the old size and read no further than it, and the answer to an
+        open cannot tell it another. STALE makes it look the path up anew, which can, and open
+        again; a second STALE in a row would reach the program.
+        """
+        now_s = self._clock.monotonic_s()
+        is_told = inode.told_content_version in {-1, inode.attributes.content_version}
+        if is_told or now_s < inode.reopening_until_s:
+            inode.reopening_until_s = 0.0
+            return
+        inode.reopening_until_s = now_s + REOPEN_WITHIN_S
+        raise MictlanError(Kind.STALE, "open", str(inode.ino), "it was changed elsewhere")
 
     def _add_file_handle(self, inode: Inode, flags: int) -> HandleNumber:
         inode.open_count += 1

@@ -21,6 +21,9 @@ class Inode:
         lookup_count: references held by the kernel, dropped by `forget`.
         open_count: handles.
         kernel_content_version: the content that pages in the kernel's cache are of; -1: none.
+        told_content_version: the content whose size the kernel was told last; -1: none.
+        reopening_until_s: until when (monotonic) an open is the kernel's repetition of one that
+            was refused as stale.
         xattrs, xattrs_version: extended attributes and the inode version they belong to.
     """
 
@@ -32,7 +35,9 @@ class Inode:
         "lookup_count",
         "open_count",
         "policy",
+        "reopening_until_s",
         "target",
+        "told_content_version",
         "valid_until_s",
         "xattrs",
         "xattrs_version",
@@ -48,6 +53,8 @@ class Inode:
         self.policy = BucketPolicy()
         self.extents = ExtentMap()
         self.kernel_content_version = -1
+        self.told_content_version = -1
+        self.reopening_until_s = 0.0
         self.xattrs: dict[bytes, bytes] = {}
         self.xattrs_version = -1
 
@@ -70,6 +77,8 @@ class Inode:
         changed the file in between.
         """
         version = attributes.content_version
+        if self.told_content_version == version - 1:
+            self.told_content_version = version
         if self.kernel_content_version == version - 1:
             self.kernel_content_version = version
         if attributes.version > self.attributes.version:

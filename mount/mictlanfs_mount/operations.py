@@ -87,6 +87,7 @@ class Operations(pyfuse3.Operations):
         filesystem.inodes.root = presentation.root
 
     def _entry(self, inode: Inode) -> pyfuse3.EntryAttributes:
+        inode.told_content_version = inode.attributes.content_version
         return self._shown.entry(self._fs.attributes_of(inode), self._fs.validity_s(inode))
 
     def _looked_up(self, inode: Inode) -> pyfuse3.EntryAttributes:
@@ -317,6 +318,7 @@ class Operations(pyfuse3.Operations):
         )
         is_sent = pyfuse3.readdir_reply(token, FileNameT(found.name), entry, index + 1)
         if is_sent:
+            inode.told_content_version = inode.attributes.content_version
             inode.lookup_count += 1
         else:
             self._fs.inodes.drop_unused(inode)

@@ -67,6 +67,22 @@ def test_second_mount_sees_what_the_first_closed(
             assert (work / "shared").read_text(encoding="ascii") == text + "back"
 
 
+def test_appends_of_two_mounts_that_take_turns_are_all_kept(
+    space: Space, work: Path, tmp_path: Path
+) -> None:
+    with mounted(space.uri, tmp_path / "second") as second:
+        paths = [work / "log", second.path / work.name / "log"]
+        for index in range(20):
+            # As `>>` of a shell: without a look at the file before.
+            with paths[index % 2].open("ab") as log:
+                log.write(b"%d\n" % index)
+        assert paths[0].read_bytes() == b"".join(b"%d\n" % index for index in range(20))
+        paths[0].write_bytes(b"short")
+        with paths[1].open("ab") as log:
+            log.write(b"er")
+        assert paths[0].read_bytes() == b"shorter"
+
+
 def test_status_tells_in_ten_lines_that_the_space_is_healthy(space: Space) -> None:
     done = space.command("status")
     lines = done.stdout.splitlines()

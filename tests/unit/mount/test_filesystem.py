@@ -15,7 +15,8 @@ from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import ROOT_INODE, BucketPolicy, FileKind, InodeNumber
 from mictlanfs_mount.filesystem import STATFS_VALIDITY_S, FileSystem
 from mictlanfs_mount.handles import HandleNumber
-from tests.support.mount_fakes import CALLER, FakeMount, FakeSpace, open_mount
+from tests.support.mount_fakes import CALLER, FakeMount, open_mount
+from tests.support.mount_space import FakeSpace
 
 UNAVAILABLE = MictlanError(Kind.UNAVAILABLE)
 
@@ -70,6 +71,25 @@ async def test_create_asks_the_router_once() -> None:
         mount.script.counts.clear()
         await mount.filesystem.create(mount.space.bucket, b"new", 0o600, os.O_WRONLY, CALLER)
         assert mount.script.asked() == 1
+
+
+async def test_open_of_a_file_whose_size_the_kernel_does_not_know_is_refused_once() -> None:
+    async with open_mount() as mount:
+        fs = mount.filesystem
+        inode = await fs.make(mount.space.bucket, b"new", FileKind.FILE, 0o600, CALLER)
+        # As the kernel has it: it holds a reference, and was told of other content.
+        inode.lookup_count = 1
+        inode.told_content_version = inode.attributes.content_version + 1
+        for _ in range(2):
+            with pytest.raises(MictlanError) as caught:
+                await fs.open(inode.ino, os.O_WRONLY)
+            assert caught.value.kind is Kind.STALE
+            # The kernel's repetition, even if the file has changed once more meanwhile.
+            opened = await fs.open(inode.ino, os.O_WRONLY)
+            await fs.release(opened.handle)
+        inode.told_content_version = inode.attributes.content_version
+        await fs.open(inode.ino, os.O_WRONLY)
+        assert len(fs.handles) == 1
 
 
 async def test_missing_name_is_not_found() -> None:
@@ -297,6 +317,19 @@ async def test_truncation_of_dirty_data(size: int) -> None:
         assert await fs.read(opened.handle, 0, 2000) == expected
         await fs.flush(opened.handle)
         assert mount.space.content(ino) == expected
+
+
+async def test_own_changes_keep_what_is_known_of_the_extents() -> None:
+    async with open_mount() as mount:
+        fs = mount.filesystem
+        ino = mount.space.add(mount.space.bucket, b"file", content=b"0123456789")
+        opened = await fs.open(ino, os.O_RDWR)
+        await fs.write(opened.handle, 3, b"abc")
+        await fs.flush(opened.handle)
+        await fs.setattr(ino, size=8)
+        await fs.setattr(ino, mode=0o600)
+        assert await fs.read(opened.handle, 0, 100) == b"012abc67"
+        assert mount.script.asked("extents") == 0
 
 
 async def test_what_was_cut_off_does_not_come_back_when_the_file_grows() -> None:

@@ -312,6 +312,17 @@ async def test_a_fenced_session_is_replaced_and_the_batch_sent_again(
     assert "fenced" in caplog.text
 
 
+async def test_a_session_whose_last_batches_a_power_cut_undid_is_replaced(
+    space: Space, autojump_clock: MockClock
+) -> None:
+    async with space.session() as session:
+        await session.apply(await make(session, b"a"))
+        space.net.fail(wire.Path.COMMIT, Kind.CONFLICT)
+        await session.apply(await make(session, b"b"))
+    assert space.names == [b"a", b"b"]
+    assert [grant.epoch for grant in space.grants] == [1, 2]
+
+
 async def test_an_operation_without_an_answer_times_out(
     space: Space, autojump_clock: MockClock
 ) -> None:
@@ -370,8 +381,8 @@ async def test_a_cancelled_operation_that_waits_is_taken_back(
 
 async def test_a_batch_that_is_refused_fails_its_callers_and_no_others(space: Space) -> None:
     async with space.session() as session:
-        space.net.fail(wire.Path.COMMIT, Kind.CONFLICT)
-        assert await kind_of_failure(session.apply(await make(session, b"a"))) is Kind.CONFLICT
+        space.net.fail(wire.Path.COMMIT, Kind.INVALID)
+        assert await kind_of_failure(session.apply(await make(session, b"a"))) is Kind.INVALID
         await session.apply(await make(session, b"b"))
     assert space.names == [b"b"]
 
