@@ -8,14 +8,16 @@ alone (mode 0700).
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.jsonfiles import from_json, replace_file, to_json
 from mictlanfs.oserrors import translated_os_errors
 
 _DIRECTORY_NAME = "mictlanfs"
@@ -34,6 +36,13 @@ class LastSpace:
 
     uri: str
     data: Path
+
+
+class _LastSpaceRecord(msgspec.Struct, frozen=True):
+    """A `LastSpace` as it is kept."""
+
+    uri: str
+    data: str
 
 
 def state_dir() -> Path:
@@ -91,26 +100,17 @@ def record_last_space(uri: str, data: Path) -> None:
         MictlanError: the state directory cannot be written.
     """
     file = last_space_file()
-    temporary = file.with_name(f"{file.name}.{os.getpid()}")
-    record = json.dumps({"uri": uri, "data": str(data.absolute())}) + "\n"
     with translated_os_errors("write", str(file)):
-        try:
-            temporary.write_text(record)
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_file(file, to_json(_LastSpaceRecord(uri, str(data.absolute()))))
 
 
 def read_last_space() -> LastSpace | None:
     """The space this user made last; None when there is none or the record is damaged."""
     try:
-        record = json.loads(last_space_file().read_text())
-        uri, data = record["uri"], record["data"]
-    except (OSError, MictlanError, ValueError, KeyError, TypeError):
+        record = from_json(last_space_file().read_bytes(), _LastSpaceRecord)
+    except (OSError, MictlanError, ValueError):
         return None
-    if not isinstance(uri, str) or not isinstance(data, str):
-        return None
-    return LastSpace(uri, Path(data))
+    return LastSpace(record.uri, Path(record.data))
 
 
 def forget_last_space(data: Path) -> None:

@@ -83,12 +83,8 @@ class _Getting:
             names = parse_path(source)
             if not names:
                 raise UsageError("name a bucket: BUCKET/PATH, or BUCKET with -r")
-            try:
+            with self._failures.going_on():
                 await self._get(names, destination, is_into=is_into)
-            except MictlanError as error:
-                if error.is_retryable:
-                    raise
-                self._failures.add(error)
 
     async def _get(self, names: Names, destination: str, *, is_into: bool) -> None:
         if destination == STREAM:

@@ -16,9 +16,9 @@ import click
 
 from mictlanfs.cli.exits import exit_code_of
 from mictlanfs.cli.main import complain
+from mictlanfs.errors import MictlanError, UsageError
 
 if TYPE_CHECKING:
-    from mictlanfs.errors import MictlanError
     from mictlanfs.model import Attributes, Node
 
 _ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\", "'": "\\'"}
@@ -90,6 +90,21 @@ class Failures:
         """Report one."""
         complain(str(error))
         self._codes.append(exit_code_of(error))
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Report the error that ends the block, and go on behind it.
+
+        Raises:
+            MictlanError: one that every other file would meet too: the space does not answer.
+            UsageError: the command itself is wrong.
+        """
+        try:
+            yield
+        except MictlanError as error:
+            if error.is_retryable or isinstance(error, UsageError):
+                raise
+            self.add(error)
 
     def exit_if_any(self) -> None:
         """End the command with the code of the first error, if there was one."""

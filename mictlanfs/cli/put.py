@@ -89,12 +89,8 @@ class _Putting:
         """Put every source, reporting those that fail."""
         jobs = await self._jobs(sources, target)
         for job in jobs:
-            try:
+            with self._failures.going_on():
                 await self._put(job)
-            except MictlanError as error:
-                if error.is_retryable or isinstance(error, UsageError):
-                    raise
-                self._failures.add(error)
 
     async def _jobs(self, sources: tuple[str, ...], target: str) -> list[_Job]:
         from mictlanfs.client.names import check_name, parse_path

@@ -36,13 +36,12 @@ def rm(space: SpaceChoice, paths: tuple[str, ...], *, recursive: bool, force: bo
     async def work(client: SpaceClient) -> None:
         with count_meter("removed") as progress:
             for path in paths:
-                try:
-                    await client.remove(path, recursive=recursive, progress=progress)
-                except MictlanError as error:
-                    if error.is_retryable:
-                        raise
-                    if not (force and error.kind is Kind.NOT_FOUND):
-                        failures.add(error)
+                with failures.going_on():
+                    try:
+                        await client.remove(path, recursive=recursive, progress=progress)
+                    except MictlanError as error:
+                        if not (force and error.kind is Kind.NOT_FOUND):
+                            raise
 
     run_on_space(space, "rm", work)
     failures.exit_if_any()

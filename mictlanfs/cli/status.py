@@ -32,7 +32,9 @@ def status(space: SpaceChoice, *, as_json: bool) -> None:
     if as_json:
         import msgspec
 
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
+        from mictlanfs.cli.output import print_json
+
+        print_json(msgspec.to_builtins(found))
     else:
         for line in lines(found):
             click.echo(line)

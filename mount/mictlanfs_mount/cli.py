@@ -1,6 +1,6 @@
 """The commands that mount and unmount: `mictlanfs mount`, `mictlanfs umount`, `mount.mictlanfs`.
 
-Owns their command lines and exit codes; `daemon` and `mountpoint` do the work.
+Owns their command lines and exit codes; `daemon`, `mountpoint` and `mounts` do the work.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from mictlanfs.cli.main import complain, run_command
 from mictlanfs.cli.options import URI_VARIABLE, choose_uri
 from mictlanfs.config import MOUNT_OPTIONS, parse_mount_options
 from mictlanfs.errors import UsageError
+from mictlanfs.mounts.ability import check_ability
 from mictlanfs.uri import SCHEME, parse_routers
 from mictlanfs_mount import daemon, logfile, mountpoint
 from mictlanfs_mount.settings import MountSettings
@@ -95,7 +96,7 @@ def _checked(uri: str, where: Path, options: str) -> MountSettings:
     """
     parse_routers(uri)
     parsed = parse_mount_options(options)
-    mountpoint.check_ability(allow_other=parsed.allow_other)
+    check_ability(allow_other=parsed.allow_other)
     return MountSettings(uri, mountpoint.prepare(where, complain), parsed)
 
 

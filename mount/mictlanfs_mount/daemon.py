@@ -13,32 +13,33 @@
 
 Owns the report between the two and the clean-up after a start that failed. Invariants: `launch`
 returns only when the mount answers, and leaves neither process nor mount behind when it raises;
-a mount process whose launcher is gone before it was ready ends; processes are signalled by
-identity, never by name or group.
+a mount process whose launcher is gone before it was ready ends.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import select
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
+from mictlanfs import logfiles
 from mictlanfs.errors import Kind, MictlanError, UsageError
+from mictlanfs.jsonfiles import from_json, to_json
+from mictlanfs.launching import Daemon, describe_status, launched, module_command
+from mictlanfs.mounts.pulse import Pulse, pulse_of
+from mictlanfs.mounts.table import Mount, find_mount, mount_around, resolved
+from mictlanfs.mounts.unmounting import unmount, unmount_if_dead
+from mictlanfs.mounts.users import serving_process
+from mictlanfs.oserrors import translated_os_errors
+from mictlanfs.processes import ProcessIdentity, is_running, wait_ended
 from mictlanfs.taskerrors import single_error
 from mictlanfs.wire import WireError
-from mictlanfs_mount import logfile, mountpoint, record
-from mictlanfs_mount.mountpoint import Mount, Pulse
-from mictlanfs_mount.processes import ProcessIdentity, is_running, wait_ended
+from mictlanfs_mount import logfile, record
 from mictlanfs_mount.settings import MountSettings
 
 log = logging.getLogger(__name__)
@@ -47,9 +48,7 @@ log = logging.getLogger(__name__)
 START_TIMEOUT_S = 30.0
 # How long a mount process that has nothing to store may take to end.
 _END_TIMEOUT_S = 5.0
-# -P: a module of ours must not be shadowed by a file in the directory the user is in.
-PROGRAM = (sys.executable, "-P", "-m", "mictlanfs_mount")
-_REPORT_SIZE_BYTES_MAX = 64 * 1024
+PROGRAM = module_command("mictlanfs_mount")
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -65,13 +64,12 @@ class Report(msgspec.Struct, frozen=True):
 
     def to_line(self) -> bytes:
         """The line that travels."""
-        # Not by msgspec, which knows no text for a name that is not UTF-8.
-        return json.dumps(msgspec.to_builtins(self)).encode() + b"\n"
+        return to_json(self)
 
     @classmethod
     def of_line(cls, line: bytes) -> Report:
         """What a line says. ValueError when it is none."""
-        return msgspec.convert(json.loads(line), cls)
+        return from_json(line, cls)
 
     def raise_error(self) -> None:
         """Raise the error, if there is one.
@@ -110,103 +108,46 @@ def launch(
         MictlanError: what the mount process reported, or TIMED_OUT, or INTERNAL when it died.
     """
     log_path = logfile.log_path_of(where)
-    log_fd = logfile.open_log(log_path)
+    with translated_os_errors("open", str(log_path)):
+        log_fd = logfiles.open_log(log_path)
     log_offset = os.fstat(log_fd).st_size
-    report_fd, child_fd = os.pipe()
+
+    def command(report_fd: int) -> list[str]:
+        own = ("--report-fd", str(report_fd), "--log", str(log_path))
+        return [*program, *own, "-o", options, "--", uri, str(where)]
+
     try:
-        try:
-            process = subprocess.Popen(
-                [
-                    *program,
-                    *("--report-fd", str(child_fd), "--log", str(log_path)),
-                    *("-o", options, "--", uri, str(where)),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log_fd,
-                stderr=log_fd,
-                pass_fds=(child_fd,),
-                start_new_session=True,
-            )
-        finally:
-            os.close(child_fd)
-            os.close(log_fd)
-        try:
-            _await_ready(process, report_fd, timeout_s, log_path, log_offset)
-        except BaseException:
-            _end(process)
-            _remove_mount(where)
-            raise
+        with launched(command, end_timeout_s=_END_TIMEOUT_S, output=log_fd) as mount:
+            _await_ready(mount, timeout_s, log_path, log_offset)
+    except BaseException:
+        # What is mounted there and answers is another's.
+        with suppress(MictlanError):
+            unmount_if_dead(where)
+        raise
     finally:
-        os.close(report_fd)
-    # It lives on without us: its parent need not wait for it, nor warn that it does not.
-    process.returncode = 0
+        os.close(log_fd)
 
 
-def _await_ready(
-    process: subprocess.Popen[bytes],
-    report_fd: int,
-    timeout_s: float,
-    log_path: Path,
-    log_offset: int,
-) -> None:
-    line = _read_line(report_fd, timeout_s)
+def _await_ready(mount: Daemon, timeout_s: float, log_path: Path, log_offset: int) -> None:
+    line = mount.read_report(timeout_s)
     if line is None:
         detail = f"it was not ready within {timeout_s:g} s (see {log_path})"
         raise MictlanError(Kind.TIMED_OUT, "mount", "", detail)
     try:
         report = Report.of_line(line)
     except ValueError:
-        how = _how_it_ended(process)
-        said = logfile.last_line(log_path, log_offset)
+        how = _how_it_ended(mount.process)
+        said = logfiles.last_line(log_path, log_offset)[: logfiles.REASON_LENGTH_MAX]
         detail = f"its process {how} before it was ready: {said or 'no reason given'}"
         raise MictlanError(Kind.INTERNAL, "mount", "", f"{detail} (see {log_path})") from None
     report.raise_error()
 
 
-def _read_line(fd: int, timeout_s: float) -> bytes | None:
-    """What the mount process reports, which may be nothing; None: the time is over."""
-    deadline_s = time.monotonic() + timeout_s
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    line = b""
-    while not line.endswith(b"\n") and len(line) < _REPORT_SIZE_BYTES_MAX:
-        if not poll.poll(max(0.0, deadline_s - time.monotonic()) * 1000):
-            return None
-        data = os.read(fd, _REPORT_SIZE_BYTES_MAX)
-        if not data:
-            break
-        line += data
-    return line
-
-
 def _how_it_ended(process: subprocess.Popen[bytes]) -> str:
     try:
-        status = process.wait(_END_TIMEOUT_S)
+        return f"ended ({describe_status(process.wait(_END_TIMEOUT_S))})"
     except subprocess.TimeoutExpired:
         return "said nothing"
-    if status < 0:
-        return f"was killed by {signal.Signals(-status).name}"
-    return f"ended with status {status}"
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a mount process that never got ready, and so has nothing to store."""
-    process.terminate()
-    try:
-        process.wait(_END_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        # One that hangs in the kernel goes when its mount does.
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_END_TIMEOUT_S)
-
-
-def _remove_mount(where: Path) -> None:
-    """Unmount what a process that has ended left at `where`; a mount that answers is another's."""
-    found = mountpoint.find_mount(where)
-    if found is not None and found.is_ours and mountpoint.pulse_of(where) is Pulse.DEAD:
-        with suppress(MictlanError):
-            mountpoint.unmount(where, lazy=True)
 
 
 # --- the mount process ---------------------------------------------------------------------------
@@ -215,18 +156,9 @@ RunMount = Callable[[MountSettings, Callable[[], None]], None]
 
 
 def run_session(settings: MountSettings, notify_ready: Callable[[], None]) -> None:
-    """`session.run_mount`, imported now: it needs pyfuse3.
+    """`session.run_mount`, imported now: it needs pyfuse3."""
+    from mictlanfs_mount.session import run_mount
 
-    Raises:
-        MictlanError: pyfuse3 is not installed; else as `run_mount`.
-    """
-    try:
-        from mictlanfs_mount.session import run_mount
-    except ImportError as error:
-        if error.name != "pyfuse3":
-            raise
-        detail = "pyfuse3 is not installed: pip install 'mictlanfs[mount]'"
-        raise MictlanError(Kind.UNSUPPORTED, detail=detail) from error
     run_mount(settings, notify_ready)
 
 
@@ -337,8 +269,8 @@ def end_mount(path: Path, *, is_lazy: bool, timeout_s: float, say: Callable[[str
         MictlanError: NOT_FOUND when nothing is; BUSY; TIMED_OUT when the process still stores
             data; the error that the mount ended with.
     """
-    where = mountpoint.resolved(path)
-    mount = mountpoint.find_mount(where)
+    where = resolved(path)
+    mount = find_mount(where)
     known = record.read_record(where)
     if mount is None:
         process = known.process if known is not None else None
@@ -349,8 +281,8 @@ def end_mount(path: Path, *, is_lazy: bool, timeout_s: float, say: Callable[[str
             f"{where} is a mount of another kind ({mount.type}, {mount.source}): "
             f"use 'umount {where}'"
         )
-    elif mountpoint.pulse_of(where) is Pulse.DEAD:
-        mountpoint.unmount(where, lazy=True)
+    elif pulse_of(where) is Pulse.DEAD:
+        unmount(where, lazy=True)
         if known is not None:
             record.remove_record(known)
         say(f"the mount at {where} had lost its process: what it had not stored is lost")
@@ -358,7 +290,7 @@ def end_mount(path: Path, *, is_lazy: bool, timeout_s: float, say: Callable[[str
     else:
         # Looked up before it is unmounted: afterwards nothing leads there.
         process = _serving(mount, known)
-        mountpoint.unmount(where, lazy=is_lazy)
+        unmount(where, lazy=is_lazy)
     if not is_lazy:
         _await_end(where, process, timeout_s, say)
 
@@ -366,14 +298,14 @@ def end_mount(path: Path, *, is_lazy: bool, timeout_s: float, say: Callable[[str
 def _serving(mount: Mount, known: record.MountRecord | None) -> ProcessIdentity | None:
     if known is not None and is_running(known.process):
         return known.process
-    return mountpoint.serving_process(mount)
+    return serving_process(mount)
 
 
 def _not_mounted(where: Path, known: record.MountRecord | None) -> MictlanError:
     if known is not None and known.error:
         detail = f"nothing is mounted there; its last mount ended badly: {known.error}"
         record.remove_record(known)
-    elif (around := mountpoint.mount_around(where)) is not None:
+    elif (around := mount_around(where)) is not None:
         detail = f"it is no mountpoint, but lies in the space mounted at {around.mountpoint}"
     else:
         detail = "nothing is mounted there"
@@ -386,7 +318,7 @@ def _await_end(
     if process is None:
         say(f"unmounted {where}, but its process is not known: it may still store data")
         return
-    if not wait_ended(process, timeout_s):
+    if wait_ended([process], timeout_s):
         known = record.read_record(where)
         see = f" (see {known.log_path})" if known is not None and known.log_path else ""
         detail = f"done, but its process (pid {process.pid}) still stores data{see}"

@@ -9,7 +9,6 @@ process has ended, or that somebody removed, does no harm.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -19,8 +18,9 @@ import msgspec
 from mictlanfs import paths
 from mictlanfs.errors import MictlanError
 from mictlanfs.identifiers import boot_id
+from mictlanfs.jsonfiles import from_json, replace_file, to_json
 from mictlanfs.oserrors import translated_os_errors
-from mictlanfs_mount.processes import ProcessIdentity, identify
+from mictlanfs.processes import ProcessIdentity, current_process
 
 _FOLDER = "mounts"
 
@@ -29,40 +29,23 @@ class MountRecord(msgspec.Struct, frozen=True):
     """A mount and the process that serves it.
 
     Attributes:
-        pid, started_ticks: the process; see `ProcessIdentity`.
-        boot_id: of the kernel it runs on: the two above mean nothing on another.
+        process: the one that serves it, which may have ended.
         mountpoint: absolute and without symlinks.
         uri: of the space.
         log_path: of the process; empty in the foreground.
         error: why the mount ended badly; empty while it runs.
     """
 
-    pid: int
-    started_ticks: int
-    boot_id: str
+    process: ProcessIdentity
     mountpoint: str
     uri: str
     log_path: str = ""
     error: str = ""
 
-    @property
-    def process(self) -> ProcessIdentity:
-        """The process, if it still runs on this boot of the machine."""
-        return ProcessIdentity(self.pid, self.started_ticks)
-
 
 def record_of_this_process(mountpoint: Path, uri: str, log_path: Path | None) -> MountRecord:
     """A record that says that this process serves `mountpoint`."""
-    process = identify(os.getpid())
-    assert process is not None, "a process that asks has not ended"
-    return MountRecord(
-        pid=process.pid,
-        started_ticks=process.started_ticks,
-        boot_id=boot_id(),
-        mountpoint=str(mountpoint),
-        uri=uri,
-        log_path=str(log_path or ""),
-    )
+    return MountRecord(current_process(), str(mountpoint), uri, str(log_path or ""))
 
 
 def write_record(record: MountRecord) -> None:
@@ -74,22 +57,16 @@ def write_record(record: MountRecord) -> None:
     file = _file_of(Path(record.mountpoint))
     with translated_os_errors("write", str(file)):
         file.parent.mkdir(mode=0o700, exist_ok=True)
-        temporary = file.with_name(f"{file.name}.{os.getpid()}")
-        try:
-            temporary.write_text(json.dumps(msgspec.to_builtins(record)))
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_file(file, to_json(record))
 
 
 def read_record(mountpoint: Path) -> MountRecord | None:
     """The record of a mountpoint; None when there is none of this boot, or it is damaged."""
     try:
-        # Not by msgspec, which knows no text for a name that is not UTF-8.
-        record = msgspec.convert(json.loads(_file_of(mountpoint).read_text()), MountRecord)
+        record = from_json(_file_of(mountpoint).read_bytes(), MountRecord)
     except (OSError, MictlanError, ValueError):
         return None
-    is_right = record.mountpoint == str(mountpoint) and record.boot_id == boot_id()
+    is_right = record.mountpoint == str(mountpoint) and record.process.boot_id == boot_id()
     return record if is_right else None
 
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -30,8 +29,10 @@ from pathlib import Path
 import trio
 
 from mictlanfs.cli.exits import Exit
-from mictlanfs_server import logs
-from mictlanfs_server.processes import ProcessIdentity, identify
+from mictlanfs.launching import describe_status, module_command
+from mictlanfs.logfiles import open_log, size_of
+from mictlanfs.processes import ProcessIdentity, identify
+from mictlanfs_server.lastwords import last_words
 
 # How long a process that was killed may take to go: only one that hangs in the kernel does not.
 KILLED_GRACE_S = 5.0
@@ -47,14 +48,12 @@ async def _nothing() -> None:
 
 def command_line(*arguments: str) -> tuple[str, ...]:
     """The command that runs `mictlanfs` with `arguments`, whatever PATH and directory are."""
-    # -P: a module of ours must not be shadowed by a file in the directory the user is in.
-    return (sys.executable, "-P", "-m", "mictlanfs.cli.main", *arguments)
+    return module_command("mictlanfs.cli.main", *arguments)
 
 
 def guarded_command_line(lifeline_fd: int, *arguments: str) -> tuple[str, ...]:
     """As `command_line`, for a command that has to be ended when the lifeline is."""
-    module = "mictlanfs_server.lifeline"
-    return (sys.executable, "-P", "-m", module, str(lifeline_fd), *arguments)
+    return module_command("mictlanfs_server.lifeline", str(lifeline_fd), *arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +166,7 @@ class Child:
     async def _live(self) -> Change:
         """One life of the process, from its start to its end."""
         await self.spec.before_start()
-        log_offset = logs.size_of(self.spec.log_path)
+        log_offset = size_of(self.spec.log_path)
         try:
             process = await self._spawn()
         except OSError as error:
@@ -193,14 +192,15 @@ class Child:
     def _reason(self, status: int, log_offset: int) -> str:
         # Who is killed has no time for last words: the last line tells of something else.
         if -status in {signal.SIGKILL, signal.SIGTERM}:
-            return describe(status)
-        words = logs.last_words(self.spec.log_path, log_offset)
+            return describe_status(status)
+        words = last_words(self.spec.log_path, log_offset)
         if words and status in REFUSALS:
             return words
-        return f"{words} ({describe(status)})" if words else describe(status)
+        how = describe_status(status)
+        return f"{words} ({how})" if words else how
 
     async def _spawn(self) -> trio.Process:
-        log = logs.open_log(self.spec.log_path)
+        log = open_log(self.spec.log_path)
         lifeline = self.spec.lifeline_fd
         try:
             return await trio.lowlevel.open_process(
@@ -249,13 +249,3 @@ class Child:
         with trio.move_on_after(grace_s):
             await self.hurry.wait()
             await trio.sleep(self.spec.hurried_grace_s)
-
-
-def describe(status: int) -> str:
-    """An exit status as Popen gives it, for people."""
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return f"killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"killed by signal {-status}"

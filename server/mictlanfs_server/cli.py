@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mictlanfs.cli.exits import Exit
+from mictlanfs.cli.options import SizeType, json_option
 
 if TYPE_CHECKING:
     from mictlanfs_server.cluster import MountRequest
@@ -31,25 +32,6 @@ DATA_DEFAULT = "./vss-data"
 NOT_RUNNING = 3
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-class SizeType(click.ParamType[int]):
-    """Bytes, as in `4096`, `512M` or `1.5G`."""
-
-    name = "size"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """The number of bytes that `value` says."""
-        from mictlanfs.config import parse_size
-
-        if isinstance(value, int):
-            return value
-        try:
-            return parse_size(str(value))
-        except ValueError as error:
-            self.fail(f"{value}: {error}", param, ctx)
 
 
 PORT = click.IntRange(0, 65535)
@@ -93,8 +75,15 @@ space_options = _with(
     click.option("--ready-fd", type=int, hidden=True),
 )
 
+insecure_option = click.option(
+    "--insecure", is_flag=True, help="Listen beyond this machine without TLS."
+)
+host_option = click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on."
+)
+
 process_options = _with(
-    click.option("--insecure", is_flag=True, help="Listen beyond this machine without TLS."),
+    insecure_option,
     click.option("--lifeline-fd", type=int, hidden=True),
 )
 
@@ -111,7 +100,7 @@ def server() -> None:
 
 @server.command()
 @click.option("--data", type=DIRECTORY, required=True, help="Where metadata is kept.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@host_option
 @click.option(
     "--port",
     type=PORT,
@@ -158,7 +147,7 @@ def router(
 @server.command()
 @click.option("--router", "router_uri", required=True, metavar="URI", help="The space to join.")
 @click.option("--data", type=DIRECTORY, required=True, help="Where chunks are kept.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@host_option
 @click.option(
     "--port", type=PORT, default=24000, show_default=True, help="Port to listen on; 0: any."
 )
@@ -208,7 +197,7 @@ def peer(
 @server.command()
 @click.option("--data", type=DIRECTORY, required=True, help="Where everything is kept.")
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1, or as before]")
-@click.option("--insecure", is_flag=True, help="Listen beyond this machine without TLS.")
+@insecure_option
 @space_options
 def start(
     data: Path,
@@ -262,8 +251,8 @@ def up(
     Ctrl-C stops everything in order and loses nothing. The same command starts it again.
     """
     from mictlanfs.config import parse_mount_options
+    from mictlanfs.mounts.table import resolved
     from mictlanfs_server.cluster import MountRequest
-    from mictlanfs_server.mountpoint import resolved
     from mictlanfs_server.plan import ServerOptions
     from mictlanfs_server.welcome import Welcome
 
@@ -361,7 +350,7 @@ def down(data: Path | None) -> None:
 
 @server.command()
 @data_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def status(data: Path | None, as_json: bool) -> int:
     """Show the servers on this machine.
 
@@ -370,6 +359,7 @@ def status(data: Path | None, as_json: bool) -> int:
     import msgspec
     import trio
 
+    from mictlanfs.cli.output import print_json
     from mictlanfs_server import control
 
     directory = _directory(data)
@@ -378,7 +368,7 @@ def status(data: Path | None, as_json: bool) -> int:
         return NOT_RUNNING
     found = trio.run(control.inspect, directory)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found)))
+        print_json(msgspec.to_builtins(found))
     else:
         click.echo(_table(found))
     return {control.HEALTHY: Exit.OK, control.DEGRADED: Exit.FAILED}.get(found.state, NOT_RUNNING)

@@ -18,20 +18,25 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 import trio
 from msgspec.structs import replace
 
 from mictlanfs import paths
+from mictlanfs.config import parse_mount_options
 from mictlanfs.errors import MictlanError, UsageError
+from mictlanfs.logfiles import LogFileHandler
+from mictlanfs.mounts.ability import check_ability
+from mictlanfs.mounts.table import is_mounted
+from mictlanfs.mounts.unmounting import unmount, unmount_if_dead
+from mictlanfs.mounts.users import names_of, users_of
+from mictlanfs.processes import ProcessIdentity, current_process, send_signal, wait_ended
 from mictlanfs.taskerrors import raising_single_errors
 from mictlanfs.uri import ServerAddress
-from mictlanfs_server import mountpoint
 from mictlanfs_server.child import ChildSpec, command_line, guarded_command_line
 from mictlanfs_server.lifeline import lifeline
-from mictlanfs_server.logs import LOG_SIZE_BYTES_MAX
+from mictlanfs_server.mountpoint import check_free, wait_until_answering
 from mictlanfs_server.plan import (
     ROUTER_ID,
     ServerOptions,
@@ -42,12 +47,6 @@ from mictlanfs_server.plan import (
     reachable,
 )
 from mictlanfs_server.probe import Probe, open_probe
-from mictlanfs_server.processes import (
-    ProcessIdentity,
-    current_process,
-    send_signal,
-    wait_ended,
-)
 from mictlanfs_server.space import (
     Claim,
     MountRecord,
@@ -109,7 +108,7 @@ def serve_space(
     """
     directory = SpaceDirectory(options.data)
     if mount is not None:
-        mountpoint.check_ability()
+        _check_ability(mount.options)
         _check_apart(mount.path, directory.path)
     with claimed(directory) as claim, _logged(directory):
         previous = directory.read_record()
@@ -134,7 +133,7 @@ def serve_space(
 def end_leftovers(record: SpaceRecord) -> None:
     """End what a supervisor that was killed has left: processes, a mount, a made mountpoint.
 
-    Only for who holds the lock of the space. Blocks for 25 s at most.
+    Only for who holds the lock of the space. Blocks for half a minute at most.
     """
     left = wait_ended(record.children.values(), LEFTOVER_GRACE_S)
     for number, grace_s in (
@@ -148,9 +147,11 @@ def end_leftovers(record: SpaceRecord) -> None:
     if record.mount is not None:
         path = Path(record.mount.mountpoint)
         # One that is alive is somebody else's by now: ours has just lost its process.
-        if mountpoint.is_dead(path):
-            mountpoint.unmount_lazily(path)
-        if record.mount.is_made and not mountpoint.is_mounted(path):
+        try:
+            unmount_if_dead(path)
+        except MictlanError as error:
+            log.warning("%s", error)
+        if record.mount.is_made and not is_mounted(path):
             remove_directories([path])
 
 
@@ -168,11 +169,20 @@ def _tidied(claim: Claim, record: SpaceRecord) -> SpaceRecord:
     return idle(record)
 
 
+def _check_ability(options: str) -> None:
+    try:
+        check_ability(allow_other=parse_mount_options(options).allow_other)
+    except UsageError:
+        raise
+    except MictlanError as error:
+        detail = f"{error.detail}; `mictlanfs server start` needs no mount"
+        raise MictlanError(error.kind, detail=detail) from error
+
+
 def _check_mountpoint(path: Path) -> None:
-    if mountpoint.is_dead(path):
-        log.warning("%s is mounted and nobody serves it: unmounting it", path)
-        mountpoint.unmount_lazily(path)
-    mountpoint.check_free(path)
+    if unmount_if_dead(path):
+        log.warning("%s was mounted and nobody served it: unmounted it", path)
+    check_free(path)
 
 
 def _check_apart(mount_path: Path, data_path: Path) -> None:
@@ -188,8 +198,7 @@ def _logged(directory: SpaceDirectory) -> Iterator[None]:
     """Log what happens to the file of the supervisor too."""
     path = directory.log_of(SUPERVISOR)
     try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        handler = RotatingFileHandler(path, maxBytes=LOG_SIZE_BYTES_MAX, backupCount=1)
+        handler = LogFileHandler(path)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -337,13 +346,13 @@ class _Space:
 
     def _mount_stage(self, mount: MountRequest) -> Stage:
         async def clear() -> None:
-            await trio.to_thread.run_sync(mountpoint.unmount_lazily, mount.path)
+            await trio.to_thread.run_sync(_unmount_lazily, mount.path)
 
         async def wait_unused() -> None:
             await _wait_unused(mount.path)
 
         async def ready() -> None:
-            await mountpoint.wait_until_answering(mount.path)
+            await wait_until_answering(mount.path)
 
         options = ("-o", mount.options) if mount.options else ()
         arguments = ("mount", self._record.uri, str(mount.path), "-f", *options)
@@ -363,13 +372,25 @@ class _Space:
         return Stage(f"the mount at {mount.path}", [child], ready, START_TIMEOUT_S)
 
 
+def _unmount_lazily(path: Path) -> None:
+    """Take the space at `path`, if there is one, out of the tree: who uses it may go on."""
+    if not is_mounted(path):
+        return
+    try:
+        unmount(path, lazy=True)
+    except MictlanError as error:
+        # It may have been unmounted by somebody else just before.
+        if is_mounted(path):
+            log.warning("%s", error)
+
+
 async def _wait_unused(path: Path) -> None:
     """Give programs that use the mount some time to end, and say which they are."""
     said: str | None = None
     with trio.move_on_after(MOUNT_USERS_GRACE_S):
-        while users := mountpoint.users_of(path):
+        while users := users_of(path):
             if said is None:
-                said = mountpoint.names_of(users)
+                said = names_of(users)
                 log.warning(
                     "%s is in use by %s: waiting up to %g s (stop again to unmount at once)",
                     *(path, said, MOUNT_USERS_GRACE_S),

@@ -15,6 +15,14 @@ import msgspec
 import trio
 
 from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.mounts.users import names_of, users_of
+from mictlanfs.processes import (
+    ProcessIdentity,
+    is_running,
+    send_signal,
+    started_at_s,
+    wait_ended,
+)
 from mictlanfs.uri import ServerAddress
 from mictlanfs_server import mountpoint
 from mictlanfs_server.cluster import (
@@ -27,13 +35,6 @@ from mictlanfs_server.cluster import (
 )
 from mictlanfs_server.plan import ROUTER_ID, peer_id, reachable
 from mictlanfs_server.probe import open_probe, peers_up
-from mictlanfs_server.processes import (
-    ProcessIdentity,
-    is_running,
-    send_signal,
-    started_at_s,
-    wait_ended,
-)
 from mictlanfs_server.space import SpaceDirectory, SpaceRecord, claimed
 
 # Above the sum of the graces that a supervisor grants its children.
@@ -76,9 +77,9 @@ def _name_users(directory: SpaceDirectory, say: Callable[[str], None]) -> None:
     record = directory.read_record()
     if record is None or record.mount is None:
         return
-    if users := mountpoint.users_of(Path(record.mount.mountpoint)):
-        names = mountpoint.names_of(users)
-        where, grace_s = record.mount.mountpoint, MOUNT_USERS_GRACE_S
+    where, grace_s = record.mount.mountpoint, MOUNT_USERS_GRACE_S
+    if users := users_of(Path(where)):
+        names = names_of(users)
         say(f"{where} is in use by {names}: waiting up to {grace_s:g} s for them to leave it")
 
 

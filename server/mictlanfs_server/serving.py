@@ -29,6 +29,7 @@ import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from mictlanfs.errors import MictlanError, UsageError
+from mictlanfs.logsetup import log_to
 from mictlanfs_server.bodies import EXTENSION, LARGE_BODY_SIZE_BYTES, RequestBody
 
 if TYPE_CHECKING:
@@ -46,11 +47,6 @@ _READ_SIZE_BYTES = 64 * 1024
 KEEP_ALIVE_S = 75
 GRACEFUL_SHUTDOWN_S = 5
 
-LOG_LEVEL_VARIABLE = "MICTLANFS_LOG_LEVEL"
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-
-# They tell of every request, or of every step of one, where our own lines say enough.
-_TALKATIVE_LOGGERS = ("httpx", "httpcore", "asyncio")
 # What every record has, and what uvicorn adds for its own colours; the rest came by `extra=`.
 _RECORD_FIELDS = frozenset(
     {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "color_message"}
@@ -415,13 +411,6 @@ def configure_logging(server: str) -> None:
     Raises:
         UsageError: MICTLANFS_LOG_LEVEL names no level.
     """
-    level = os.environ.get(LOG_LEVEL_VARIABLE, "").upper() or "INFO"
-    if level not in LOG_LEVELS:
-        raise UsageError(f"{LOG_LEVEL_VARIABLE} is {level!r}: use one of {', '.join(LOG_LEVELS)}")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(server))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level)
-    for talkative in _TALKATIVE_LOGGERS:
-        logging.getLogger(talkative).setLevel(logging.WARNING)
+    log_to(handler)

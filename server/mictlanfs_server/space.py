@@ -29,11 +29,12 @@ from pathlib import Path
 import msgspec
 
 from mictlanfs.errors import UsageError
-from mictlanfs_server.processes import ProcessIdentity, current_process, is_running
+from mictlanfs.jsonfiles import from_json, replace_file, to_json
+from mictlanfs.processes import ProcessIdentity, current_process, is_running
 
 FORMAT = 1
 
-_OUR_ENTRIES = re.compile(r"router|peer-\d+|log|lock|space\.json(\.new)?")
+_OUR_ENTRIES = re.compile(r"router|peer-\d+|log|lock|space\.json(\.\d+)?")
 _PEER_ENTRY = re.compile(r"peer-(\d+)")
 # What mkfs leaves in the root of a new file system does not make it somebody's.
 _IGNORED_ENTRIES = frozenset({"lost+found"})
@@ -135,13 +136,13 @@ class SpaceDirectory:
         except OSError as error:
             raise _refusal(self.record_path, error) from error
         try:
-            if (found := msgspec.json.decode(text, type=_Versioned).format) > FORMAT:
+            if (found := from_json(text, _Versioned).format) > FORMAT:
                 raise UsageError(
                     f"{self.path} was written by a newer MictlanFS (format {found}, "
                     f"known up to {FORMAT}): install that version"
                 )
-            return msgspec.json.decode(text, type=SpaceRecord)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            return from_json(text, SpaceRecord)
+        except ValueError as error:
             raise UsageError(
                 f"{self.record_path} is damaged ({error}): remove this file, the data is elsewhere"
             ) from error
@@ -153,8 +154,8 @@ class SpaceDirectory:
         starts at that moment would be refused.
         """
         try:
-            process = msgspec.json.decode(self.lock_path.read_bytes(), type=ProcessIdentity)
-        except (OSError, msgspec.DecodeError, msgspec.ValidationError):
+            process = from_json(self.lock_path.read_bytes(), ProcessIdentity)
+        except (OSError, ValueError):
             return None
         return process if is_running(process) else None
 
@@ -198,14 +199,7 @@ class Claim:
         path = self.directory.record_path
         if not self.is_valid():
             raise FileNotFoundError(errno.ENOENT, "the directory was removed or replaced", path)
-        new_path = path.with_name("space.json.new")
-        text = msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
-        with new_path.open("wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        new_path.replace(path)
-        _fsync_directory(path.parent)
+        replace_file(path, to_json(record, indent=2), is_durable=True)
 
 
 @contextmanager
@@ -297,7 +291,7 @@ def _locked(directory: SpaceDirectory) -> int:
             # Its last holder may have removed the file just before: then this lock guards nothing.
             if _is_named(directory.lock_path, lock):
                 os.ftruncate(lock, 0)
-                os.write(lock, msgspec.json.encode(current_process()) + b"\n")
+                os.write(lock, to_json(current_process()))
                 return lock
         except BlockingIOError:
             os.close(lock)
@@ -339,11 +333,3 @@ def _remove_ours(path: Path) -> None:
         else:
             with suppress(OSError):
                 entry.unlink()
-
-
-def _fsync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

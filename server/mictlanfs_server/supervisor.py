@@ -25,11 +25,11 @@ from dataclasses import dataclass, field
 
 import trio
 
+from mictlanfs import logfiles
 from mictlanfs.errors import Kind, MictlanError, UsageError
+from mictlanfs.processes import ProcessIdentity
 from mictlanfs.taskerrors import raising_single_errors
-from mictlanfs_server import logs
 from mictlanfs_server.child import BackOff, Change, Child, ChildSpec
-from mictlanfs_server.processes import ProcessIdentity
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ class Supervisor:
                 await trio.sleep(LOG_CHECK_INTERVAL_S)
                 for child in self._children.values():
                     try:
-                        logs.shorten(child.spec.log_path)
+                        logfiles.shorten(child.spec.log_path)
                     except OSError as error:
                         log.warning("%s: %s", child.spec.log_path, error)
         finally:

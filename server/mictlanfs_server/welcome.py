@@ -15,9 +15,9 @@ from pathlib import Path
 
 import mictlanfs
 from mictlanfs.cli.main import PROGRAM
+from mictlanfs.cli.options import URI_VARIABLE
 from mictlanfs.config import parse_mount_options
 
-URI_VARIABLE = "MICTLANX_CLIENT_URI"
 _BUCKET = "photos"
 # Something small that is there on most machines; the last one is there on all.
 _SAMPLES = (

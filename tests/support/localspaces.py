@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mictlanfs.errors import UsageError
-from mictlanfs_server.processes import ProcessIdentity, is_running, send_signal, wait_ended
+from mictlanfs.processes import ProcessIdentity, is_running, send_signal, wait_ended
 from mictlanfs_server.space import SpaceDirectory, SpaceRecord
 
 PROGRAMS = Path(sys.executable).parent

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mictlanfs_server.processes import is_running, wait_ended
+from mictlanfs.processes import is_running, wait_ended
 from tests.support.localspaces import DEADLINE_S, LocalSpace, wait_until
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mictlanfs_server.mountpoint import is_mounted
-from mictlanfs_server.processes import wait_ended
+from mictlanfs.mounts.table import is_mounted
+from mictlanfs.processes import wait_ended
 from tests.support.localspaces import DEADLINE_S, LocalSpace
 
 pytestmark = pytest.mark.fuse

@@ -6,7 +6,7 @@ from click.testing import CliRunner, Result
 
 from mictlanfs.config import MOUNT_OPTIONS
 from mictlanfs.errors import Kind, MictlanError, UsageError
-from mictlanfs_mount import cli, daemon, logfile, mountpoint
+from mictlanfs_mount import cli, daemon, logfile
 from mictlanfs_mount.settings import MountSettings
 
 URI = "mictlanx://r@127.0.0.1:60666/?protocol=http"
@@ -42,7 +42,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     monkeypatch.setattr(daemon, "serve", calls.serve)
     monkeypatch.setattr(daemon, "end_mount", calls.end_mount)
     monkeypatch.setattr(logfile, "log_to_stderr", lambda: None)
-    monkeypatch.setattr(mountpoint, "check_ability", lambda *, allow_other: None)
+    monkeypatch.setattr(cli, "check_ability", lambda *, allow_other: None)
     return calls
 
 

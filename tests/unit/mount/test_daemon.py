@@ -7,15 +7,23 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
+from msgspec.structs import replace
 
 from mictlanfs.config import MountOptions
 from mictlanfs.errors import Kind, MictlanError, UsageError
+from mictlanfs.mounts.table import find_mount
+from mictlanfs.mounts.unmounting import unmount
+from mictlanfs.processes import (
+    ProcessIdentity,
+    current_process,
+    identify,
+    is_running,
+    send_signal,
+    wait_ended,
+)
 from mictlanfs.wire import WireError
-from mictlanfs_mount import daemon, logfile, mountpoint
-from mictlanfs_mount.mountpoint import find_mount, unmount
-from mictlanfs_mount.processes import ProcessIdentity, identify, is_running, send_signal, wait_ended
+from mictlanfs_mount import daemon, logfile
 from mictlanfs_mount.record import (
     MountRecord,
     read_record,
@@ -23,9 +31,7 @@ from mictlanfs_mount.record import (
     write_record,
 )
 from mictlanfs_mount.settings import MountSettings
-
-FAKE = str(Path(__file__).with_name("fakemount.py"))
-URI = "mictlanx://r@127.0.0.1:60666/?protocol=http"
+from tests.support.mounts import FAKE_MOUNT, URI
 
 
 @pytest.fixture
@@ -34,9 +40,10 @@ def where(tmp_path: Path, user_directories: Path) -> Iterator[Path]:
     where = tmp_path / "m"
     where.mkdir()
     yield where
-    for process in processes_of(where):
+    left = processes_of(where)
+    for process in left:
         send_signal(process, signal.SIGKILL)
-        wait_ended(process, 10)
+    assert wait_ended(left, 10) == []
     if find_mount(where) is not None:
         unmount(where, lazy=True)
 
@@ -48,14 +55,14 @@ def processes_of(where: Path) -> list[ProcessIdentity]:
         with contextlib.suppress(OSError):
             if folder.name.isdecimal():
                 arguments = (folder / "cmdline").read_bytes().split(b"\0")
-                if FAKE.encode() in arguments and os.fsencode(where) in arguments:
+                if FAKE_MOUNT.encode() in arguments and os.fsencode(where) in arguments:
                     process = identify(int(folder.name))
                     found += [process] if process is not None else []
     return found
 
 
 def launch(where: Path, behaviour: str, timeout_s: float = 20.0) -> None:
-    program = (sys.executable, FAKE, behaviour)
+    program = (sys.executable, FAKE_MOUNT, behaviour)
     daemon.launch(URI, where, "ro,memory=64M", program=program, timeout_s=timeout_s)
 
 
@@ -63,6 +70,11 @@ def recorded(where: Path) -> MountRecord:
     record = read_record(where)
     assert record is not None
     return record
+
+
+def stale(record: MountRecord) -> MountRecord:
+    """The record of an earlier process of the same number."""
+    return replace(record, process=replace(record.process, started_ticks=1))
 
 
 # --- starting ------------------------------------------------------------------------------------
@@ -94,7 +106,7 @@ def test_a_mount_process_that_ends_well_removes_its_record(where: Path) -> None:
     launch(where, "ready")
     (process,) = processes_of(where)
     send_signal(process, signal.SIGTERM)
-    assert wait_ended(process, 10)
+    assert wait_ended([process], 10) == []
     assert read_record(where) is None
 
 
@@ -141,8 +153,8 @@ def test_a_defect_leaves_its_traceback_in_the_log(where: Path) -> None:
 @pytest.mark.parametrize(
     ("behaviour", "how"),
     [
-        ("dies", "ended with status 3 before it was ready: terminate called"),
-        ("killed", "was killed by SIGKILL before it was ready: no reason given"),
+        ("dies", "ended (exit status 3) before it was ready: terminate called"),
+        ("killed", "ended (killed by SIGKILL) before it was ready: no reason given"),
     ],
 )
 def test_a_mount_process_that_dies_is_reported_with_its_last_words(
@@ -180,7 +192,7 @@ def test_a_program_that_cannot_be_started_leaves_no_descriptor(where: Path) -> N
 def test_a_mount_whose_launcher_is_gone_ends(where: Path, tmp_path: Path) -> None:
     report, child = os.pipe()
     log = tmp_path / "log"
-    command = [sys.executable, FAKE, "late", "--report-fd", str(child), "--log", str(log)]
+    command = [sys.executable, FAKE_MOUNT, "late", "--report-fd", str(child), "--log", str(log)]
     with subprocess.Popen([*command, "--", URI, str(where)], pass_fds=(child,)) as process:
         os.close(child)
         os.close(report)
@@ -219,7 +231,7 @@ def test_the_record_is_there_before_the_mount_says_that_it_is_ready(where: Path)
 
     daemon.serve(settings_of(where), lambda: seen.append(read_record(where)), run_mount=run_mount)
     assert seen[0] is not None
-    assert seen[0].pid == os.getpid()
+    assert seen[0].process == current_process()
     assert read_record(where) is None
 
 
@@ -312,7 +324,7 @@ def test_what_was_lost_without_umount_is_told_once(where: Path) -> None:
     launch(where, "mounted_loses")
     (process,) = processes_of(where)
     unmount(where)
-    assert wait_ended(process, 10)
+    assert wait_ended([process], 10) == []
     with pytest.raises(MictlanError, match="4096 bytes could not be stored"):
         end(where)
     with pytest.raises(MictlanError) as caught:
@@ -323,8 +335,7 @@ def test_what_was_lost_without_umount_is_told_once(where: Path) -> None:
 @pytest.mark.fuse
 def test_a_mount_without_a_record_is_waited_for_all_the_same(where: Path) -> None:
     launch(where, "mounted_slow_to_end")
-    stale = msgspec.structs.replace(recorded(where), started_ticks=1)
-    write_record(stale)
+    write_record(stale(recorded(where)))
     assert end(where) == []
     assert processes_of(where) == []
 
@@ -334,8 +345,8 @@ def test_a_mount_whose_process_cannot_be_found_is_unmounted_with_a_word(
     where: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launch(where, "mounted")
-    write_record(msgspec.structs.replace(recorded(where), started_ticks=1))
-    monkeypatch.setattr(mountpoint, "serving_process", lambda _: None)
+    write_record(stale(recorded(where)))
+    monkeypatch.setattr(daemon, "serving_process", lambda _: None)
     said = end(where)
     assert len(said) == 1
     assert "not known" in said[0]
@@ -347,7 +358,7 @@ def test_a_dead_mount_is_unmounted_with_a_word(where: Path) -> None:
     launch(where, "mounted")
     (process,) = processes_of(where)
     send_signal(process, signal.SIGKILL)
-    assert wait_ended(process, 10)
+    assert wait_ended([process], 10) == []
     said = end(where)
     assert len(said) == 1
     assert "lost" in said[0]
@@ -368,7 +379,7 @@ def test_a_mount_in_use_stays(where: Path) -> None:
         assert len(processes_of(where)) == 1, "it serves its user on"
         user.kill()
     for process in processes_of(where):
-        assert wait_ended(process, 10)
+        assert wait_ended([process], 10) == []
 
 
 @pytest.mark.fuse
@@ -388,6 +399,6 @@ def test_a_link_to_the_mountpoint_will_do(where: Path, tmp_path: Path) -> None:
 
 
 def test_a_stale_record_is_harmless(where: Path) -> None:
-    write_record(msgspec.structs.replace(record_of_this_process(where, URI, None), started_ticks=1))
+    write_record(stale(record_of_this_process(where, URI, None)))
     with pytest.raises(MictlanError, match="nothing is mounted"):
         end(where)

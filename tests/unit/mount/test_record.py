@@ -29,7 +29,8 @@ def test_each_mountpoint_has_its_own(tmp_path: Path) -> None:
 
 def test_the_last_record_of_a_mountpoint_counts(tmp_path: Path) -> None:
     record = record_of_this_process(tmp_path, URI, None)
-    write_record(msgspec.structs.replace(record, pid=1))
+    other = msgspec.structs.replace(record.process, pid=1)
+    write_record(msgspec.structs.replace(record, process=other))
     write_record(record)
     assert read_record(tmp_path) == record
 
@@ -45,17 +46,19 @@ def test_a_removed_record_is_gone(tmp_path: Path) -> None:
 def test_the_record_of_another_process_is_not_removed(tmp_path: Path) -> None:
     record = record_of_this_process(tmp_path, URI, None)
     write_record(record)
-    remove_record(msgspec.structs.replace(record, started_ticks=1))
+    other = msgspec.structs.replace(record.process, started_ticks=1)
+    remove_record(msgspec.structs.replace(record, process=other))
     assert read_record(tmp_path) == record
 
 
 def test_a_record_of_another_boot_means_nothing(tmp_path: Path) -> None:
     record = record_of_this_process(tmp_path, URI, None)
-    write_record(msgspec.structs.replace(record, boot_id="another"))
+    earlier = msgspec.structs.replace(record.process, boot_id="another")
+    write_record(msgspec.structs.replace(record, process=earlier))
     assert read_record(tmp_path) is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid": "x"}', b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"process": 1}', b"\xff"])
 def test_a_damaged_record_is_none(tmp_path: Path, user_directories: Path, content: bytes) -> None:
     write_record(record_of_this_process(tmp_path, URI, None))
     (file,) = user_directories.rglob("*.json")

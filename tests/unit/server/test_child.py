@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import trio
 
+from mictlanfs.processes import is_running
 from mictlanfs_server.child import (
     BackOff,
     Change,
     Child,
     ChildSpec,
     command_line,
-    describe,
+    guarded_command_line,
 )
-from mictlanfs_server.processes import is_running
 from tests.support.waiting import DEADLINE_S, until
 
 QUICK = BackOff(first_s=0.01, last_s=0.02)
@@ -293,19 +293,13 @@ async def test_a_cancelled_child_does_not_leave_its_process_running(lab: Lab) ->
     assert not is_running(process)
 
 
-# --- words ----------------------------------------------------------------------------------------
+# --- commands -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("status", "words"),
-    [(0, "exit status 0"), (3, "exit status 3"), (-9, "killed by SIGKILL"), (-77, "signal 77")],
-)
-def test_an_exit_status_is_told_for_people(status: int, words: str) -> None:
-    assert words in describe(status)
-
-
-def test_our_own_command_runs_whatever_the_directory_holds(tmp_path: Path) -> None:
-    (tmp_path / "mictlanfs").mkdir()
-    (tmp_path / "mictlanfs" / "__init__.py").write_text("raise SystemExit('shadowed')")
-    done = subprocess.run(command_line("--version"), capture_output=True, cwd=tmp_path, check=True)
-    assert done.stdout.startswith(b"mictlanfs ")
+def test_our_own_command_runs_with_and_without_a_guard() -> None:
+    lifeline, ours = os.pipe()
+    for command in (command_line("--version"), guarded_command_line(lifeline, "--version")):
+        done = subprocess.run(command, capture_output=True, check=True, pass_fds=(lifeline,))
+        assert done.stdout.startswith(b"mictlanfs ")
+    os.close(lifeline)
+    os.close(ours)

@@ -11,13 +11,13 @@ from msgspec.structs import replace
 from mictlanfs import paths
 from mictlanfs.cli.main import run
 from mictlanfs.errors import UsageError
+from mictlanfs.processes import current_process
 from mictlanfs_server import cluster, control, daemon
 from mictlanfs_server.cluster import MountRequest
 from mictlanfs_server.control import LocalStatus, ProcessStatus
 from mictlanfs_server.peer import app as peer_app
 from mictlanfs_server.peer.settings import PeerSettings
 from mictlanfs_server.plan import ServerOptions
-from mictlanfs_server.processes import current_process
 from mictlanfs_server.router import app as router_app
 from mictlanfs_server.router.settings import RouterSettings
 from mictlanfs_server.space import SpaceDirectory, SpaceRecord, claimed

@@ -1,7 +1,6 @@
 import logging
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,8 @@ from msgspec.structs import replace
 
 from mictlanfs import paths
 from mictlanfs.errors import Kind, MictlanError, UsageError
-from mictlanfs_server import cluster, mountpoint
+from mictlanfs.processes import current_process
+from mictlanfs_server import cluster
 from mictlanfs_server.child import ChildSpec
 from mictlanfs_server.cluster import (
     MountRequest,
@@ -20,33 +20,23 @@ from mictlanfs_server.cluster import (
 )
 from mictlanfs_server.plan import ServerOptions
 from mictlanfs_server.probe import Probe
-from mictlanfs_server.processes import ProcessIdentity, current_process, identify
 from mictlanfs_server.space import Claim, MountRecord, SpaceDirectory, SpaceRecord, claimed
 from mictlanfs_server.supervisor import Supervisor
 from tests.support.fakeservers import ROUTER, Servers
+from tests.support.mounts import MountTable
+from tests.support.programs import FOR_EVER, known, program
 
 RECORD = SpaceRecord(uri="mictlanx://r:1", host="127.0.0.1", port=60666, peer_ports=(24000, 24001))
 DEAF = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
     "print('runs', flush=True); time.sleep(60)"
 )
-OBEDIENT = "print('runs', flush=True); import time; time.sleep(60)"
 
 
 @pytest.fixture
 def child(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, "-c", request.param], stdout=subprocess.PIPE)
-    with process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"runs\n"
+    with program(request.param) as process:
         yield process
-        process.kill()
-
-
-def known(process: subprocess.Popen[bytes]) -> ProcessIdentity:
-    identity = identify(process.pid)
-    assert identity is not None
-    return identity
 
 
 # --- leftovers ----------------------------------------------------------------------------------
@@ -54,7 +44,7 @@ def known(process: subprocess.Popen[bytes]) -> ProcessIdentity:
 
 @pytest.mark.parametrize(
     ("child", "status"),
-    [(OBEDIENT, -signal.SIGTERM), (DEAF, -signal.SIGKILL)],
+    [(FOR_EVER, -signal.SIGTERM), (DEAF, -signal.SIGKILL)],
     indirect=["child"],
 )
 def test_a_process_of_the_last_run_is_asked_to_end_and_then_killed(
@@ -70,8 +60,7 @@ def test_a_mount_that_lost_its_process_is_unmounted_and_its_directory_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unmounted: list[Path] = []
-    monkeypatch.setattr(mountpoint, "is_dead", lambda _: True)
-    monkeypatch.setattr(mountpoint, "unmount_lazily", unmounted.append)
+    monkeypatch.setattr(cluster, "unmount_if_dead", unmounted.append)
     for is_made in (False, True):
         path = tmp_path / str(is_made)
         path.mkdir()
@@ -83,14 +72,28 @@ def test_a_mount_that_lost_its_process_is_unmounted_and_its_directory_removed(
 def test_a_mount_that_is_alive_is_somebody_elses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forbidden(_: Path) -> None:
+    def forbidden(_: Path, **__: object) -> None:
         raise AssertionError("nothing may be unmounted")
 
-    monkeypatch.setattr(mountpoint, "is_dead", lambda _: False)
-    monkeypatch.setattr(mountpoint, "is_mounted", lambda _: True)
-    monkeypatch.setattr(mountpoint, "unmount_lazily", forbidden)
-    end_leftovers(replace(RECORD, mount=MountRecord(str(tmp_path), is_made=True)))
-    assert tmp_path.exists()
+    (tmp_path / "vss").mkdir()
+    MountTable(tmp_path / "mountinfo", monkeypatch).add(tmp_path / "vss")
+    monkeypatch.setattr("mictlanfs.mounts.unmounting.unmount", forbidden)
+    end_leftovers(replace(RECORD, mount=MountRecord(str(tmp_path / "vss"), is_made=True)))
+    assert (tmp_path / "vss").exists()
+
+
+def test_a_dead_mount_that_cannot_be_unmounted_is_told_and_its_directory_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_: Path) -> bool:
+        raise MictlanError(Kind.NOT_PERMITTED, "unmount", "vss")
+
+    (tmp_path / "vss").mkdir()
+    MountTable(tmp_path / "mountinfo", monkeypatch).add(tmp_path / "vss")
+    monkeypatch.setattr(cluster, "unmount_if_dead", refuse)
+    end_leftovers(replace(RECORD, mount=MountRecord(str(tmp_path / "vss"), is_made=True)))
+    assert (tmp_path / "vss").exists()
+    assert "unmount vss" in caplog.text
 
 
 def test_an_idle_space_has_no_process_and_keeps_all_else() -> None:
@@ -121,7 +124,7 @@ def no_start(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("nothing may be started")
 
     monkeypatch.setattr(Supervisor, "run", forbidden)
-    monkeypatch.setattr(mountpoint, "check_ability", lambda: None)
+    monkeypatch.setattr(cluster, "check_ability", lambda *, allow_other: None)
 
 
 @pytest.mark.parametrize(("mount_name", "data_name"), [("a", "a"), ("a/vss", "a"), ("a", "a/data")])
@@ -138,12 +141,16 @@ def test_data_and_mountpoint_must_not_lie_in_each_other(
 def test_a_machine_that_cannot_mount_is_told_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unable() -> None:
+    def unable(*, allow_other: bool) -> None:
+        if allow_other:
+            raise UsageError("leave it out")
         raise MictlanError(Kind.UNSUPPORTED, detail="no fuse here")
 
-    monkeypatch.setattr(mountpoint, "check_ability", unable)
+    monkeypatch.setattr(cluster, "check_ability", unable)
     options = ServerOptions(tmp_path / "data", port=0, peer_port=0)
-    assert refused(options, MountRequest(tmp_path / "vss")) == "no fuse here"
+    said = refused(options, MountRequest(tmp_path / "vss"))
+    assert said == "no fuse here; `mictlanfs server start` needs no mount"
+    assert refused(options, MountRequest(tmp_path / "vss", "ro,allow_other")) == "leave it out"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -184,6 +191,45 @@ def test_a_record_that_cannot_be_written_ends_the_start(
     options = ServerOptions(tmp_path / "data", port=0, peer_port=0)
     assert "space.json: No space left on device" in refused(options)
     assert list(tmp_path.iterdir()) == []
+
+
+# --- the mount ----------------------------------------------------------------------------------
+
+
+def test_only_a_space_is_taken_out_of_the_tree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = MountTable(tmp_path / "mountinfo", monkeypatch)
+    unmounted: list[tuple[Path, bool]] = []
+    monkeypatch.setattr(cluster, "unmount", lambda path, *, lazy: unmounted.append((path, lazy)))
+    cluster._unmount_lazily(tmp_path)
+    table.add(tmp_path, "ext4")
+    cluster._unmount_lazily(tmp_path)
+    assert unmounted == []
+    table.add(tmp_path)
+    cluster._unmount_lazily(tmp_path)
+    assert unmounted == [(tmp_path, True)]
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_a_mount_that_stays_is_told_and_one_that_went_by_itself_is_not(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    is_gone: bool,
+) -> None:
+    table = MountTable(tmp_path / "mountinfo", monkeypatch)
+    table.add(tmp_path)
+
+    def fail(path: Path, *, lazy: bool) -> None:
+        if is_gone:
+            table.add(path, "ext4")
+        raise MictlanError(Kind.INVALID, "unmount", str(path))
+
+    monkeypatch.setattr(cluster, "unmount", fail)
+    cluster._unmount_lazily(tmp_path)
+    assert ("unmount" in caplog.text) is not is_gone
 
 
 # --- children -----------------------------------------------------------------------------------

@@ -1,20 +1,18 @@
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.processes import current_process, is_running
 from mictlanfs.uri import ServerAddress
 from mictlanfs_server import cluster, control, mountpoint
 from mictlanfs_server.control import inspect, stop
 from mictlanfs_server.probe import Probe
-from mictlanfs_server.processes import ProcessIdentity, current_process, identify, is_running
 from mictlanfs_server.space import (
     Claim,
     MountRecord,
@@ -23,6 +21,7 @@ from mictlanfs_server.space import (
     claimed,
 )
 from tests.support.fakeservers import PEERS, ROUTER, Servers
+from tests.support.programs import FOR_EVER, known, program
 
 RECORD = SpaceRecord(uri="mictlanx://r:1", host="127.0.0.1", port=60666, peer_ports=(24000, 24001))
 # Holds the space as a supervisor does, and ends at the first or at the second SIGTERM.
@@ -41,7 +40,6 @@ SUPERVISOR = """if True:
         print("held", flush=True)
         while True: time.sleep(60)
 """
-FOR_EVER = "print('runs', flush=True); import time; time.sleep(60)"
 
 
 @pytest.fixture
@@ -52,27 +50,6 @@ def directory(tmp_path: Path) -> SpaceDirectory:
 @pytest.fixture
 def said() -> list[str]:
     return []
-
-
-@contextmanager
-def program(text: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that has said its first line."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", text, *arguments], stdout=subprocess.PIPE, start_new_session=True
-    )
-    with process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline()
-            yield process
-        finally:
-            process.kill()
-
-
-def known(process: subprocess.Popen[bytes]) -> ProcessIdentity:
-    identity = identify(process.pid)
-    assert identity is not None
-    return identity
 
 
 def write(directory: SpaceDirectory, record: SpaceRecord) -> None:

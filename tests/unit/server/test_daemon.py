@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.processes import identify, is_running, send_signal, wait_ended
 from mictlanfs_server import daemon
 from mictlanfs_server.daemon import launch
-from mictlanfs_server.processes import identify, is_running, send_signal, wait_ended
 
 # Programs get the descriptor to report on as their last argument, as the real command does.
 READY = """if True:
@@ -50,6 +50,13 @@ def small_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
 
 def pid_of_daemon() -> int:
     return int(Path("pid").read_text().split()[0])
+
+
+def wait_for_pid() -> None:
+    deadline_s = time.monotonic() + 30.0
+    while not Path("pid").exists():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
 
 
 def has_ended(pid: int) -> bool:
@@ -115,10 +122,7 @@ def test_ctrl_c_ends_the_daemon_before_the_launcher() -> None:
     """
     launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER, program])
     with launcher:
-        deadline_s = time.monotonic() + 30.0
-        while not Path("pid").exists():
-            assert time.monotonic() < deadline_s
-            time.sleep(0.01)
+        wait_for_pid()
         launcher.send_signal(signal.SIGINT)
         assert launcher.wait(30) == 130
     assert Path("ended").exists()
@@ -138,10 +142,7 @@ def test_a_daemon_whose_launcher_is_gone_learns_of_it_and_can_end() -> None:
     """
     launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER, program])
     with launcher:
-        deadline_s = time.monotonic() + 30.0
-        while not Path("pid").exists():
-            assert time.monotonic() < deadline_s
-            time.sleep(0.01)
+        wait_for_pid()
         launcher.kill()
         launcher.wait()
     Path("go").touch()

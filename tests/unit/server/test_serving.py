@@ -19,6 +19,7 @@ import pytest
 
 from mictlanfs.errors import UsageError
 from mictlanfs_server.serving import JsonFormatter, Listener, bind, configure_logging
+from tests.support.logs import restored_logging
 
 SOON_S = 10.0
 # A server whose answers tell what it went through. `/slow` answers when the file of that name in
@@ -356,13 +357,8 @@ def test_every_line_of_a_server_is_json_with_the_same_fields(tmp_path: Path) -> 
 @pytest.fixture
 def root_logger() -> Iterator[logging.Logger]:
     """The root logger, put back as it was."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield root
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name in ("httpx", "httpcore", "asyncio"):
-        logging.getLogger(name).setLevel(logging.NOTSET)
+    with restored_logging() as root:
+        yield root
 
 
 def format_one(log: str = "a.b", **fields: Any) -> dict[str, Any]:
@@ -420,28 +416,3 @@ def test_lines_go_to_stderr_once(
     logging.getLogger("x").info("hello")
     assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["hello"]
     assert len(root_logger.handlers) == 1
-
-
-@pytest.mark.parametrize(
-    ("value", "level"),
-    [(None, "INFO"), ("", "INFO"), ("debug", "DEBUG"), ("WARNING", "WARNING")],
-)
-@pytest.mark.usefixtures("root_logger")
-def test_the_level_comes_from_the_environment(
-    monkeypatch: pytest.MonkeyPatch, value: str | None, level: str
-) -> None:
-    monkeypatch.delenv("MICTLANFS_LOG_LEVEL", raising=False)
-    if value is not None:
-        monkeypatch.setenv("MICTLANFS_LOG_LEVEL", value)
-    configure_logging("s")
-    assert logging.getLevelName(logging.getLogger().level) == level
-    assert not logging.getLogger("httpx").isEnabledFor(logging.INFO)
-
-
-@pytest.mark.usefixtures("root_logger")
-def test_a_level_that_is_none_is_refused_with_the_choices(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("MICTLANFS_LOG_LEVEL", "loud")
-    with pytest.raises(UsageError, match=r"LOUD.*DEBUG, INFO, WARNING, ERROR"):
-        configure_logging("s")

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from mictlanfs.errors import UsageError
-from mictlanfs_server.processes import current_process
+from mictlanfs.processes import current_process
 from mictlanfs_server.space import (
     FORMAT,
     MountRecord,
@@ -61,6 +61,12 @@ def test_what_was_recorded_is_read_again(directory: SpaceDirectory) -> None:
     assert full.processes == [current_process(), current_process()]
 
 
+def test_a_mountpoint_may_have_any_bytes_in_its_name(directory: SpaceDirectory) -> None:
+    odd = record(mount=MountRecord("/mnt/\udcff", is_made=False))
+    claim_and_record(directory, odd)
+    assert directory.read_record() == odd
+
+
 def test_a_directory_without_a_record_has_none(directory: SpaceDirectory) -> None:
     assert directory.read_record() is None
     assert directory.peer_count() == 0
@@ -88,7 +94,7 @@ def test_a_damaged_record_is_refused_with_the_remedy(directory: SpaceDirectory, 
 
 def test_a_write_that_was_cut_short_leaves_the_old_record(directory: SpaceDirectory) -> None:
     claim_and_record(directory, record())
-    directory.record_path.with_name("space.json.new").write_text('{"form')
+    directory.record_path.with_name("space.json.4242").write_text('{"form')
     assert directory.read_record() == record()
 
 

@@ -10,10 +10,10 @@ import pytest
 import trio
 
 from mictlanfs.errors import Kind, MictlanError, UsageError
+from mictlanfs.logfiles import shorten
+from mictlanfs.processes import ProcessIdentity, is_running
 from mictlanfs_server import supervisor as supervisor_module
 from mictlanfs_server.child import BackOff, ChildSpec
-from mictlanfs_server.logs import shorten
-from mictlanfs_server.processes import ProcessIdentity, is_running
 from mictlanfs_server.supervisor import Stage, Supervisor
 from tests.support.waiting import DEADLINE_S, until
 

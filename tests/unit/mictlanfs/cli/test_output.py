@@ -2,11 +2,14 @@ import json
 import os
 import subprocess
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mictlanfs.cli import output
+from mictlanfs.cli.exits import Exit
+from mictlanfs.errors import Kind, MictlanError, UsageError
 from mictlanfs.model import Attributes, FileKind, InodeNumber, Node
 from tests.support.strategies import names
 
@@ -53,6 +56,27 @@ def test_names_are_quoted_on_a_terminal(
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     output.print_name(b"\xff\n")
     assert capsys.readouterr().out == "$'\\xff\\n'\n"
+
+
+def test_a_command_goes_on_after_the_error_of_one_file_and_ends_with_the_code_of_the_first(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    failures = output.Failures()
+    for kind in (Kind.NOT_FOUND, Kind.NO_SPACE):
+        with failures.going_on():
+            raise MictlanError(kind, "get", "b/a")
+    assert capsys.readouterr().err.count("mictlanfs: get b/a") == 2
+    with pytest.raises(click.exceptions.Exit) as caught:
+        failures.exit_if_any()
+    assert caught.value.exit_code == Exit.NOT_FOUND
+
+
+@pytest.mark.parametrize("error", [MictlanError(Kind.UNAVAILABLE), UsageError("no such option")])
+def test_an_error_that_every_file_would_meet_ends_the_command(error: MictlanError) -> None:
+    failures = output.Failures()
+    with pytest.raises(MictlanError), failures.going_on():
+        raise error
+    failures.exit_if_any()
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

@@ -1,7 +1,8 @@
 """Processes that outlive the one who looks at them: named so that nobody else is ever signalled.
 
 Owns the identity of a process across runs: a pid alone may by now belong to a stranger, a pid with
-the moment its process started may not. Never starts a process and keeps no state.
+the moment its process started may not. Never starts a process and keeps no state. Every signal and
+every wait goes through a descriptor that stands for that very process: pidfd_open(2).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
+
+from mictlanfs.identifiers import boot_id
 
 PROC = Path("/proc")
 # Fields of /proc/PID/stat behind the name, which may hold blanks and brackets: proc_pid_stat(5).
@@ -38,11 +41,11 @@ class ProcessIdentity(msgspec.Struct, frozen=True):
 
 
 def identify(pid: int) -> ProcessIdentity | None:
-    """Who has the number `pid` now; None when nobody has."""
+    """Who has the number `pid` now; None when nobody has, or a process that has ended."""
     fields = _stat_fields(pid)
     if fields is None or fields[_STATE_INDEX] in _ENDED_STATES:
         return None
-    return ProcessIdentity(pid, int(fields[_START_INDEX]), _boot_id())
+    return ProcessIdentity(pid, int(fields[_START_INDEX]), boot_id())
 
 
 def current_process() -> ProcessIdentity:
@@ -114,7 +117,3 @@ def _stat_fields(pid: int) -> list[str] | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return text.rpartition(")")[2].split()
-
-
-def _boot_id() -> str:
-    return (PROC / "sys/kernel/random/boot_id").read_text().strip()
