@@ -1,4 +1,4 @@
-"""Where this user's files lie outside the space: state, cache and runtime directories.
+"""Where this user's files lie outside the space: configuration, state, cache, runtime directories.
 
 Owns their locations (XDG base directories) and the record of the space that this user made last.
 Never reads the environment before it is called. Directories are made on first use, for the user
@@ -16,13 +16,15 @@ from pathlib import Path
 
 import msgspec
 
+from mictlanfs.durable import replace_file
 from mictlanfs.errors import Kind, MictlanError
-from mictlanfs.jsonfiles import from_json, replace_file, to_json
+from mictlanfs.jsontext import from_json, to_json
 from mictlanfs.oserrors import translated_os_errors
 
 _DIRECTORY_NAME = "mictlanfs"
 _PRIVATE_MODE = 0o700
 RUNTIME_DIRECTORY_OF_ROOT = Path("/run/mictlanfs")
+CONFIGURATION_DIRECTORY_OF_ALL = Path("/etc/mictlanfs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,18 @@ class _LastSpaceRecord(msgspec.Struct, frozen=True):
 
     uri: str
     data: str
+
+
+def configuration_dirs() -> list[Path]:
+    """Where configuration files are looked for, the first that has one counts; never made.
+
+    `$XDG_CONFIG_HOME/mictlanfs`, by default `~/.config/mictlanfs`, then `/etc/mictlanfs`.
+    """
+    try:
+        return [_xdg("XDG_CONFIG_HOME", ".config"), CONFIGURATION_DIRECTORY_OF_ALL]
+    except MictlanError:
+        # A service, or mount(8) at boot, may have no home.
+        return [CONFIGURATION_DIRECTORY_OF_ALL]
 
 
 def state_dir() -> Path:

@@ -7,7 +7,9 @@ every wait goes through a descriptor that stands for that very process: pidfd_op
 
 from __future__ import annotations
 
+import logging
 import os
+import resource
 import select
 import signal
 import time
@@ -18,6 +20,8 @@ from pathlib import Path
 import msgspec
 
 from mictlanfs.identifiers import boot_id
+
+log = logging.getLogger(__name__)
 
 PROC = Path("/proc")
 # Fields of /proc/PID/stat behind the name, which may hold blanks and brackets: proc_pid_stat(5).
@@ -117,3 +121,17 @@ def _stat_fields(pid: int) -> list[str] | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return text.rpartition(")")[2].split()
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process open as many files and connections as the system allows.
+
+    Programs on a mount open thousands of files, and a server has as many clients.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        log.warning("the limit of open files stays at %d: %s", soft, error)

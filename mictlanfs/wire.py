@@ -72,6 +72,7 @@ class Path:
     PEER_LEAVE: Final = PREFIX + "/peer/leave"
     STATUS: Final = PREFIX + "/status"
     HEALTH: Final = PREFIX + "/health"
+    PATH: Final = PREFIX + "/path"
     CHUNK: Final = PREFIX + "/chunks/"
     FRAME_PUT: Final = PREFIX + "/frames/put"
     FRAME_GET: Final = PREFIX + "/frames/get"
@@ -171,7 +172,9 @@ class Done(Struct, frozen=True):
 class MakeNode(Struct, frozen=True, tag="make"):
     """Create a file, directory, symlink or special file under a new name.
 
-    In the root only directories can be made: a bucket with the default policy.
+    In the root only directories can be made: a bucket with the default policy. Where the parent has
+    a default access control list the node inherits it (see `mictlanfs.acl`), and its mode is `mode`
+    less what the list does not grant.
 
     Errors: EXISTS, NOT_FOUND (parent), NOT_DIRECTORY, NAME_TOO_LONG, INVALID (name, number in
     use), NOT_PERMITTED (not a directory, in the root), STALE (parent was removed).
@@ -256,7 +259,8 @@ class Rename(Struct, frozen=True, tag="rename"):
 class SetAttributes(Struct, frozen=True, tag="setattr"):
     """Change attributes; None leaves one as it is. Result: the inode.
 
-    A `size` below the present one cuts extents, above it makes a hole. Errors: NOT_FOUND,
+    A `mode` also changes the entries of the access control list that stand for it. A
+    `size` below the present one cuts extents, above it makes a hole. Errors: NOT_FOUND,
     IS_DIRECTORY and INVALID (size of what is not a file), TOO_LARGE.
     """
 
@@ -273,8 +277,13 @@ class SetAttributes(Struct, frozen=True, tag="setattr"):
 class SetXattr(Struct, frozen=True, tag="setxattr"):
     """Set an extended attribute; `flags` are those of setxattr(2). Result: the inode.
 
+    An access control list must be one (see `mictlanfs.acl`). That for access sets the permission
+    bits of the mode, and is not kept when it says no more than they do; with `clear_set_gid` it
+    takes the set-group-id bit away, as chmod(2) does for those who are not in the file's group.
+
     Errors: EXISTS (XATTR_CREATE), NO_DATA (XATTR_REPLACE), RANGE (name), TOO_LARGE (value),
-    NO_SPACE (the names together over the limit).
+    NO_SPACE (the names together over the limit). Of an access control list also INVALID,
+    UNSUPPORTED (another version; of a symlink), ACCESS_DENIED (a default one of no directory).
     """
 
     ino: InodeNumber
@@ -282,10 +291,14 @@ class SetXattr(Struct, frozen=True, tag="setxattr"):
     value: bytes
     time_ns: int
     flags: int = 0
+    clear_set_gid: bool = False
 
 
 class RemoveXattr(Struct, frozen=True, tag="removexattr"):
-    """Remove an extended attribute. Result: the inode. Errors: NO_DATA."""
+    """Remove an extended attribute. Result: the inode.
+
+    Errors: NO_DATA, but not for an access control list: one that is not there can be removed.
+    """
 
     ino: InodeNumber
     name: bytes
@@ -467,6 +480,24 @@ class Xattrs(Struct, frozen=True):
     """Names and values."""
 
     values: dict[bytes, bytes]
+
+
+class GetPath(Struct, frozen=True):
+    """Ask where an inode lies. Answer: `InodePath`.
+
+    Errors: NOT_FOUND (also of an inode without a name), NAME_TOO_LONG (it lies too deep).
+    """
+
+    ino: InodeNumber
+
+
+class InodePath(Struct, frozen=True):
+    """The names from the root down to an inode: the first is its bucket. Empty for the root.
+
+    Of a file with several names it is one of those in the bucket whose policy the file has.
+    """
+
+    names: tuple[bytes, ...]
 
 
 class Resolve(Struct, frozen=True):

@@ -90,6 +90,11 @@ class RouterClient:
         answer = await self._ask(wire.Path.XATTRS, wire.GetXattrs(ino), wire.Xattrs)
         return answer.values
 
+    async def path(self, ino: InodeNumber) -> tuple[bytes, ...]:
+        """The names from the root down to an inode."""
+        answer = await self._ask(wire.Path.PATH, wire.GetPath(ino), wire.InodePath)
+        return answer.names
+
     async def resolve(self, request: wire.Resolve) -> tuple[Node, ...]:
         """Walk names from the root as far as they exist."""
         return (await self._ask(wire.Path.RESOLVE, request, wire.Resolved)).nodes

@@ -16,7 +16,6 @@ import ipaddress
 import json
 import logging
 import os
-import resource
 import socket
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -30,6 +29,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from mictlanfs.errors import MictlanError, UsageError
 from mictlanfs.logsetup import log_to
+from mictlanfs.processes import raise_descriptor_limit
 from mictlanfs_server.bodies import EXTENSION, LARGE_BODY_SIZE_BYTES, RequestBody
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def serve(
         SystemExit: the application failed to start; the reason is in the log.
     """
     configure_logging(name)
-    _raise_file_limit()
+    raise_descriptor_limit()
     bound = bind(host, port, insecure=insecure)
     try:
         address = bound.getsockname()
@@ -362,17 +362,6 @@ def _receive_from(cycle: RequestResponseCycle, body: RequestBody) -> None:
 
     # mypy cannot know that uvicorn looks the method up when it calls the application.
     cycle.receive = receive_body  # type: ignore[method-assign]
-
-
-def _raise_file_limit() -> None:
-    """Allow as many connections and chunk files as the system lets us."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == hard:
-        return
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError) as error:
-        log.warning("the limit of open files stays at %d: %s", soft, error)
 
 
 class JsonFormatter(logging.Formatter):

@@ -28,8 +28,9 @@ from pathlib import Path
 
 import msgspec
 
+from mictlanfs.durable import replace_file
 from mictlanfs.errors import UsageError
-from mictlanfs.jsonfiles import from_json, replace_file, to_json
+from mictlanfs.jsontext import from_json, to_json
 from mictlanfs.processes import ProcessIdentity, current_process, is_running
 
 FORMAT = 1

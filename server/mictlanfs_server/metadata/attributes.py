@@ -6,8 +6,10 @@ Source: setattr(2) family, xattr(7), setxattr(2).
 
 from __future__ import annotations
 
+import stat
 from typing import TYPE_CHECKING
 
+from mictlanfs import acl
 from mictlanfs.errors import Kind
 from mictlanfs.model import (
     CHUNK_SIZE_BYTES_MAX,
@@ -18,6 +20,7 @@ from mictlanfs.model import (
     XATTR_VALUE_SIZE_BYTES_MAX,
     BucketPolicy,
 )
+from mictlanfs_server.metadata.acls import accepted, follow_mode, keep_xattr
 from mictlanfs_server.metadata.checks import (
     MODE_MAX,
     OWNER_MAX,
@@ -55,6 +58,7 @@ def set_attributes(tx: Transaction, op: wire.SetAttributes) -> Touched:
         record.mark_changed(op.time_ns)
     if op.mode is not None:
         record.mode = op.mode
+        follow_mode(tx, record)
     if op.uid is not None:
         record.uid = op.uid
     if op.gid is not None:
@@ -88,10 +92,17 @@ def set_xattr(tx: Transaction, op: wire.SetXattr) -> Touched:
         raise failure(Kind.EXISTS, "setxattr", op.name)
     if op.flags == XATTR_REPLACE and not exists:
         raise failure(Kind.NO_DATA, "setxattr", op.name)
-    _check_xattr_space(tx, op, record, exists=exists)
-    tx.rows.set_xattr(op.ino, op.name, op.value)
+    value: bytes | None = op.value
+    mode = record.mode
+    if op.name in acl.NAMES:
+        value, mode = accepted(record, op.name, op.value)
+        if op.clear_set_gid and op.name == acl.ACCESS_NAME:
+            mode &= ~stat.S_ISGID
+    if value is not None:
+        _check_xattr_space(tx, op, record, exists=exists)
     tx.change(record)
-    record.has_xattrs = True
+    keep_xattr(tx, record, op.name, value)
+    record.mode = mode
     record.mark_changed(op.time_ns)
     return [record]
 
@@ -127,10 +138,12 @@ def remove_xattr(tx: Transaction, op: wire.RemoveXattr) -> Touched:
     check_time(op.time_ns, "removexattr")
     record = existing(tx, op.ino, "removexattr")
     if not record.has_xattrs or not tx.rows.xattr_exists(op.ino, op.name):
+        if op.name in acl.NAMES:
+            # As Linux does it: the mode alone is an access control list too.
+            return [record]
         raise failure(Kind.NO_DATA, "removexattr", op.name)
-    tx.rows.delete_xattr(op.ino, op.name)
     tx.change(record)
-    record.has_xattrs = tx.rows.xattr_sizes(op.ino) != (0, 0)
+    keep_xattr(tx, record, op.name, None)
     record.mark_changed(op.time_ns)
     return [record]
 

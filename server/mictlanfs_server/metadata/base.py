@@ -145,6 +145,10 @@ class MetadataStore(Protocol):
         """Read all extended attributes of an inode. Raises NOT_FOUND."""
         ...
 
+    async def path(self, request: wire.GetPath) -> wire.InodePath:
+        """Find the names that lead to an inode. Raises NOT_FOUND, NAME_TOO_LONG."""
+        ...
+
     async def resolve(self, request: wire.Resolve) -> wire.Resolved:
         """Walk names from the root as far as they exist. Raises NAME_TOO_LONG when too deep."""
         ...

@@ -56,7 +56,10 @@ def write_extents(tx: Transaction, op: wire.WriteExtents) -> Touched:
     _record_chunks(tx, record, op.chunks, fresh, references)
     end = max((extent.end for extent in op.extents), default=0)
     record.size = max(record.size, op.size, end)
+    changed_at_ns = record.ctime_ns
     record.mark_content_changed(op.time_ns)
+    # A link or a rename that came between the write and this is not undone.
+    record.ctime_ns = max(record.ctime_ns, changed_at_ns)
     return [record]
 
 
@@ -228,5 +231,10 @@ def truncate(tx: Transaction, record: InodeRecord, size: int, time_ns: int) -> N
         for row, difference in [(row, -1) for row in removed] + [(row, 1) for row in added]:
             references[row.chunk_id] = references.get(row.chunk_id, 0) + difference
         change_references(tx, references)
+    if size == record.size:
+        # ftruncate(2) changes the times all the same, but nobody's cached bytes are stale.
+        record.mark_changed(time_ns)
+        record.mtime_ns = time_ns
+        return
     record.size = size
     record.mark_content_changed(time_ns)

@@ -19,6 +19,7 @@ from mictlanfs.model import (
     FileKind,
     InodeNumber,
 )
+from mictlanfs_server.metadata.acls import inherit
 from mictlanfs_server.metadata.checks import (
     INTEGER_MAX,
     MODE_MAX,
@@ -76,6 +77,7 @@ def make_node(tx: Transaction, op: wire.MakeNode) -> Touched:
         target=op.target,
     )
     tx.insert(record)
+    inherit(tx, parent, record)
     tx.rows.set_entry(op.parent, op.name, op.ino)
     if op.parent == ROOT_INODE:
         tx.rows.set_policy(op.ino, BucketPolicy())

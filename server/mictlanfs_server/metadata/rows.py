@@ -178,6 +178,9 @@ class Rows(Protocol):
     def xattr_sizes(self, ino: InodeNumber) -> tuple[int, int]:
         """Bytes of all names with a terminator each, and of all values."""
 
+    def xattr_value(self, ino: InodeNumber, name: bytes) -> bytes | None:
+        """One value, None when there is none."""
+
     def xattr_value_size(self, ino: InodeNumber, name: bytes) -> int:
         """Bytes of one value, 0 when there is none."""
 

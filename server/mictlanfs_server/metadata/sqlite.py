@@ -151,6 +151,10 @@ class SqliteStore:
         """Read all extended attributes of an inode."""
         return self._reads.xattrs(request)
 
+    async def path(self, request: wire.GetPath) -> wire.InodePath:
+        """Find the names that lead to an inode."""
+        return self._reads.path(request)
+
     async def resolve(self, request: wire.Resolve) -> wire.Resolved:
         """Walk names from the root as far as they exist."""
         return self._reads.resolve(request)
@@ -191,4 +195,7 @@ class SqliteStore:
 
     async def reclaim(self, count_max: int) -> bool:
         """Let go of a slice of what nobody uses. Returns whether anything may be left."""
+        # Asked often and most often for nothing, which should not cost a transaction.
+        if not self._reads.has_garbage():
+            return False
         return await self._change(lambda rows: apply.reclaim(rows, self._wall_ns(), count_max))

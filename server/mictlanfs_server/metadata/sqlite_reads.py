@@ -289,9 +289,35 @@ class SqliteReads:
             ).fetchall()
         return wire.Xattrs(dict(rows))
 
+    def path(self, request: wire.GetPath) -> wire.InodePath:
+        """Find the names that lead to an inode, of several those that its bucket is known by."""
+        names: list[bytes] = []
+        with _Snapshot(self._connection):
+            here = self._inode(request.ino, "path")
+            while here[0] != ROOT_INODE:
+                if len(names) == wire.RESOLVE_DEPTH_MAX:
+                    raise failure(Kind.NAME_TOO_LONG, "path", request.ino, "it lies too deep")
+                found = self._execute(
+                    "SELECT name FROM dentry WHERE ino = ? AND parent = ? ORDER BY name LIMIT 1",
+                    (here[0], here[_PARENT]),
+                ).fetchone()
+                if found is None:
+                    raise failure(Kind.NOT_FOUND, "path", request.ino, "it has no name any more")
+                names.append(found[0])
+                here = self._inode(here[_PARENT], "path")
+        return wire.InodePath(tuple(reversed(names)))
+
     def values(self) -> dict[str, int | str]:
         """All single values of the space; see the table `meta`."""
         return dict(self._execute("SELECT name, value FROM meta").fetchall())
+
+    def has_garbage(self) -> bool:
+        """Whether ended sessions or doomed inodes wait for the reclaimer."""
+        (has_any,) = self._execute(
+            "SELECT EXISTS (SELECT 1 FROM session WHERE is_ended = 1)"
+            " OR EXISTS (SELECT 1 FROM doomed)"
+        ).fetchone()
+        return bool(has_any)
 
     def counts(self) -> Counts:
         """The counters of the space."""

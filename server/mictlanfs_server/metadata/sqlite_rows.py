@@ -178,6 +178,12 @@ class SqliteRows:
         ).fetchone()
         return sizes
 
+    def xattr_value(self, ino: InodeNumber, name: bytes) -> bytes | None:
+        """One value, None when there is none."""
+        sql = "SELECT value FROM xattr WHERE ino = ? AND name = ?"
+        row = self._execute(sql, (ino, name)).fetchone()
+        return row[0] if row else None
+
     def xattr_value_size(self, ino: InodeNumber, name: bytes) -> int:
         """Bytes of one value, 0 when there is none."""
         sql = "SELECT length(value) FROM xattr WHERE ino = ? AND name = ?"

@@ -265,6 +265,7 @@ class _Database:
 
     def _transact(self, group: list[_Job], *, sync: bool) -> None:
         self._set_full(sync)
+        changes_before = self._connection.total_changes
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             for job in group:
@@ -278,7 +279,7 @@ class _Database:
             raise
         if sync:
             self.flush_at_s = None
-        elif self.flush_at_s is None:
+        elif self.flush_at_s is None and self._connection.total_changes != changes_before:
             self.flush_at_s = time.monotonic() + FLUSH_AFTER_S
 
     def _run_job(self, job: _Job) -> None:

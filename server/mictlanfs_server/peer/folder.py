@@ -17,8 +17,8 @@ import fcntl
 import os
 from typing import TYPE_CHECKING, Final
 
+from mictlanfs.durable import make_folder, replace_file
 from mictlanfs.errors import UsageError
-from mictlanfs_server.peer import durable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,7 @@ class DataFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            durable.make_folder(path)
+            make_folder(path)
             self._refuse_foreign()
             self._lock_fd: int | None = self._lock()
         except OSError as error:
@@ -64,7 +64,7 @@ class DataFolder:
 
     def remember_space(self, space_id: str) -> None:
         """Note durably which space the data belongs to."""
-        durable.write_text(self.path / "space", space_id)
+        replace_file(self.path / "space", f"{space_id}\n".encode(), is_durable=True)
 
     def _refuse_foreign(self) -> None:
         """Files of somebody else that have our names must not be swept away."""
@@ -100,7 +100,7 @@ class DataFolder:
         path = self.path / "format"
         text = _read_text(path)
         if not text and not path.exists():
-            durable.write_text(path, f"{_FORMAT_NAME} {FORMAT_VERSION}")
+            replace_file(path, f"{_FORMAT_NAME} {FORMAT_VERSION}\n".encode(), is_durable=True)
             return
         name, _, version = text.partition(" ")
         if name != _FORMAT_NAME or not version.isascii() or not version.isdecimal():

@@ -26,10 +26,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from mictlanfs.durable import sync_folder
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import MIB, Buffer, ChunkId
 from mictlanfs_server.peer.backends.base import StoredChunk
-from mictlanfs_server.peer.durable import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -68,6 +68,7 @@ class RouterHandlers:
                 path.LIST, wire.ListDirectory, store.list_directory, "read a page of a directory"
             ),
             MessageRoute(path.RESOLVE, wire.Resolve, store.resolve, "walk a path from the root"),
+            MessageRoute(path.PATH, wire.GetPath, store.path, "find the path of an inode"),
             MessageRoute(path.XATTRS, wire.GetXattrs, store.xattrs, "read extended attributes"),
             MessageRoute(
                 path.SESSION_HEARTBEAT, wire.SessionRef, self.heartbeat, "keep a session alive"

@@ -55,6 +55,7 @@ def test_one_node_is_the_same_by_every_way(form: Form) -> None:
         assert (node.has_all_extents, node.policy) == (True, BucketPolicy())
         assert node.attributes.has_xattrs
         assert (await store.xattrs(wire.GetXattrs(file))).values == {b"user.a": b"1"}
+        assert (await store.path(wire.GetPath(file))).names == (b"bucket", b"file")
 
     form.run(scenario)
 
@@ -74,6 +75,7 @@ def test_errors_of_reads(form: Form) -> None:
             (store.list_directory(wire.ListDirectory(MISSING)), Kind.NOT_FOUND),
             (store.list_directory(wire.ListDirectory(file)), Kind.NOT_DIRECTORY),
             (store.xattrs(wire.GetXattrs(MISSING)), Kind.NOT_FOUND),
+            (store.path(wire.GetPath(MISSING)), Kind.NOT_FOUND),
             (store.resolve(wire.Resolve((b"x",) * 5000)), Kind.NAME_TOO_LONG),
         ]
         kinds = [await kind_of(work) for work, _ in expected]

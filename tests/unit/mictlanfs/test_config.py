@@ -10,8 +10,11 @@ from mictlanfs.config import (
     MountOptions,
     Option,
     format_size,
+    given_fields,
+    option_names,
     parse_mount_options,
     parse_size,
+    without_options,
 )
 from mictlanfs.errors import UsageError
 from mictlanfs.model import GIB, KIB, MIB
@@ -99,6 +102,9 @@ def test_no_options_are_the_documented_defaults() -> None:
         ("read_ahead=128", "read_ahead_kib", 128),
         ("deadline=5", "deadline_s", 5.0),
         ("sync_on_close", "sync_on_close", True),
+        ("sync", "sync", True),
+        ("sync,async", "sync", False),
+        ("dirsync", "dirsync", True),
         ("fsname=data", "fsname", "data"),
         ("fsname=a=b", "fsname", "a=b"),
         (r"fsname=a\,b", "fsname", "a,b"),
@@ -116,12 +122,46 @@ def test_an_option_sets_its_field_and_no_other(text: str, field: str, value: obj
 
 def test_flags_of_the_kernel_are_carried_in_order_and_once() -> None:
     options = parse_mount_options("nodev,suid,noatime,nodev,nosuid")
-    assert options.carried == ("suid", "noatime", "nodev", "nosuid")
+    assert options.carried == ("noatime", "nodev", "nosuid")
+
+
+@pytest.mark.parametrize(
+    ("text", "carried"),
+    [
+        ("suid,nosuid", ("nosuid",)),
+        ("nosuid,suid", ("suid",)),
+        ("nodev,dev,nodev", ("nodev",)),
+        ("exec,noexec,suid", ("noexec", "suid")),
+        ("noatime,relatime", ("noatime",)),
+    ],
+)
+def test_of_two_contrary_flags_the_last_is_carried(text: str, carried: tuple[str, ...]) -> None:
+    assert parse_mount_options(text).carried == carried
+
+
+def test_only_the_fields_that_options_name_are_given() -> None:
+    assert given_fields("ro,uid=5,suid,_netdev,x-a") == {"read_only": True, "uid": 5}
+    assert given_fields("") == {}
+
+
+def test_the_options_of_a_field_are_named_for_people() -> None:
+    assert option_names("read_only") == "ro/rw"
+    assert option_names("attr_timeout_s") == "attr_timeout"
+
+
+def test_options_are_taken_out_of_a_text_by_their_names() -> None:
+    text = r"ro,fsname=a\,remount,uid=5,remount"
+    assert without_options(text, lambda name: name == "remount") == r"ro,fsname=a\,remount,uid=5"
 
 
 @pytest.mark.parametrize(
     "text",
-    ["_netdev,auto,noauto", "user,nouser,users", "nofail,defaults", "x-systemd.automount,x-a=b"],
+    [
+        "_netdev,auto,noauto",
+        "user,nouser,users",
+        "nofail,defaults,user=me,relatime",
+        "x-systemd.automount,x-a=b",
+    ],
 )
 def test_what_mount_and_fstab_pass_is_accepted_without_effect(text: str) -> None:
     assert parse_mount_options(text) == MountOptions()

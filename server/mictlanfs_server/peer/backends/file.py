@@ -28,10 +28,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from mictlanfs.checksums import new_hasher
+from mictlanfs.durable import sync_folder
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import KIB, MIB, Buffer, ChunkId
 from mictlanfs_server.peer.backends.base import StoredChunk, Traits, corrupt, translated_errors
-from mictlanfs_server.peer.durable import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterator

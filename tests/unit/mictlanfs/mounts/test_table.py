@@ -41,6 +41,8 @@ def test_only_a_space_is_ours_and_only_what_a_process_serves_is_fuse() -> None:
 def test_a_mount_is_found_by_its_exact_place(table: MountTable) -> None:
     table.add(r"/mnt/my\040vss", source="mictlanx://a:1")
     found = find_mount(Path("/mnt/my vss"))
+    assert found is not None
+    assert found.options == {"rw", "nosuid", "user_id=0"}
     assert found == Mount(Path("/mnt/my vss"), MOUNT_TYPE, "mictlanx://a:1", (0, 40))
     assert is_mounted(Path("/mnt/my vss"))
     for other in ("/mnt", "/mnt/my vs", "/mnt/my vss/a"):

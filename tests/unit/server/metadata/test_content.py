@@ -107,6 +107,17 @@ def test_write_never_shrinks_a_file_and_may_grow_it_further(
     assert (after.size, after.allocated) == (2000, 10)
 
 
+def test_write_committed_after_a_link_leaves_the_time_of_the_link(
+    space: Space, file: InodeNumber
+) -> None:
+    written_at_ns = space.tick()
+    (linked, _) = space.link(file, space.bucket(b"other"), b"link")
+    chunk = new_chunk(10)
+    op = wire.WriteExtents(file, (Extent(0, 10, chunk.id, 0),), (chunk,), 10, written_at_ns)
+    (written,) = space.do(op)
+    assert (written.mtime_ns, written.ctime_ns) == (written_at_ns, linked.ctime_ns)
+
+
 def test_write_into_the_middle_splits_an_extent(space: Space, file: InodeNumber) -> None:
     old, new = new_chunk(100), new_chunk(10)
     space.write(file, 0, old)
@@ -356,6 +367,16 @@ def test_truncate_and_growing_again_leaves_zeros(space: Space, file: InodeNumber
     space.truncate(file, 4)
     after = space.truncate(file, 100)
     assert (after.size, after.allocated) == (100, 4)
+
+
+def test_truncate_to_the_size_it_has_changes_times_and_no_content(
+    space: Space, file: InodeNumber
+) -> None:
+    before = space.write(file, 0, new_chunk(10))
+    after = space.truncate(file, 10)
+    assert after.mtime_ns == after.ctime_ns == space.clock_ns > before.mtime_ns
+    assert after.version > before.version
+    assert after.content_version == before.content_version
 
 
 def test_truncate_counts_a_chunk_named_twice(space: Space, file: InodeNumber) -> None:

@@ -119,11 +119,59 @@ def test_reads_of_what_is_not_there_are_not_found(space: Space, number: int) -> 
         lambda: space.reads.extents(wire.GetExtents(ino, 0)),
         lambda: space.reads.list_directory(wire.ListDirectory(ino)),
         lambda: space.reads.xattrs(wire.GetXattrs(ino)),
+        lambda: space.reads.path(wire.GetPath(ino)),
     )
     for read in reads:
         with pytest.raises(MictlanError) as raised:
             read()
         assert raised.value.kind is Kind.NOT_FOUND
+
+
+# --- path ---
+
+
+def path_of(space: Space, ino: int) -> tuple[bytes, ...]:
+    return space.reads.path(wire.GetPath(InodeNumber(ino))).names
+
+
+def test_path_leads_from_the_root_to_the_inode(space: Space, bucket: InodeNumber) -> None:
+    upper = space.mkdir(bucket, b"upper")
+    file = space.make(upper, b"\xff file")
+    assert path_of(space, ROOT_INODE) == ()
+    assert path_of(space, bucket) == (b"bucket",)
+    assert path_of(space, file) == (b"bucket", b"upper", b"\xff file")
+
+
+def test_path_of_a_file_with_several_names_is_in_the_bucket_it_belongs_to(
+    space: Space, bucket: InodeNumber, file: InodeNumber
+) -> None:
+    name = path_of(space, file)[-1]
+    other = space.bucket(b"another")
+    space.link(file, other, b"a")
+    space.link(file, bucket, b"0")
+    assert path_of(space, file) == (b"bucket", b"0")
+    space.unlink(bucket, b"0")
+    space.unlink(bucket, name)
+    assert path_of(space, file) == (b"another", b"a")
+
+
+def test_an_inode_without_a_name_has_no_path(space: Space, bucket: InodeNumber) -> None:
+    upper = space.mkdir(bucket, b"upper")
+    space.rmdir(bucket, b"upper", sustain=True)
+    with pytest.raises(MictlanError) as raised:
+        path_of(space, upper)
+    assert raised.value.kind is Kind.NOT_FOUND
+
+
+def test_a_path_of_too_many_names_is_refused(space: Space, bucket: InodeNumber) -> None:
+    here = bucket
+    for _ in range(wire.RESOLVE_DEPTH_MAX - 1):
+        here = space.mkdir(here, b"d")
+    assert len(path_of(space, here)) == wire.RESOLVE_DEPTH_MAX
+    deeper = space.mkdir(here, b"d")
+    with pytest.raises(MictlanError) as raised:
+        path_of(space, deeper)
+    assert raised.value.kind is Kind.NAME_TOO_LONG
 
 
 # --- resolve ---
@@ -333,6 +381,19 @@ def test_policy_is_cached_until_it_is_forgotten(space: Space, bucket: InodeNumbe
     assert space.node(bucket).policy == BucketPolicy()
     space.reads.forget_policies()
     assert space.node(bucket).policy == BucketPolicy(replicas=5)
+
+
+def test_garbage_is_seen_until_it_is_reclaimed(space: Space, bucket: InodeNumber) -> None:
+    assert not space.reads.has_garbage()
+    file = space.make(bucket, b"file")
+    write_many(space, file, 100)
+    space.unlink(bucket, b"file")
+    assert space.reads.has_garbage()
+    while space.reclaim():
+        pass
+    assert not space.reads.has_garbage()
+    space.rows.end_session(space.open_session("second"))
+    assert space.reads.has_garbage()
 
 
 def test_counts_follow_what_is_made_and_removed(space: Space, bucket: InodeNumber) -> None:

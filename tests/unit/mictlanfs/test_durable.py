@@ -1,33 +1,39 @@
 import os
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from mictlanfs.jsonfiles import from_json, replace_file, to_json
+from mictlanfs.durable import make_folder, replace_file, sync_folder
 
 
-class Note(msgspec.Struct, frozen=True):
-    name: str
-    numbers: tuple[int, ...] = ()
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths that were synced, in order."""
+    paths: list[str] = []
+    fsync = os.fsync
+
+    def note(fd: int) -> None:
+        paths.append(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", note)
+    return paths
 
 
-@pytest.mark.parametrize("name", ["plain", "two\nlines", "odd \udcff byte", "\u2713"])
-def test_a_value_is_one_line_and_reads_back_whatever_names_are_in_it(name: str) -> None:
-    line = to_json(Note(name, (1, 2)))
-    assert line.count(b"\n") == 1
-    assert line.endswith(b"\n")
-    assert from_json(line, Note) == Note(name, (1, 2))
+def test_a_folder_is_synced_itself(tmp_path: Path, synced: list[str]) -> None:
+    sync_folder(tmp_path)
+    assert synced == [str(tmp_path)]
 
 
-def test_a_value_for_people_to_read_is_indented() -> None:
-    assert to_json(Note("a"), indent=2) == b'{\n  "name": "a",\n  "numbers": []\n}\n'
+def test_every_name_of_a_new_path_is_made_durable(tmp_path: Path, synced: list[str]) -> None:
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    assert set(synced) == {str(tmp_path / "a"), str(tmp_path)}
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"name": 1}', b"\xff", b'{"name": "a'])
-def test_what_is_damaged_or_of_another_form_is_a_value_error(text: bytes) -> None:
-    with pytest.raises(ValueError, match=r".+"):
-        from_json(text, Note)
+def test_a_folder_that_is_there_costs_nothing(tmp_path: Path, synced: list[str]) -> None:
+    make_folder(tmp_path)
+    assert synced == []
 
 
 @pytest.mark.parametrize("is_durable", [False, True])

@@ -1,0 +1,92 @@
+"""What a mount tells of itself in its hidden directory: counters, options, session, peers.
+
+Reads the parts of the mount and changes none. The keys are for people and scripts: append-only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgspec
+
+from mictlanfs import __version__
+from mictlanfs.client.peermap import PeerDirectory
+from mictlanfs.client.peers import PeerClient
+from mictlanfs.client.router import RouterClient
+from mictlanfs.client.session import Session
+from mictlanfs.model import PeerNumber
+from mictlanfs_mount.chunkcache.cache import CacheStats
+from mictlanfs_mount.filesystem import FileSystem
+from mictlanfs_mount.settings import MountSettings
+from mictlanfs_mount.virtual import Views
+from mictlanfs_mount.writeback import Budget
+
+
+@dataclass(frozen=True, slots=True)
+class SelfReport:
+    """The parts of one mount that are told of."""
+
+    settings: MountSettings
+    router: RouterClient
+    peer_client: PeerClient
+    session: Session
+    directory: PeerDirectory
+    cache_stats: Callable[[], CacheStats]
+    dirty: Budget
+    filesystem: FileSystem
+
+    def views(self) -> Views:
+        """What `VirtualFileSystem` shows."""
+        documents = {
+            b"stats": self.stats,
+            b"config": self.config,
+            b"session": self.session_of,
+            b"peers": self.peers,
+        }
+        return Views(documents, self.peer_name)
+
+    def stats(self) -> Mapping[str, Any]:
+        """Counters since the mount began, and what it holds now."""
+        return {
+            "router_requests": self.router.request_count,
+            "peer_requests": self.peer_client.request_count,
+            "dirty_bytes": self.dirty.used_bytes,
+            "dirty_bytes_max": self.dirty.limit_bytes,
+            "inodes": len(self.filesystem.inodes),
+            "handles": len(self.filesystem.handles),
+            "cache": asdict(self.cache_stats()),
+        }
+
+    def config(self) -> Mapping[str, Any]:
+        """What is mounted where, and the options it was mounted with."""
+        return {
+            "version": __version__,
+            "uri": self.settings.uri,
+            "mountpoint": self.settings.mountpoint,
+            "options": asdict(self.settings.options),
+        }
+
+    def session_of(self) -> Mapping[str, Any]:
+        """The session of the mount with its space."""
+        grant = self.session.grant
+        return {
+            "session": grant.session,
+            "epoch": grant.epoch,
+            "space": grant.space_id,
+            "routers": [address.base_url for address in self.router.addresses],
+        }
+
+    def peers(self) -> Mapping[str, Any]:
+        """The peer map that the mount uses."""
+        found = [
+            {**msgspec.structs.asdict(peer), "state": peer.state.name.lower()}
+            for peer in self.directory.all()
+        ]
+        return {"version": self.directory.version, "peers": found}
+
+    def peer_name(self, number: PeerNumber) -> str:
+        """The name of a peer; its number while the map does not know it."""
+        peer = self.directory.get(number)
+        return str(number) if peer is None else peer.id
