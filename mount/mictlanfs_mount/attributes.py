@@ -28,6 +28,11 @@ class Presentation:
     gid: int | None = None
     umask: int = 0
 
+    @property
+    def is_as_stored(self) -> bool:
+        """Whether owners and modes are those stored, so that access control lists fit to them."""
+        return self.uid is None and self.gid is None and self.umask == 0
+
     def to_kernel(self, ino: InodeNumber) -> pyfuse3.InodeT:
         """The number the kernel knows an inode by."""
         return pyfuse3.ROOT_INODE if ino == self.root else pyfuse3.InodeT(ino)

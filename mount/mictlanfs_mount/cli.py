@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import getopt
 import os
-import re
 import sys
 from pathlib import Path
 
@@ -16,11 +15,12 @@ import click
 from mictlanfs.cli.exits import Exit
 from mictlanfs.cli.main import complain, run_command
 from mictlanfs.cli.options import URI_VARIABLE, choose_uri
-from mictlanfs.config import MOUNT_OPTIONS, parse_mount_options
+from mictlanfs.config import MOUNT_OPTIONS, parse_mount_options, without_options
 from mictlanfs.errors import UsageError
 from mictlanfs.mounts.ability import check_ability
-from mictlanfs.uri import SCHEME, parse_routers
-from mictlanfs_mount import daemon, logfile, mountpoint
+from mictlanfs.names import uri_of
+from mictlanfs.uri import SCHEME
+from mictlanfs_mount import daemon, helperlinks, logfile, mountpoint
 from mictlanfs_mount.settings import MountSettings
 
 # Above the time that a mount process takes to store what is dirty while a space does not answer.
@@ -34,7 +34,13 @@ _HELPER_CODES: dict[int, int] = {
     Exit.NOT_ALLOWED: HELPER_USAGE,
     Exit.INTERRUPTED: HELPER_INTERRUPTED,
 }
-HELPER_SYNTAX = "mount.mictlanfs URI MOUNTPOINT [-sfnv] [-o OPTIONS]"
+HELPER_SYNTAX = "mount.mictlanfs SPACE MOUNTPOINT [-sfnv] [-o OPTIONS]"
+# mount(8) does not name its own defaults to a helper, so absence means these, at a remount too:
+# what is to stay otherwise it names.
+_MOUNT_8_DEFAULTS = "suid,dev,exec"
+# What the kernel shows of a FUSE mount in /proc/mounts, where mount(8) finds it for a remount.
+_KERNEL_OPTIONS = frozenset({"user_id", "group_id", "rootmode", "fd", "max_read", "blksize"})
+_REMOUNT = "remount"
 
 _options_option = click.option(
     "-o",
@@ -55,25 +61,42 @@ def _options_help() -> str:
     return "\b\nMount options:\n" + "\n".join(lines)
 
 
+def _install_helper(context: click.Context, _: click.Parameter, is_given: bool) -> None:
+    if not is_given:
+        return
+    for link in helperlinks.install():
+        click.echo(f"{link} -> {link.readlink()}")
+    context.exit()
+
+
 @click.command(epilog=_options_help())
-@click.argument("space_and_mountpoint", nargs=-1, required=True, metavar="[URI] MOUNTPOINT")
+@click.argument("space_and_mountpoint", nargs=-1, required=True, metavar="[SPACE] MOUNTPOINT")
 @_options_option
+@click.option(
+    "--install-helper",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_install_helper,
+    help="Make `mount -t mictlanfs` and /etc/fstab work (links in /sbin), and end.",
+)
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground until unmounted.")
 def mount(
     space_and_mountpoint: tuple[str, ...], options: tuple[str, ...], foreground: bool
 ) -> None:
     """Mount a space at an empty directory.
 
-    Returns when the mount answers. Without URI the space is $MICTLANX_CLIENT_URI, else the one
-    that this user made last.
+    SPACE is a URI, or a short name from ~/.config/mictlanfs/spaces.conf or
+    /etc/mictlanfs/spaces.conf. Without it the space is $MICTLANX_CLIENT_URI, else the one that this
+    user made last. Returns when the mount answers.
     """
-    uri, where = _space_and_mountpoint(space_and_mountpoint)
-    settings = _checked(uri, Path(where), ",".join(options))
+    spec, where = _space_and_mountpoint(space_and_mountpoint)
+    settings, text = _checked(spec, Path(where), ",".join(options))
     if foreground:
         logfile.log_to_stderr()
         daemon.serve(settings, lambda: None)
     else:
-        daemon.launch(settings.uri, settings.mountpoint, ",".join(options))
+        daemon.launch(settings.uri, settings.mountpoint, text)
 
 
 def _space_and_mountpoint(arguments: tuple[str, ...]) -> tuple[str, str]:
@@ -85,19 +108,24 @@ def _space_and_mountpoint(arguments: tuple[str, ...]) -> tuple[str, str]:
         case (where,):
             return choose_uri(os.environ.get(URI_VARIABLE)), where
         case _:
-            raise UsageError("give a URI and a mountpoint, not more (see 'mictlanfs mount --help')")
+            raise UsageError(
+                "give a space and a mountpoint, not more (see 'mictlanfs mount --help')"
+            )
 
 
-def _checked(uri: str, where: Path, options: str) -> MountSettings:
-    """The settings of a mount, after all checks that need no space.
+def _checked(spec: str, where: Path, options: str) -> tuple[MountSettings, str]:
+    """The settings of a mount and its options as a text, after all checks that need no space.
 
     Raises:
         MictlanError: one fails; the detail names the remedy.
     """
-    parse_routers(uri)
+    uri = uri_of(spec)
+    if uri != spec:
+        # A short name is the source in /proc/mounts, unless the user names another.
+        options = ",".join(filter(None, (f"fsname={spec}", options)))
     parsed = parse_mount_options(options)
     check_ability(allow_other=parsed.allow_other)
-    return MountSettings(uri, mountpoint.prepare(where, complain), parsed)
+    return MountSettings(uri, mountpoint.prepare(where, complain), parsed), options
 
 
 @click.command()
@@ -165,18 +193,22 @@ def _help_mount(arguments: list[str]) -> None:
         raise UsageError(f"a space and a directory are needed (usage: {HELPER_SYNTAX})")
     given = {name for name, _ in flags}
     options = ",".join(value for name, value in flags if name == "-o")
+    is_remount = without_options(options, lambda name: name != _REMOUNT) != ""
+    if is_remount:
+        options = without_options(options, lambda name: name in {_REMOUNT, *_KERNEL_OPTIONS})
     if "-s" in given:
-        options = _without_unknown(options)
-    settings = _checked(rest[0], Path(rest[1]), options)
-    # -f: all but the mounting itself.
+        # mount(8) calls that sloppy.
+        known = {option.name for option in MOUNT_OPTIONS}
+        options = without_options(options, lambda name: name not in known)
+    if os.geteuid() == 0:
+        options = ",".join(filter(None, (_MOUNT_8_DEFAULTS, options)))
+    if is_remount:
+        # -f: all but the mounting itself.
+        if "-f" not in given:
+            daemon.change_mount(Path(rest[1]), options)
+        return
+    settings, options = _checked(rest[0], Path(rest[1]), options)
     if "-f" not in given:
         daemon.launch(settings.uri, settings.mountpoint, options)
     if "-v" in given:
         click.echo(f"{settings.uri} mounted on {settings.mountpoint}")
-
-
-def _without_unknown(options: str) -> str:
-    """`options` without those that we do not know: mount(8) calls that sloppy."""
-    known = {option.name for option in MOUNT_OPTIONS}
-    items = re.split(r"(?<!\\),", options)
-    return ",".join(item for item in items if item.partition("=")[0].strip() in known)

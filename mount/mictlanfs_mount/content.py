@@ -212,8 +212,7 @@ class Content:
         if not state.dirty and len(state.segments) == 1:
             return await self._read_segment(state.segments[0], whole=whole)
         buffer = bytearray(state.end - state.offset)
-        with raising_single_errors():
-            await self._fill(buffer, state.offset, state.segments, whole=whole)
+        await self._fill(buffer, state.offset, state.segments, whole=whole)
         for start, data in state.dirty:
             buffer[start - state.offset : start - state.offset + len(data)] = data
         return buffer

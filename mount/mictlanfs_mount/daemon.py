@@ -28,10 +28,12 @@ from pathlib import Path
 import msgspec
 
 from mictlanfs import logfiles
+from mictlanfs.config import given_fields, option_names, parse_mount_options
 from mictlanfs.errors import Kind, MictlanError, UsageError
-from mictlanfs.jsonfiles import from_json, to_json
+from mictlanfs.jsontext import from_json, to_json
 from mictlanfs.launching import Daemon, describe_status, launched, module_command
 from mictlanfs.mounts.pulse import Pulse, pulse_of
+from mictlanfs.mounts.remounting import remount
 from mictlanfs.mounts.table import Mount, find_mount, mount_around, resolved
 from mictlanfs.mounts.unmounting import unmount, unmount_if_dead
 from mictlanfs.mounts.users import serving_process
@@ -48,6 +50,9 @@ log = logging.getLogger(__name__)
 START_TIMEOUT_S = 30.0
 # How long a mount process that has nothing to store may take to end.
 _END_TIMEOUT_S = 5.0
+# How long a new mount waits for the process of the last one, which umount(8) did not wait for. One
+# that was taken out of the tree lazily may live as long as programs use it.
+PREDECESSOR_TIMEOUT_S = 15.0
 PROGRAM = module_command("mictlanfs_mount")
 
 
@@ -107,6 +112,7 @@ def launch(
     Raises:
         MictlanError: what the mount process reported, or TIMED_OUT, or INTERNAL when it died.
     """
+    _await_predecessor(where)
     log_path = logfile.log_path_of(where)
     with translated_os_errors("open", str(log_path)):
         log_fd = logfiles.open_log(log_path)
@@ -126,6 +132,13 @@ def launch(
         raise
     finally:
         os.close(log_fd)
+
+
+def _await_predecessor(where: Path) -> None:
+    """Let a mount that umount(8) has just ended store the rest, and free its disk cache."""
+    known = record.read_record(where)
+    if known is not None and find_mount(where) is None:
+        wait_ended([known.process], PREDECESSOR_TIMEOUT_S)
 
 
 def _await_ready(mount: Daemon, timeout_s: float, log_path: Path, log_offset: int) -> None:
@@ -180,7 +193,9 @@ def serve(
     Raises:
         MictlanError: the space could not be mounted, or the mount ended with something lost.
     """
-    own = record.record_of_this_process(settings.mountpoint, settings.uri, log_path)
+    own = record.record_of_this_process(
+        settings.mountpoint, settings.uri, log_path, settings.options
+    )
     is_ready = False
 
     def on_ready() -> None:
@@ -250,6 +265,38 @@ def _as_mictlan_error(error: BaseException) -> MictlanError:
         return error
     log.critical("the mount ends for a defect", exc_info=error)
     return MictlanError(Kind.INTERNAL, detail=f"internal error: {type(error).__name__}: {error}")
+
+
+# --- changing a mount -----------------------------------------------------------------------------
+
+
+def change_mount(path: Path, options: str) -> None:
+    """Change the mount at `path` while programs use it, as `mount -o remount` asks.
+
+    Args:
+        path: the mountpoint, in any form.
+        options: as behind `-o`; those not given stay as they are.
+
+    Raises:
+        UsageError: no space is mounted there, or an option is wrong or fixed while it is mounted.
+        MictlanError: as `remount`.
+    """
+    where = resolved(path)
+    mount = find_mount(where)
+    if mount is None or not mount.is_ours:
+        raise UsageError(f"no space is mounted at {where}, so it cannot be mounted anew")
+    parsed = parse_mount_options(options)
+    given = given_fields(options)
+    is_read_only = given.pop("read_only", None)
+    known = record.read_record(where)
+    for field, text in record.option_texts(given).items():
+        if known is not None and known.options.get(field, text) != text:
+            raise UsageError(
+                f"option {option_names(field)} cannot be changed while {where} is mounted: "
+                f"unmount it and mount it again"
+            )
+    access = [] if is_read_only is None else ["ro" if is_read_only else "rw"]
+    remount(mount, [*access, *parsed.carried])
 
 
 # --- ending a mount ------------------------------------------------------------------------------

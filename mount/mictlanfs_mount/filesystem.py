@@ -13,17 +13,20 @@ from __future__ import annotations
 import logging
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
 
-from mictlanfs import wire
+from mictlanfs import acl, wire
 from mictlanfs.client.router import RouterClient
 from mictlanfs.client.session import Session
 from mictlanfs.clock import Clock
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import (
     ROOT_INODE,
+    TIME_NS_MAX,
+    TIME_NS_MIN,
     Attributes,
     BucketPolicy,
     Buffer,
@@ -38,6 +41,9 @@ from mictlanfs_mount.inodes import Inode, InodeTable
 log = logging.getLogger(__name__)
 
 STATFS_VALIDITY_S = 1.0
+XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.")
+# Whether the caller is in a group, or above groups.
+IsMember = Callable[[int], bool]
 # The kernel repeats an open that was refused as stale at once; later it is another open.
 REOPEN_WITHIN_S = 1.0
 
@@ -56,10 +62,12 @@ class Opened:
 
     Attributes:
         keep_cache: whether pages the kernel has cached are still the file's content.
+        direct_io: whether the kernel keeps no pages, and asks for every read whatever the size.
     """
 
     handle: HandleNumber
     keep_cache: bool
+    direct_io: bool = False
 
 
 class FileSystem:
@@ -68,6 +76,9 @@ class FileSystem:
     Args:
         attr_timeout_s: how long attributes and names may be used without asking.
         sync_on_close: whether closing a written file waits until it is durable.
+
+    Attributes:
+        has_acls: whether access control lists are shown and can be set; the kernel enforces them.
     """
 
     def __init__(
@@ -87,6 +98,7 @@ class FileSystem:
         self._clock = clock
         self._attr_timeout_s = attr_timeout_s
         self._sync_on_close = sync_on_close
+        self.has_acls = True
         self.inodes = inodes
         self.handles = HandleTable()
         # Removals under way of what nobody had open when they were sent.
@@ -295,6 +307,7 @@ class FileSystem:
     ) -> Inode:
         """Change attributes; None leaves one as it is."""
         inode = await self._known(ino)
+        times_ns = (_nearest_time(atime_ns), _nearest_time(mtime_ns))
         # What was written before must not be applied after: it would undo the size or the time.
         await self._content.flush(ino)
         op = wire.SetAttributes(
@@ -304,8 +317,7 @@ class FileSystem:
             uid,
             gid,
             size,
-            atime_ns,
-            mtime_ns,
+            *times_ns,
         )
         with stale_when_gone("setattr", ino):
             (attributes,) = await self._session.apply(op)
@@ -358,20 +370,29 @@ class FileSystem:
         except MictlanError as error:
             if error.kind is not Kind.EXISTS or flags & os.O_EXCL:
                 raise
-            return await self._open_existing(await self.lookup(parent, name), flags)
+            return await self._open_existing(await self.lookup(parent, name), flags, caller)
         inode.kernel_content_version = inode.attributes.content_version
         return Opened(self._add_file_handle(inode, flags), keep_cache=True), inode
 
-    async def _open_existing(self, inode: Inode, flags: int) -> tuple[Opened, Inode]:
+    async def _open_existing(
+        self, inode: Inode, flags: int, caller: Caller
+    ) -> tuple[Opened, Inode]:
         """Open what a program wanted to create and was made elsewhere meanwhile."""
         if inode.attributes.kind not in {FileKind.FILE, FileKind.DIRECTORY}:
             # Whatever it is, the kernel knows how to open it once it has looked it up.
             self.inodes.drop_unused(inode)
             raise MictlanError(Kind.STALE, "create", str(inode.ino))
-        return await self.open(inode.ino, flags), inode
+        # The answer tells the kernel the size too.
+        return await self.open(inode.ino, flags, None, is_root=caller.uid == 0), inode
 
-    async def open(self, ino: InodeNumber, flags: int) -> Opened:
-        """Open a file, with what was closed elsewhere before. Raises STALE when it is gone."""
+    async def open(
+        self, ino: InodeNumber, flags: int, thread: int | None = 0, *, is_root: bool = False
+    ) -> Opened:
+        """Open a file, with what was closed elsewhere before. Raises STALE when it is gone.
+
+        `thread` is the one that opens; None: the kernel is told the size without being refused.
+        With O_TRUNC set-user-id and set-group-id go, unless root opens.
+        """
         # Counted as open before anything is asked, so that a removal meanwhile sustains it.
         number = self._add_file_handle(await self._known(ino), flags)
         try:
@@ -380,10 +401,11 @@ class FileSystem:
             inode = await self._asked(ino, wire.EXTENTS_PAGE_MAX)
             if inode.attributes.kind is FileKind.DIRECTORY:
                 raise MictlanError(Kind.IS_DIRECTORY, "open", str(ino))
-            self._renew_size(inode)
+            if thread is not None:
+                self._renew_size(inode, thread)
             if flags & os.O_TRUNC:
                 # Of an empty file too: its times change.
-                await self.setattr(ino, size=0)
+                await self.setattr(ino, size=0, mode=_truncated_mode(inode, is_root=is_root))
         except BaseException:
             await self._close(number)
             raise
@@ -392,19 +414,20 @@ class FileSystem:
         inode.kernel_content_version = version
         return Opened(number, keep_cache)
 
-    def _renew_size(self, inode: Inode) -> None:
+    def _renew_size(self, inode: Inode, thread: int) -> None:
         """Refuse an open, once, of a file whose size the kernel was told before it changed.
 
         The kernel would append at the old size and read no further than it, and the answer to an
         open cannot tell it another. STALE makes it look the path up anew, which can, and open
-        again; a second STALE in a row would reach the program.
+        again, in the same thread; a second STALE in a row would reach the program.
         """
         now_s = self._clock.monotonic_s()
+        is_repeated = now_s < inode.reopening.pop(thread, now_s)
         is_told = inode.told_content_version in {-1, inode.attributes.content_version}
-        if is_told or now_s < inode.reopening_until_s:
-            inode.reopening_until_s = 0.0
+        if is_told or is_repeated:
             return
-        inode.reopening_until_s = now_s + REOPEN_WITHIN_S
+        waiting = {key: until for key, until in inode.reopening.items() if now_s < until}
+        inode.reopening = {**waiting, thread: now_s + REOPEN_WITHIN_S}
         raise MictlanError(Kind.STALE, "open", str(inode.ino), "it was changed elsewhere")
 
     def _add_file_handle(self, inode: Inode, flags: int) -> HandleNumber:
@@ -471,9 +494,20 @@ class FileSystem:
             inode.xattrs_version = version
         return inode.xattrs
 
+    def _check_xattr_name(self, name: bytes) -> None:
+        """Refuse names of the system that are not served: as plain bytes they would do nothing.
+
+        Refuses names outside of every namespace too; see xattr(7).
+        """
+        is_refused_system = name.startswith(b"system.") and not (
+            self.has_acls and name in acl.NAMES
+        )
+        if is_refused_system or not name.startswith(XATTR_NAMESPACES):
+            raise MictlanError(Kind.UNSUPPORTED, "xattr", os.fsdecode(name))
+
     async def getxattr(self, ino: InodeNumber, name: bytes) -> bytes:
         """The value of an extended attribute. Raises NO_DATA, UNSUPPORTED."""
-        _refuse_system_xattr(name)
+        self._check_xattr_name(name)
         value = (await self._xattrs(ino)).get(name)
         if value is None:
             raise MictlanError(Kind.NO_DATA, "getxattr", str(ino))
@@ -481,16 +515,35 @@ class FileSystem:
 
     async def listxattr(self, ino: InodeNumber) -> list[bytes]:
         """The names of all extended attributes."""
-        return sorted(await self._xattrs(ino))
+        names = await self._xattrs(ino)
+        return sorted(names if self.has_acls else names.keys() - acl.NAMES)
 
-    async def setxattr(self, ino: InodeNumber, name: bytes, value: bytes, flags: int = 0) -> None:
-        """Give an extended attribute a value; `flags` are those of the system call."""
-        _refuse_system_xattr(name)
+    async def setxattr(
+        self,
+        ino: InodeNumber,
+        name: bytes,
+        value: bytes,
+        flags: int = 0,
+        *,
+        is_member: IsMember | None = None,
+    ) -> None:
+        """Give an extended attribute a value; `flags` are those of the system call.
+
+        `is_member` tells whether who sets it is in a group, and so may keep the set-group-id bit
+        of a file of that group; None: may.
+        """
+        self._check_xattr_name(name)
+        clears = False
+        if name == acl.ACCESS_NAME and is_member is not None:
+            known = (await self.getattr(ino)).attributes
+            clears = bool(known.mode & stat.S_ISGID) and not is_member(known.gid)
+        op = wire.SetXattr(ino, name, value, self._clock.wall_ns(), flags, clears)
         with stale_when_gone("setxattr", ino):
-            await self._apply(wire.SetXattr(ino, name, value, self._clock.wall_ns(), flags))
+            await self._apply(op)
 
     async def removexattr(self, ino: InodeNumber, name: bytes) -> None:
-        """Remove an extended attribute. Raises NO_DATA."""
+        """Remove an extended attribute. Raises NO_DATA, UNSUPPORTED."""
+        self._check_xattr_name(name)
         with stale_when_gone("removexattr", ino):
             await self._apply(wire.RemoveXattr(ino, name, self._clock.wall_ns()))
 
@@ -515,14 +568,19 @@ class FileSystem:
         return lost_bytes
 
 
-def _refuse_system_xattr(name: bytes) -> None:
-    """Say that there are no access control lists.
+def _nearest_time(time_ns: int | None) -> int | None:
+    """The nearest time that can be kept, as other file systems do it; see utimensat(2)."""
+    return None if time_ns is None else min(max(time_ns, TIME_NS_MIN), TIME_NS_MAX)
 
-    Kept as plain bytes they would not be enforced; told that there are none, programs such as
-    sed and cp set the mode instead.
+
+def _truncated_mode(inode: Inode, *, is_root: bool) -> int | None:
+    """The mode of a file after O_TRUNC, None when it stays.
+
+    The kernel ends set-ids when a file is written or truncated, and leaves this case to us.
     """
-    if name.startswith(b"system."):
-        raise MictlanError(Kind.UNSUPPORTED, "xattr", os.fsdecode(name))
+    mode = inode.attributes.mode
+    ended = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
+    return None if is_root or not mode & ended else mode & ~ended
 
 
 def _inherited(directory: Attributes, kind: FileKind, gid: int, mode: int) -> tuple[int, int]:

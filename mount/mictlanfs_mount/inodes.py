@@ -22,8 +22,8 @@ class Inode:
         open_count: handles.
         kernel_content_version: the content that pages in the kernel's cache are of; -1: none.
         told_content_version: the content whose size the kernel was told last; -1: none.
-        reopening_until_s: until when (monotonic) an open is the kernel's repetition of one that
-            was refused as stale.
+        reopening: for threads whose open was refused as stale, until when (monotonic) their next
+            one is the kernel's repetition of it.
         xattrs, xattrs_version: extended attributes and the inode version they belong to.
     """
 
@@ -35,7 +35,7 @@ class Inode:
         "lookup_count",
         "open_count",
         "policy",
-        "reopening_until_s",
+        "reopening",
         "target",
         "told_content_version",
         "valid_until_s",
@@ -54,7 +54,7 @@ class Inode:
         self.extents = ExtentMap()
         self.kernel_content_version = -1
         self.told_content_version = -1
-        self.reopening_until_s = 0.0
+        self.reopening: dict[int, float] = {}
         self.xattrs: dict[bytes, bytes] = {}
         self.xattrs_version = -1
 

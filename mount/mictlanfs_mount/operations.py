@@ -85,6 +85,7 @@ class Operations(pyfuse3.Operations):
         self._fs = filesystem
         self._shown = presentation
         filesystem.inodes.root = presentation.root
+        self.enable_acl = filesystem.has_acls = presentation.is_as_stored
 
     def _entry(self, inode: Inode) -> pyfuse3.EntryAttributes:
         inode.told_content_version = inode.attributes.content_version
@@ -269,7 +270,8 @@ class Operations(pyfuse3.Operations):
 
         pyfuse3 tells nothing of XATTR_CREATE and XATTR_REPLACE.
         """
-        await self._fs.setxattr(self._shown.from_kernel(inode), name, value)
+        is_member = functools.partial(_is_member, ctx)
+        await self._fs.setxattr(self._shown.from_kernel(inode), name, value, is_member=is_member)
 
     @handler
     async def removexattr(
@@ -355,7 +357,9 @@ class Operations(pyfuse3.Operations):
         self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.FileInfo:
         """Open a file."""
-        return _file_info(await self._fs.open(self._shown.from_kernel(inode), flags))
+        ino, is_root = self._shown.from_kernel(inode), ctx.uid == 0
+        # What the kernel calls pid here is the number of a thread.
+        return _file_info(await self._fs.open(ino, flags, ctx.pid, is_root=is_root))
 
     @handler
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
@@ -404,5 +408,17 @@ def _caller(ctx: pyfuse3.RequestContext) -> Caller:
     return Caller(ctx.uid, ctx.gid)
 
 
+def _is_member(ctx: pyfuse3.RequestContext, gid: int) -> bool:
+    """Whether who makes a request is in a group, or is root. A process that is gone is in none."""
+    if gid == ctx.gid or ctx.uid == 0:
+        return True
+    try:
+        return gid in pyfuse3.get_sup_groups(ctx.pid)
+    except (OSError, RuntimeError):
+        return False
+
+
 def _file_info(opened: Opened) -> pyfuse3.FileInfo:
-    return pyfuse3.FileInfo(fh=FileHandleT(opened.handle), keep_cache=opened.keep_cache)
+    return pyfuse3.FileInfo(
+        fh=FileHandleT(opened.handle), keep_cache=opened.keep_cache, direct_io=opened.direct_io
+    )

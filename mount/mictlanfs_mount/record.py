@@ -8,17 +8,21 @@ process has ended, or that somebody removed, does no harm.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from mictlanfs import paths
+from mictlanfs.config import MountOptions
+from mictlanfs.durable import replace_file
 from mictlanfs.errors import MictlanError
 from mictlanfs.identifiers import boot_id
-from mictlanfs.jsonfiles import from_json, replace_file, to_json
+from mictlanfs.jsontext import from_json, to_json
 from mictlanfs.oserrors import translated_os_errors
 from mictlanfs.processes import ProcessIdentity, current_process
 
@@ -34,6 +38,7 @@ class MountRecord(msgspec.Struct, frozen=True):
         uri: of the space.
         log_path: of the process; empty in the foreground.
         error: why the mount ended badly; empty while it runs.
+        options: the fields of `MountOptions` as texts, to be compared only.
     """
 
     process: ProcessIdentity
@@ -41,11 +46,20 @@ class MountRecord(msgspec.Struct, frozen=True):
     uri: str
     log_path: str = ""
     error: str = ""
+    options: dict[str, str] = {}  # msgspec copies it.
 
 
-def record_of_this_process(mountpoint: Path, uri: str, log_path: Path | None) -> MountRecord:
+def record_of_this_process(
+    mountpoint: Path, uri: str, log_path: Path | None, options: MountOptions | None = None
+) -> MountRecord:
     """A record that says that this process serves `mountpoint`."""
-    return MountRecord(current_process(), str(mountpoint), uri, str(log_path or ""))
+    texts = {} if options is None else option_texts(dataclasses.asdict(options))
+    return MountRecord(current_process(), str(mountpoint), uri, str(log_path or ""), options=texts)
+
+
+def option_texts(options: Mapping[str, object]) -> dict[str, str]:
+    """Fields of `MountOptions` in the form in which they are recorded."""
+    return {field: str(value) for field, value in options.items()}
 
 
 def write_record(record: MountRecord) -> None:

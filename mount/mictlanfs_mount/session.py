@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -38,18 +37,22 @@ from mictlanfs.config import MountOptions
 from mictlanfs.errors import Kind, MictlanError, UsageError
 from mictlanfs.identifiers import boot_id
 from mictlanfs.model import ROOT_INODE, FileKind, InodeNumber
+from mictlanfs.processes import raise_descriptor_limit
 from mictlanfs.taskerrors import raising_single_errors
 from mictlanfs.uri import parse_routers
 from mictlanfs_mount.attributes import Presentation
 from mictlanfs_mount.chunkcache.cache import ChunkCache, Fetch, open_chunk_cache
 from mictlanfs_mount.chunkcache.disk import DiskLimits
 from mictlanfs_mount.content import Content
+from mictlanfs_mount.durable import DurableFileSystem
 from mictlanfs_mount.filesystem import FileSystem
 from mictlanfs_mount.inodes import InodeTable
 from mictlanfs_mount.kernel import raise_limits
 from mictlanfs_mount.operations import Operations
+from mictlanfs_mount.selfreport import SelfReport
 from mictlanfs_mount.settings import MountSettings
 from mictlanfs_mount.stackdump import all_stacks
+from mictlanfs_mount.virtual import VirtualFileSystem
 
 log = logging.getLogger(__name__)
 
@@ -75,15 +78,9 @@ def run_mount(settings: MountSettings, notify_ready: Callable[[], None]) -> None
             UNAVAILABLE after the unmount: some bytes could not be stored.
         UsageError: a setting is wrong.
     """
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     with raising_single_errors():
         trio.run(_mount, settings, notify_ready)
-
-
-def _raise_descriptor_limit() -> None:
-    """Allow as many open files as the system lets us: programs open thousands."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> None:
@@ -93,6 +90,7 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
     directory = PeerDirectory(trio.current_time, boot_id())
     retry = RetryPolicy(deadline_s=options.deadline_s)
     router = RouterClient(routers, transport, retry, on_peer_map_version=directory.notice_version)
+    peers = PeerClient(transport)
     impatient = RouterClient(routers, transport, replace(retry, deadline_s=CONNECT_DEADLINE_S))
 
     def on_grant(grant: wire.SessionGrant) -> None:
@@ -110,7 +108,7 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
             )
         )
         chunks = await stack.enter_async_context(
-            open_chunk_store(PeerClient(transport), directory, router.peer_map, retry)
+            open_chunk_store(peers, directory, router.peer_map, retry)
         )
         cache = await stack.enter_async_context(
             _open_cache(chunks.fetch, options, session.grant.space_id)
@@ -129,15 +127,27 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
             dirty_size_bytes_max=options.memory // 2,
             deadline_s=options.deadline_s,
         )
-        filesystem = FileSystem(
+        is_durable = options.sync or options.dirsync
+        filesystem = (DurableFileSystem if is_durable else VirtualFileSystem)(
             router,
             session,
             content,
             inodes,
             clock,
             attr_timeout_s=options.attr_timeout_s,
-            sync_on_close=options.sync_on_close,
+            # What was written to mapped memory comes when the file is closed.
+            sync_on_close=options.sync_on_close or options.sync,
         )
+        filesystem.views = SelfReport(
+            settings,
+            router,
+            peers,
+            session,
+            directory,
+            cache.stats,
+            content.writeback.budget,
+            filesystem,
+        ).views()
         nursery.start_soon(content.writeback.seal_aged_windows)
         await _serve(settings, filesystem, presentation, notify_ready)
         nursery.cancel_scope.cancel()
@@ -230,6 +240,11 @@ def _kernel_options(settings: MountSettings) -> set[str]:
         chosen.add("allow_other")
     if options.read_only:
         chosen.add("ro")
+    if options.sync:
+        # The kernel then sends an fsync behind every write.
+        chosen.add("sync")
+    if options.dirsync:
+        chosen.add("dirsync")
     return chosen | (_MOUNT_FLAGS & set(options.carried))
 
 

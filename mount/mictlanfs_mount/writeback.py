@@ -18,6 +18,7 @@ gone (STALE). The failure is kept and reported by the next `flush`, once for eac
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -213,6 +214,7 @@ class FileWriter:
                 await trio.sleep(delay_s)
                 delay_s = min(2 * delay_s, RETRY_S_MAX)
             else:
+                self.pool.note_progress()
                 self.pool.on_stored(sealed.chunk, sealed.pieces.buffers())
                 await self._commit_stored()
                 return
@@ -263,6 +265,7 @@ class FileWriter:
             batch[-1][0].mtime_ns,
         )
         attributes = await self.pool.storage.commit(op)
+        self.pool.note_progress()
         if batch[0][0].is_dropped:
             return
         # No await until the bytes are known as committed and gone from here: a reader in between
@@ -306,19 +309,21 @@ class FileWriter:
         Cancellation: nothing is lost; write-back goes on.
 
         Raises:
-            MictlanError: the failure met since the last report; TIMED_OUT after `deadline_s`.
-                The data is kept and tried again.
+            MictlanError: the failure met since the last report; TIMED_OUT when nothing has left
+                the mount for `deadline_s`. The data is kept and tried again.
         """
         self.seal_all()
         target_count = self._sealed_count
-        with trio.move_on_after(deadline_s):
-            while self._committed_count < target_count:
-                self.raise_error()
+        started_s = trio.current_time()
+        while self._committed_count < target_count:
+            self.raise_error()
+            give_up_at = self.pool.gives_up_at(started_s, deadline_s)
+            if trio.current_time() >= give_up_at:
+                detail = f"{self.dirty_bytes} bytes are not stored yet; they are tried again"
+                raise MictlanError(Kind.TIMED_OUT, "flush", str(self.ino), detail)
+            with trio.move_on_at(give_up_at):
                 await self._changed.wait()
         self.raise_error()
-        if self._committed_count < target_count:
-            detail = f"{self.dirty_bytes} bytes are not stored yet; they are kept and tried again"
-            raise MictlanError(Kind.TIMED_OUT, "flush", str(self.ino), detail)
 
     def raise_error(self) -> None:
         """Report the last failure, once."""
@@ -361,6 +366,7 @@ class WriteBack:
         self.on_stored = on_stored
         self.upload_limiter = trio.CapacityLimiter(UPLOADS_MAX)
         self._writers: dict[InodeNumber, FileWriter] = {}
+        self._progressed_s = -math.inf
 
     def writer(
         self,
@@ -383,22 +389,35 @@ class WriteBack:
         if writer.error is None and self._writers.get(writer.ino) is writer:
             del self._writers[writer.ino]
 
+    def note_progress(self) -> None:
+        """Bytes have left the mount."""
+        self._progressed_s = trio.current_time()
+
+    def gives_up_at(self, started_s: float, deadline_s: float) -> float:
+        """When a wait that began at `started_s` ends: `deadline_s` after anything was stored.
+
+        A slow space is no reason to fail while it works.
+        """
+        return max(started_s, self._progressed_s) + deadline_s
+
     async def wait_for_room(self, deadline_s: float) -> None:
         """Wait until the budget allows another write.
 
         Raises:
-            MictlanError: NO_SPACE when the peers are full; TIMED_OUT when nothing became free
-                within the deadline.
+            MictlanError: NO_SPACE when the peers are full; TIMED_OUT when nothing has left the
+                mount for `deadline_s`.
         """
-        with trio.move_on_after(deadline_s):
-            while self.budget.is_exhausted:
-                for writer in list(self._writers.values()):
-                    writer.seal_all()
-                    if writer.failure is not None and writer.failure.kind is Kind.NO_SPACE:
-                        raise MictlanError(Kind.NO_SPACE, "write", "", writer.failure.detail)
+        started_s = trio.current_time()
+        while self.budget.is_exhausted:
+            for writer in list(self._writers.values()):
+                writer.seal_all()
+                if writer.failure is not None and writer.failure.kind is Kind.NO_SPACE:
+                    raise MictlanError(Kind.NO_SPACE, "write", "", writer.failure.detail)
+            give_up_at = self.gives_up_at(started_s, deadline_s)
+            if trio.current_time() >= give_up_at:
+                raise MictlanError(Kind.TIMED_OUT, "write", "", "dirty data cannot be stored")
+            with trio.move_on_at(give_up_at):
                 await self.budget.wait_changed()
-        if self.budget.is_exhausted:
-            raise MictlanError(Kind.TIMED_OUT, "write", "", "dirty data cannot be stored")
 
     async def seal_aged_windows(self) -> None:
         """Send what was written a while ago on its way, for as long as the mount lives."""
@@ -409,17 +428,21 @@ class WriteBack:
                 writer.seal_aged(now_s)
 
     async def flush_all(self, deadline_s: float) -> int:
-        """Flush every file; returns how many bytes could not be stored within the deadline."""
-        with trio.move_on_after(deadline_s):
-            for writer in list(self._writers.values()):
-                writer.seal_all()
-            for writer in list(self._writers.values()):
-                while not writer.is_clean:
-                    try:
-                        await writer.flush(deadline_s)
-                    except MictlanError as error:
-                        log.warning("flush of inode %d failed: %s", writer.ino, error)
-                        await trio.sleep(RETRY_S_FIRST)
+        """Store what was written to any file before; returns how many bytes are dirty afterwards.
+
+        Goes on for as long as anything leaves the mount; gives up after `deadline_s` without.
+        """
+        started_s = trio.current_time()
+        for writer in list(self._writers.values()):
+            writer.seal_all()
+        for writer in list(self._writers.values()):
+            while (left_s := self.gives_up_at(started_s, deadline_s) - trio.current_time()) > 0:
+                try:
+                    await writer.flush(left_s)
+                    break
+                except MictlanError as error:
+                    log.warning("flush of inode %d failed: %s", writer.ino, error)
+                    await trio.sleep(RETRY_S_FIRST)
         return sum(writer.dirty_bytes for writer in self._writers.values())
 
 

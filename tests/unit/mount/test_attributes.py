@@ -16,7 +16,7 @@ from mictlanfs.model import (
     InodeNumber,
 )
 from mictlanfs_mount.attributes import Presentation
-from tests.support.mount_fakes import attributes_of
+from tests.support.mount_space import attributes_of
 
 PLAIN = Presentation(ROOT_INODE)
 
@@ -85,6 +85,16 @@ def test_owner_of_the_mount_options_hides_the_stored_one() -> None:
 def test_umask_hides_permission_bits_and_nothing_else() -> None:
     shown = Presentation(ROOT_INODE, umask=0o027).entry(attributes_of(5, mode=0o4777), 0.0)
     assert shown.st_mode == stat.S_IFREG | 0o4750
+
+
+def test_access_control_lists_fit_only_to_what_is_shown_as_stored() -> None:
+    assert PLAIN.is_as_stored
+    for shown in (
+        Presentation(ROOT_INODE, uid=0),
+        Presentation(ROOT_INODE, gid=0),
+        Presentation(ROOT_INODE, umask=0o022),
+    ):
+        assert not shown.is_as_stored
 
 
 def test_mounted_directory_is_the_root_to_the_kernel() -> None:

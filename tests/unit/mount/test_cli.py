@@ -6,7 +6,7 @@ from click.testing import CliRunner, Result
 
 from mictlanfs.config import MOUNT_OPTIONS
 from mictlanfs.errors import Kind, MictlanError, UsageError
-from mictlanfs_mount import cli, daemon, logfile
+from mictlanfs_mount import cli, daemon, helperlinks, logfile
 from mictlanfs_mount.settings import MountSettings
 
 URI = "mictlanx://r@127.0.0.1:60666/?protocol=http"
@@ -21,6 +21,7 @@ class Calls:
         self.launched: list[tuple[str, Path, str]] = []
         self.served: list[MountSettings] = []
         self.ended: list[tuple[Path, bool, float]] = []
+        self.changed: list[tuple[Path, str]] = []
         self.error: MictlanError | None = None
 
     def launch(self, uri: str, where: Path, options: str) -> None:
@@ -30,6 +31,9 @@ class Calls:
 
     def serve(self, settings: MountSettings, notify_ready: object) -> None:
         self.served.append(settings)
+
+    def change_mount(self, path: Path, options: str) -> None:
+        self.changed.append((path, options))
 
     def end_mount(self, path: Path, *, is_lazy: bool, timeout_s: float, say: object) -> None:
         self.ended.append((path, is_lazy, timeout_s))
@@ -41,6 +45,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     monkeypatch.setattr(daemon, "launch", calls.launch)
     monkeypatch.setattr(daemon, "serve", calls.serve)
     monkeypatch.setattr(daemon, "end_mount", calls.end_mount)
+    monkeypatch.setattr(daemon, "change_mount", calls.change_mount)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(logfile, "log_to_stderr", lambda: None)
     monkeypatch.setattr(cli, "check_ability", lambda *, allow_other: None)
     return calls
@@ -193,7 +199,60 @@ def test_what_launch_passes_is_what_the_mount_process_reads(
 def test_mount_helper_mounts_as_mount_8_asks(calls: Calls, where: Path) -> None:
     code = cli.run_helper([URI, str(where), "-o", "rw,_netdev,uid=5"])
     assert code == 0
-    assert calls.launched == [(URI, where, "rw,_netdev,uid=5")]
+    # What mount(8) has by default it does not name.
+    assert calls.launched == [(URI, where, "suid,dev,exec,rw,_netdev,uid=5")]
+
+
+def test_mount_helper_of_another_user_has_the_defaults_of_fuse(
+    calls: Calls, where: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert cli.run_helper([URI, str(where), "-o", "rw,user=nobody"]) == 0
+    assert calls.launched == [(URI, where, "rw,user=nobody")]
+
+
+@pytest.fixture
+def attic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A configuration that knows the space by a short name."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "conf"))
+    file = tmp_path / "conf" / "mictlanfs" / "spaces.conf"
+    file.parent.mkdir(parents=True)
+    file.write_text(f'[spaces]\nattic = "{URI}"\n')
+
+
+@pytest.mark.usefixtures("attic")
+def test_a_short_name_is_the_source_unless_another_is_named(calls: Calls, where: Path) -> None:
+    run_mount("attic", where, "-o", "ro")
+    run_mount("attic", where, "-o", "fsname=mine")
+    run_mount("attic", where)
+    assert calls.launched == [
+        (URI, where, "fsname=attic,ro"),
+        (URI, where, "fsname=attic,fsname=mine"),
+        (URI, where, "fsname=attic"),
+    ]
+
+
+def test_a_remount_changes_the_mount_that_is_there(calls: Calls, where: Path) -> None:
+    words = r"ro,relatime,remount,user_id=0,group_id=0,fsname=a\,b"
+    assert cli.run_helper([URI, str(where), "-o", words]) == 0
+    assert calls.changed == [(where, r"suid,dev,exec,ro,relatime,fsname=a\,b")]
+    assert calls.launched == []
+
+
+def test_a_remount_can_be_pretended(calls: Calls, where: Path) -> None:
+    assert cli.run_helper([URI, str(where), "-f", "-o", "remount,ro"]) == 0
+    assert calls.changed == []
+
+
+def test_the_helper_is_installed_and_nothing_is_mounted(
+    calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("/there")
+    monkeypatch.setattr(helperlinks, "install", lambda: [link])
+    result = run_mount("--install-helper")
+    assert (result.exit_code, result.output) == (0, f"{link} -> /there\n")
+    assert calls.launched == []
 
 
 def test_mount_helper_takes_its_flags_in_any_order(
@@ -201,7 +260,7 @@ def test_mount_helper_takes_its_flags_in_any_order(
 ) -> None:
     arguments = ["-n", "-v", URI, str(where), "-t", "mictlanfs", "-o", "ro", "-N", "/proc/1/ns/mnt"]
     assert cli.run_helper(arguments) == 0
-    assert calls.launched == [(URI, where, "ro")]
+    assert calls.launched == [(URI, where, "suid,dev,exec,ro")]
     assert str(where) in capsys.readouterr().out
 
 
@@ -215,7 +274,7 @@ def test_mount_helper_may_be_sloppy(calls: Calls, where: Path) -> None:
     options = r"colour=red\,blue,uid=5,x-systemd.automount,ro"
     assert cli.run_helper([URI, str(where), "-o", options]) == 1
     assert cli.run_helper([URI, str(where), "-s", "-o", options]) == 0
-    assert calls.launched == [(URI, where, "uid=5,ro")]
+    assert calls.launched == [(URI, where, "suid,dev,exec,uid=5,ro")]
 
 
 @pytest.mark.parametrize(

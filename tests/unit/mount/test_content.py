@@ -17,7 +17,8 @@ from mictlanfs_mount import content as content_module
 from mictlanfs_mount.content import KEEP_WRITTEN_SIZE_BYTES_MAX, RENEWAL_S_MAX
 from mictlanfs_mount.handles import FileHandle, HandleNumber
 from mictlanfs_mount.inodes import Inode
-from tests.support.mount_fakes import CHUNK_SIZE_BYTES, FakeMount, FakeSpace, open_mount
+from tests.support.mount_fakes import FakeMount, open_mount
+from tests.support.mount_space import CHUNK_SIZE_BYTES, FakeSpace
 
 WINDOW = CHUNK_SIZE_BYTES
 UNAVAILABLE = MictlanError(Kind.UNAVAILABLE, "get chunk", "", "no peer answers")
@@ -301,6 +302,17 @@ async def test_file_that_was_replaced_by_a_shorter_one_ends_where_that_does() ->
         space.write(file.ino, 0, b"short")
         assert await file.read(0, 100) == b"short"
         assert file.size == 5
+
+
+async def test_inode_that_was_never_opened_is_read_and_kept_up_to_date() -> None:
+    async with open_mount(attr_timeout_s=0.0) as mount:
+        space = mount.space
+        ino = space.add(space.bucket, b"file", content=b"old content")
+        handle = FileHandle(await mount.filesystem.lookup(space.bucket, b"file"))
+        assert await mount.content.read(handle, 0, 100) == b"old content"
+        space.write(ino, 0, b"new content")
+        await mount.filesystem.getattr(ino)
+        assert await mount.content.read(handle, 0, 100) == b"new content"
 
 
 async def test_file_that_changes_with_every_answer_is_given_up_in_the_end(

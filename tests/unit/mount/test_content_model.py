@@ -19,7 +19,8 @@ from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Attributes, InodeNumber
 from mictlanfs_mount.handles import HandleNumber
-from tests.support.mount_fakes import FakeMount, FakeSpace, open_mount
+from tests.support.mount_fakes import FakeMount, open_mount
+from tests.support.mount_space import FakeSpace
 
 # Tiny windows, so that short writes fill, cross and overlap them.
 WINDOW = 16
@@ -222,21 +223,21 @@ async def read_what_another_mount_changes(seed: int, change_count: int) -> None:
                         raise
                 else:
                     assert data in {state[offset : offset + length] for state in other.states}
-                await trio.sleep(0.001)
+                await trio.sleep(0.004)
 
         async with trio.open_nursery() as readers:
             for _ in range(3):
                 readers.start_soon(read_on)
             for _ in range(change_count):
                 other.change(chance)
-                await trio.sleep(chance.choice(DELAYS_S[:5]))
+                await trio.sleep(chance.choice(DELAYS_S[:4]))
             readers.cancel_scope.cancel()
         mount.script.delay_s = None
         await mount.filesystem.open(other.ino, 0)
         assert await mount.filesystem.read(handle, 0, 2 * SIZE) == other.states[-1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 40))
 def test_reader_sees_whole_states_of_a_file_that_another_mount_changes(
     seed: int, change_count: int

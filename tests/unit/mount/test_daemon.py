@@ -31,7 +31,7 @@ from mictlanfs_mount.record import (
     write_record,
 )
 from mictlanfs_mount.settings import MountSettings
-from tests.support.mounts import FAKE_MOUNT, URI
+from tests.support.mounts import FAKE_MOUNT, URI, MountTable
 
 
 @pytest.fixture
@@ -402,3 +402,80 @@ def test_a_stale_record_is_harmless(where: Path) -> None:
     write_record(stale(record_of_this_process(where, URI, None)))
     with pytest.raises(MictlanError, match="nothing is mounted"):
         end(where)
+
+
+# --- changing ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path: Path, user_directories: Path) -> Path:
+    """Where the table says that something is mounted."""
+    return tmp_path / "m"
+
+
+@pytest.fixture
+def changes(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What was asked of the kernel, which does nothing."""
+    asked: list[list[str]] = []
+    monkeypatch.setattr(daemon, "remount", lambda _, changes: asked.append(list(changes)))
+    return asked
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MountTable:
+    return MountTable(tmp_path / "mountinfo", monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ("ro", ["ro"]),
+        ("rw,suid,nodev,relatime", ["rw", "suid", "nodev"]),
+        ("uid=5", []),
+        ("", []),
+    ],
+)
+def test_a_change_of_a_mount_goes_to_the_kernel(
+    place: Path, table: MountTable, changes: list[list[str]], options: str, asked: list[str]
+) -> None:
+    table.add(place)
+    running = MountOptions(uid=5)
+    write_record(record_of_this_process(place, URI, None, running))
+    daemon.change_mount(place, options)
+    assert changes == [asked]
+
+
+@pytest.mark.parametrize("options", ["uid=6", "ro,umask=0", "sync", "allow_other"])
+def test_what_is_fixed_while_mounted_is_not_changed(
+    place: Path, table: MountTable, changes: list[list[str]], options: str
+) -> None:
+    table.add(place)
+    write_record(record_of_this_process(place, URI, None, MountOptions(uid=5)))
+    with pytest.raises(UsageError, match="cannot be changed"):
+        daemon.change_mount(place, options)
+    assert changes == []
+
+
+@pytest.mark.parametrize("kind", [None, "ext4"])
+def test_only_a_space_is_changed(
+    place: Path, table: MountTable, changes: list[list[str]], kind: str | None
+) -> None:
+    if kind is not None:
+        table.add(place, kind)
+    with pytest.raises(UsageError, match="no space is mounted"):
+        daemon.change_mount(place, "ro")
+    assert changes == []
+
+
+# --- after another -------------------------------------------------------------------------------
+
+
+def test_a_mount_waits_for_the_process_of_the_last_one(
+    where: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[ProcessIdentity] = []
+    monkeypatch.setattr(daemon, "wait_ended", lambda processes, _: waited.extend(processes))
+    record = record_of_this_process(where, URI, None)
+    write_record(record)
+    launch(where, "ready")
+    assert waited == [record.process]

@@ -12,8 +12,15 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
-from mictlanfs.model import ROOT_INODE, BucketPolicy, FileKind, InodeNumber
-from mictlanfs_mount.filesystem import STATFS_VALIDITY_S, FileSystem
+from mictlanfs.model import (
+    ROOT_INODE,
+    TIME_NS_MAX,
+    TIME_NS_MIN,
+    BucketPolicy,
+    FileKind,
+    InodeNumber,
+)
+from mictlanfs_mount.filesystem import REOPEN_WITHIN_S, STATFS_VALIDITY_S, FileSystem
 from mictlanfs_mount.handles import HandleNumber
 from tests.support.mount_fakes import CALLER, FakeMount, open_mount
 from tests.support.mount_space import FakeSpace
@@ -90,6 +97,36 @@ async def test_open_of_a_file_whose_size_the_kernel_does_not_know_is_refused_onc
         inode.told_content_version = inode.attributes.content_version
         await fs.open(inode.ino, os.O_WRONLY)
         assert len(fs.handles) == 1
+
+
+async def test_each_of_several_threads_that_open_a_changing_file_is_refused_once() -> None:
+    async with open_mount() as mount:
+        fs = mount.filesystem
+        inode = await fs.make(mount.space.bucket, b"new", FileKind.FILE, 0o600, CALLER)
+        inode.lookup_count = 1
+        inode.told_content_version = inode.attributes.content_version + 1
+        threads = range(1, 5)
+        for thread in threads:
+            with pytest.raises(MictlanError):
+                await fs.open(inode.ino, os.O_RDONLY, thread)
+        for thread in reversed(threads):
+            await fs.open(inode.ino, os.O_RDONLY, thread)
+        assert inode.reopening == {}
+
+
+async def test_refused_open_that_is_not_repeated_soon_is_forgotten(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_mount() as mount:
+        fs = mount.filesystem
+        inode = await fs.make(mount.space.bucket, b"new", FileKind.FILE, 0o600, CALLER)
+        inode.lookup_count = 1
+        for thread in range(100):
+            inode.told_content_version = inode.attributes.content_version + 1
+            with pytest.raises(MictlanError):
+                await fs.open(inode.ino, os.O_RDONLY, thread)
+            await trio.sleep(REOPEN_WITHIN_S)
+        assert len(inode.reopening) == 1
 
 
 async def test_missing_name_is_not_found() -> None:
@@ -291,6 +328,15 @@ async def test_attributes_are_changed_one_by_one() -> None:
         assert (changed.mode, changed.uid, changed.gid) == (0o4755, 5, 6)
         assert (changed.atime_ns, changed.mtime_ns) == (7, 8)
         assert changed == mount.space.attributes(ino)
+
+
+@pytest.mark.parametrize("time_ns", [2**63, -(2**63) - 1, 2**64, 10**30, -(10**30)])
+async def test_time_that_does_not_fit_becomes_the_nearest(time_ns: int) -> None:
+    async with open_mount() as mount:
+        ino = mount.space.add(mount.space.bucket, b"file")
+        inode = await mount.filesystem.setattr(ino, atime_ns=time_ns, mtime_ns=time_ns)
+        nearest = TIME_NS_MAX if time_ns > 0 else TIME_NS_MIN
+        assert (inode.attributes.atime_ns, inode.attributes.mtime_ns) == (nearest, nearest)
 
 
 async def test_time_set_after_a_write_stays() -> None:
@@ -588,16 +634,46 @@ async def test_removal_of_an_absent_attribute_fails() -> None:
         assert caught.value.kind is Kind.NO_DATA
 
 
-async def test_access_control_lists_are_refused() -> None:
+XATTR_VERBS: dict[str, Callable[[FileSystem, InodeNumber, bytes], Awaitable[object]]] = {
+    "get": lambda fs, ino, name: fs.getxattr(ino, name),
+    "set": lambda fs, ino, name: fs.setxattr(ino, name, b"value"),
+    "remove": lambda fs, ino, name: fs.removexattr(ino, name),
+}
+
+
+@pytest.mark.parametrize("verb", XATTR_VERBS)
+async def test_attributes_of_the_system_that_mean_nothing_here_are_refused(verb: str) -> None:
     async with open_mount() as mount:
         ino = mount.space.add(mount.space.bucket, b"file")
-        for verb in (
-            mount.filesystem.getxattr(ino, b"system.posix_acl_access"),
-            mount.filesystem.setxattr(ino, b"system.posix_acl_access", b""),
-        ):
-            with pytest.raises(MictlanError) as caught:
-                await verb
-            assert caught.value.kind is Kind.UNSUPPORTED
+        with pytest.raises(MictlanError) as caught:
+            await XATTR_VERBS[verb](mount.filesystem, ino, b"system.nothing_known")
+        assert caught.value.kind is Kind.UNSUPPORTED
+        assert mount.script.asked() == 0
+
+
+@pytest.mark.parametrize("name", [b"colour", b"other.colour", b"User.a"])
+@pytest.mark.parametrize("verb", XATTR_VERBS)
+async def test_attributes_outside_of_every_namespace_are_refused(verb: str, name: bytes) -> None:
+    async with open_mount() as mount:
+        ino = mount.space.add(mount.space.bucket, b"file")
+        with pytest.raises(MictlanError) as caught:
+            await XATTR_VERBS[verb](mount.filesystem, ino, name)
+        assert caught.value.kind is Kind.UNSUPPORTED
+
+
+@pytest.mark.parametrize("verb", XATTR_VERBS)
+async def test_without_access_control_lists_they_are_refused_and_not_listed(verb: str) -> None:
+    async with open_mount() as mount:
+        fs, name = mount.filesystem, b"system.posix_acl_access"
+        ino = mount.space.add(mount.space.bucket, b"file")
+        for attribute in (name, b"user.x"):
+            mount.space.apply(0, wire.SetXattr(ino, attribute, b"value", 0))
+        assert await fs.listxattr(ino) == [name, b"user.x"]
+        fs.has_acls = False
+        assert await fs.listxattr(ino) == [b"user.x"]
+        with pytest.raises(MictlanError) as caught:
+            await XATTR_VERBS[verb](fs, ino, name)
+        assert caught.value.kind is Kind.UNSUPPORTED
 
 
 # --- the whole -----------------------------------------------------------------------------------

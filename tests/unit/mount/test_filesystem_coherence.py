@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from mictlanfs.model import InodeNumber
 from mictlanfs_mount.filesystem import Opened
-from tests.support.mount_fakes import FakeMount, FakeSpace, open_mount
+from tests.support.mount_fakes import FakeMount, open_mount
+from tests.support.mount_space import FakeSpace
 
 PAGE = 8
 SIZE = 40

@@ -12,7 +12,8 @@ from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import FileKind, InodeNumber
 from mictlanfs_mount.filesystem import Opened
-from tests.support.mount_fakes import CALLER, FakeMount, FakeSpace, open_mount
+from tests.support.mount_fakes import CALLER, FakeMount, open_mount
+from tests.support.mount_space import FakeSpace
 
 UNAVAILABLE = MictlanError(Kind.UNAVAILABLE)
 
@@ -54,6 +55,26 @@ async def test_second_open_brings_the_extents_of_changed_content() -> None:
         assert mount.script.asked("extents") == 0
 
 
+async def test_answer_to_an_open_that_was_overtaken_brings_no_extents() -> None:
+    async with open_mount(attr_timeout_s=0.0) as mount:
+        fs, space = mount.filesystem, mount.space
+        ino = space.add(space.bucket, b"file", content=b"old content")
+        await fs.lookup(space.bucket, b"file")
+        slow = mount.script.hold("node:served")
+        opened: list[Opened] = []
+
+        async def open_file() -> None:
+            opened.append(await fs.open(ino, os.O_RDONLY))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(open_file)
+            await slow.reached.wait()
+            space.write(ino, 0, b"new and longer")
+            await fs.getattr(ino)
+            slow.release()
+        assert await fs.read(opened[0].handle, 0, 100) == b"new and longer"
+
+
 async def test_directory_cannot_be_opened_as_a_file() -> None:
     async with open_mount() as mount:
         with pytest.raises(MictlanError) as caught:
@@ -73,6 +94,17 @@ async def test_file_made_elsewhere_is_opened_unless_it_must_be_new() -> None:
         assert inode.ino == ino
         assert inode is fs.handles.file(opened.handle).inode is mount.inodes.get(ino)
         assert await fs.read(opened.handle, 0, 100) == b"theirs"
+
+
+async def test_file_made_elsewhere_and_known_with_another_size_is_opened_at_once() -> None:
+    async with open_mount() as mount:
+        fs, bucket = mount.filesystem, mount.space.bucket
+        mount.space.add(bucket, b"file", content=b"theirs")
+        inode = await fs.lookup(bucket, b"file")
+        inode.lookup_count = 1
+        inode.told_content_version = inode.attributes.content_version - 1
+        _, opened = await fs.create(bucket, b"file", 0o600, os.O_RDWR, CALLER)
+        assert opened is inode
 
 
 async def test_file_made_elsewhere_is_truncated_when_asked_for() -> None:
@@ -145,6 +177,21 @@ async def test_open_to_truncate_an_empty_file_changes_its_time() -> None:
         before = mount.space.attributes(ino)
         await mount.filesystem.open(ino, os.O_WRONLY | os.O_TRUNC)
         assert mount.space.attributes(ino).mtime_ns > before.mtime_ns
+
+
+@pytest.mark.parametrize(
+    ("mode", "left"),
+    [(0o6755, 0o755), (0o2745, 0o2745), (0o4644, 0o644), (0o1777, 0o1777), (0o640, 0o640)],
+)
+async def test_open_to_truncate_ends_set_ids_unless_root_does_it(mode: int, left: int) -> None:
+    async with open_mount() as mount:
+        ino = mount.space.add(mount.space.bucket, b"program", mode=mode, content=b"x")
+        await mount.filesystem.open(ino, os.O_WRONLY | os.O_TRUNC, is_root=True)
+        assert mount.space.attributes(ino).mode == mode
+        await mount.filesystem.open(ino, os.O_WRONLY)
+        assert mount.space.attributes(ino).mode == mode
+        await mount.filesystem.open(ino, os.O_WRONLY | os.O_TRUNC)
+        assert mount.space.attributes(ino).mode == left
 
 
 async def test_failed_truncation_leaves_no_handle() -> None:
@@ -355,6 +402,32 @@ async def test_unlink_of_a_closed_file_while_others_are_open_leaves_nothing_behi
         ino = space.add(space.bucket, b"file")
         await fs.unlink(space.bucket, b"file")
         assert not space.exists(ino)
+
+
+async def test_unlink_of_a_closed_file_whose_data_cannot_be_stored_drops_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_mount() as mount:
+        fs, space = mount.filesystem, mount.space
+        ino = space.add(space.bucket, b"file")
+        opened = await fs.open(ino, os.O_WRONLY)
+        await fs.write(opened.handle, 0, b"x" * 100)
+        mount.script.failure = lambda point: UNAVAILABLE if point == "store:asked" else None
+        with pytest.raises(MictlanError):
+            await fs.flush(opened.handle)
+        await fs.release(opened.handle)
+        await fs.unlink(space.bucket, b"file")
+        assert mount.content.writeback.budget.used_bytes == 0
+        tries = mount.script.asked("store")
+        await trio.sleep(100)
+        assert mount.script.asked("store") == tries
+
+
+async def test_unlink_while_nothing_is_open_costs_one_request() -> None:
+    async with open_mount() as mount:
+        mount.space.add(mount.space.bucket, b"file")
+        await mount.filesystem.unlink(mount.space.bucket, b"file")
+        assert mount.script.asked() == 1
 
 
 @pytest.mark.parametrize("point", ["Unlink:asked", "Unlink:served"])

@@ -10,7 +10,7 @@ from mictlanfs import wire
 from mictlanfs.model import ROOT_INODE, FileKind, InodeNumber, Node
 from mictlanfs_mount.handles import DirectoryHandle, FileHandle, HandleNumber, HandleTable
 from mictlanfs_mount.inodes import Inode
-from tests.support.mount_fakes import attributes_of
+from tests.support.mount_space import attributes_of
 
 DIRECTORY = InodeNumber(3)
 

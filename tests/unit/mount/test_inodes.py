@@ -6,7 +6,7 @@ import pytest
 
 from mictlanfs.model import Chunk, ChunkId, Extent, InodeNumber, PeerNumber
 from mictlanfs_mount.inodes import Inode, InodeTable
-from tests.support.mount_fakes import attributes_of
+from tests.support.mount_space import attributes_of
 
 INO = InodeNumber(7)
 CHUNK = Chunk(ChunkId(bytes(16)), 100, bytes(32), (PeerNumber(1),))

@@ -26,7 +26,8 @@ from mictlanfs_mount.attributes import Presentation
 from mictlanfs_mount.filesystem import FileSystem
 from mictlanfs_mount.handles import HandleNumber
 from mictlanfs_mount.operations import Operations
-from tests.support.mount_fakes import CALLER, FakeMount, FakeSpace, open_mount
+from tests.support.mount_fakes import CALLER, FakeMount, open_mount
+from tests.support.mount_space import FakeSpace
 
 CTX = cast(
     "pyfuse3.RequestContext", SimpleNamespace(uid=CALLER.uid, gid=CALLER.gid, pid=1, umask=0o022)
@@ -276,6 +277,15 @@ async def errno_of(awaitable: Any) -> int:
     with pytest.raises(FUSEError) as caught:
         await awaitable
     return caught.value.errno
+
+
+@pytest.mark.parametrize(("umask", "has_acls"), [(0, True), (0o022, False)])
+async def test_the_kernel_enforces_lists_where_modes_are_those_stored(
+    umask: int, has_acls: bool
+) -> None:
+    async with open_operations(shown=Presentation(ROOT_INODE, umask=umask)) as rig:
+        assert rig.operations.enable_acl is has_acls
+        assert rig.mount.filesystem.has_acls is has_acls
 
 
 async def test_every_handler_that_gives_an_entry_counts_one_reference() -> None:

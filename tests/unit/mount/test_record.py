@@ -3,7 +3,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from mictlanfs.config import parse_mount_options
 from mictlanfs_mount.record import (
+    option_texts,
     read_record,
     record_of_this_process,
     remove_record,
@@ -20,6 +22,16 @@ def test_a_record_reads_back(tmp_path: Path) -> None:
     write_record(record)
     assert read_record(tmp_path) == record
     assert record.log_path == str(tmp_path / "log")
+
+
+def test_the_options_of_a_mount_are_recorded_as_texts(tmp_path: Path) -> None:
+    options = parse_mount_options("uid=5,cache_dir=/c,ro")
+    record = record_of_this_process(tmp_path, URI, None, options)
+    write_record(record)
+    assert read_record(tmp_path) == record
+    texts = {"uid": "5", "cache_dir": "/c", "read_only": "True", "gid": "None"}
+    assert texts.items() <= record.options.items()
+    assert option_texts({"uid": 5}).items() <= record.options.items()
 
 
 def test_each_mountpoint_has_its_own(tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""What a mount tells of itself: the keys that scripts rely on, and values from its parts."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import trio
+
+from mictlanfs import __version__
+from mictlanfs.client.peermap import PeerDirectory
+from mictlanfs.client.peers import PeerClient
+from mictlanfs.client.retry import NO_RETRY
+from mictlanfs.client.router import RouterClient
+from mictlanfs.client.session import open_session
+from mictlanfs.config import MountOptions
+from mictlanfs.model import PeerInfo, PeerMap, PeerNumber, PeerState
+from mictlanfs.uri import parse_routers
+from mictlanfs_mount.chunkcache.cache import CacheStats
+from mictlanfs_mount.chunkcache.memory import MemoryLevel
+from mictlanfs_mount.selfreport import SelfReport
+from mictlanfs_mount.settings import MountSettings
+from mictlanfs_mount.writeback import Budget
+from tests.support.fakenet import FakeNet
+from tests.support.fakerouter import FakeRouter
+from tests.support.mount_fakes import open_mount
+
+URI = "mictlanx://r@router:60666/?protocol=http"
+
+
+def cache_stats() -> CacheStats:
+    return CacheStats(1, 2, 3, 4, 5, 6, 7, 8, MemoryLevel(1024).stats(), None)
+
+
+async def test_every_document_is_json_and_says_what_the_parts_know() -> None:
+    fake = FakeRouter()
+    router = RouterClient(parse_routers(URI), FakeNet({fake.url: fake}), NO_RETRY)
+    directory = PeerDirectory(trio.current_time)
+    peer = PeerInfo(PeerNumber(7), "peer-7", "http://h:1", "z", 10, 1, PeerState.DOWN)
+    directory.update(PeerMap(3, (peer,)))
+    budget = Budget(100)
+    budget.charge(5)
+    options = MountOptions(cache_dir=Path("cache"))
+    settings = MountSettings(URI, Path("mnt"), options)
+    async with open_mount() as mount, open_session(router, "label") as session:
+        report = SelfReport(
+            settings,
+            router,
+            PeerClient(FakeNet({})),
+            session,
+            directory,
+            cache_stats,
+            budget,
+            mount.filesystem,
+        )
+        views = report.views()
+        told = {
+            name: json.loads(json.dumps(document(), default=os.fspath))
+            for name, document in views.documents.items()
+        }
+        grant = session.grant
+    assert list(told) == [b"stats", b"config", b"session", b"peers"]
+    stats = told[b"stats"]
+    assert (stats["router_requests"], stats["peer_requests"]) == (1, 0)
+    assert (stats["dirty_bytes"], stats["dirty_bytes_max"]) == (5, 100)
+    assert (stats["inodes"], stats["handles"]) == (0, 0)
+    assert stats["cache"]["memory"]["budget_bytes"] == 1024
+    assert told[b"config"]["version"] == __version__
+    assert told[b"config"]["uri"] == URI
+    assert told[b"config"]["options"]["cache_dir"] == "cache"
+    assert told[b"session"] == {
+        "session": grant.session,
+        "epoch": grant.epoch,
+        "space": grant.space_id,
+        "routers": ["http://router:60666"],
+    }
+    assert told[b"peers"]["version"] == 3
+    (shown,) = told[b"peers"]["peers"]
+    assert (shown["id"], shown["state"], shown["capacity"]) == ("peer-7", "down", 10)
+    assert views.peer_name(PeerNumber(7)) == "peer-7"
+    assert views.peer_name(PeerNumber(8)) == "8"
