@@ -23,6 +23,8 @@ T = TypeVar("T")
 _SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]?)(?:i?B)?", re.IGNORECASE)
 _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}
 _OPTION = "option"
+# One that separates options, not one inside a value.
+_COMMA = r"(?<!\\),"
 _UID_MAX = 2**32 - 2
 
 
@@ -137,7 +139,8 @@ class MountOptions:
         read_ahead_kib: of the kernel, per open file.
         deadline_s: after which a request to a space that does not answer fails.
         fsname: shown as the source in /proc/mounts; None: the URI.
-        carried: flags for the kernel, in the order given, each once.
+        sync, dirsync: as in mount(8); `sync` implies the other.
+        carried: flags for the kernel, in the order given, each once and none with its contrary.
     """
 
     read_only: bool = _flag(
@@ -170,8 +173,32 @@ class MountOptions:
     sync_on_close: bool = _flag(
         Option("sync_on_close", "close returns when the file is durable, and reports errors")
     )
+    sync: bool = _flag(
+        Option("sync", "every write and every change of names returns when it is durable"),
+        Option("async", "changes become durable soon, or by fsync (default)", value=False),
+    )
+    dirsync: bool = _flag(
+        Option("dirsync", "every change of names and attributes returns when it is durable")
+    )
     fsname: str | None = _value("fsname", "source shown in /proc/mounts", _parse_text)
     carried: tuple[str, ...] = ()
+
+
+_ACCESS_TIME_OPTIONS = ("atime", "relatime", "norelatime", "strictatime", "nostrictatime")
+# mount(8) may say who it was: user=NAME.
+_USER = "user"
+_MOUNT_8_OPTIONS = (
+    "_netdev",
+    "auto",
+    "noauto",
+    _USER,
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "defaults",
+    "nofail",
+)
 
 
 def _carried_options() -> Iterator[Option]:
@@ -182,15 +209,15 @@ def _carried_options() -> Iterator[Option]:
         ("nosuid", "set-user-id bits do not work"),
         ("exec", "programs may be run"),
         ("noexec", "no program may be run"),
-        ("noatime", "never update access times"),
-        ("relatime", "update access times when they are older than changes"),
-        ("strictatime", "always update access times"),
+        ("noatime", "shown in /proc/mounts; reading never changes access times anyway"),
     ):
         yield Option(name, text, is_carried=True)
 
 
 def _ignored_options() -> Iterator[Option]:
-    for name in ("_netdev", "auto", "noauto", "user", "nouser", "users", "defaults", "nofail"):
+    for name in _ACCESS_TIME_OPTIONS:
+        yield Option(name, "no effect: reading never changes access times", is_ignored=True)
+    for name in _MOUNT_8_OPTIONS:
         yield Option(name, "for mount(8); no effect here", is_ignored=True)
 
 
@@ -213,6 +240,32 @@ def parse_mount_options(text: str) -> MountOptions:
     Raises:
         UsageError: an option is unknown or its value bad; names it and the nearest known ones.
     """
+    values, carried = _given(text)
+    return MountOptions(**values, carried=carried)  # type: ignore[arg-type]  # parsed there
+
+
+def given_fields(text: str) -> dict[str, object]:
+    """The fields of `MountOptions` that options set, with their values; no others.
+
+    Raises:
+        UsageError: as `parse_mount_options`.
+    """
+    return _given(text)[0]
+
+
+def option_names(field: str) -> str:
+    """How a user writes the options that set a field, for messages."""
+    return "/".join(option.name for option, of in _FIELDS.values() if of == field)
+
+
+def without_options(text: str, is_unwanted: Callable[[str], bool]) -> str:
+    """Options in their text form, without those whose name is unwanted."""
+    items = re.split(_COMMA, text)
+    return ",".join(item for item in items if not is_unwanted(item.partition("=")[0].strip()))
+
+
+def _given(text: str) -> tuple[dict[str, object], tuple[str, ...]]:
+    """Fields with their values, and flags for the kernel."""
     values: dict[str, object] = {}
     carried: dict[str, None] = {}
     for name, value in _items(text):
@@ -222,17 +275,18 @@ def parse_mount_options(text: str) -> MountOptions:
         option, field = _known(name)
         if field:
             values[field] = _parsed(option, value)
-        elif value is not None:
+        elif value is not None and name != _USER:
             raise UsageError(f"mount option {name!r} takes no value")
         elif option.is_carried:
-            # Again at the end, since of contrary flags the last one wins.
-            carried.pop(name, None)
+            # Of contrary flags the last one wins.
+            for earlier in (name, f"no{name}", name.removeprefix("no")):
+                carried.pop(earlier, None)
             carried[name] = None
-    return MountOptions(**values, carried=tuple(carried))  # type: ignore[arg-type]  # parsed above
+    return values, tuple(carried)
 
 
 def _items(text: str) -> Iterable[tuple[str, str | None]]:
-    for item in re.split(r"(?<!\\),", text):
+    for item in re.split(_COMMA, text):
         name, equals, value = item.replace("\\,", ",").partition("=")
         if name.strip() or equals:
             yield name.strip(), value if equals else None

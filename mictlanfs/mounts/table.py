@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 MOUNT_TYPE = "fuse.mictlanfs"
@@ -23,12 +23,15 @@ class Mount:
         type: of the file system, e.g. "ext4" or "fuse.mictlanfs".
         source: what is mounted: a device, or the URI of a space.
         device: major and minor number; the minor is that of the FUSE connection.
+        options: of this mount and of its file system, as /proc/mounts shows them.
     """
 
     mountpoint: Path
     type: str
     source: str
     device: tuple[int, int]
+    # They may change while it is the same mount.
+    options: frozenset[str] = field(default=frozenset(), compare=False)
 
     @property
     def is_ours(self) -> bool:
@@ -81,10 +84,16 @@ def _mounts() -> list[Mount]:
 def _parse_line(line: str) -> Mount:
     # Optional fields of any number end with a dash: proc_pid_mountinfo(5).
     before, _, after = line.partition(" - ")
-    _, _, device, _, mountpoint, *_ = before.split(" ")
-    kind, source, *_ = after.split(" ")
+    _, _, device, _, mountpoint, own_options, *_ = before.split(" ")
+    kind, source, *rest = after.split(" ")
     major, minor = device.split(":")
-    return Mount(Path(_unescaped(mountpoint)), kind, _unescaped(source), (int(major), int(minor)))
+    return Mount(
+        Path(_unescaped(mountpoint)),
+        kind,
+        _unescaped(source),
+        (int(major), int(minor)),
+        frozenset(",".join([own_options, *rest]).split(",")),
+    )
 
 
 def _unescaped(field: str) -> str:

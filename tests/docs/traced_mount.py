@@ -66,13 +66,13 @@ class TracedMount:
 
 
 @contextmanager
-def traced(uri: str, base: Path) -> Iterator[TracedMount]:
+def traced(uri: str, base: Path, *more_options: str) -> Iterator[TracedMount]:
     """A traced mount of `uri` below `base`."""
     log, mountpoint = base / "requests", base / "mnt"
     log.touch()
     mountpoint.mkdir()
     # What is known must not expire while a busy machine prepares to look.
-    options = f"cache_dir={base / 'cache'},attr_timeout=60"
+    options = ",".join([f"cache_dir={base / 'cache'},attr_timeout=60", *more_options])
     words: list[str | Path] = [
         sys.executable,
         "-m",
