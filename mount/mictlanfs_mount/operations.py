@@ -303,7 +303,10 @@ class Operations(pyfuse3.Operations):
             index += 1
 
     def _reply_dot(self, token: pyfuse3.ReaddirToken, handle: DirectoryHandle, index: int) -> bool:
-        name, ino = ((b".", handle.inode.ino), (b"..", handle.parent))[index]
+        own = handle.inode.ino
+        # Above what is mounted there is nothing, also when it is a part of the space.
+        parent = own if own == self._shown.root else handle.parent
+        name, ino = ((b".", own), (b"..", parent))[index]
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = self._shown.to_kernel(ino)
         entry.st_mode = ModeT(FileKind.DIRECTORY << 12)

@@ -506,6 +506,14 @@ async def test_directory_begins_with_dots_and_has_every_name() -> None:
         assert stat.S_ISDIR(dots.st_mode)
 
 
+async def test_nothing_is_above_a_directory_that_is_mounted_alone() -> None:
+    space = FakeSpace()
+    async with open_operations(space, Presentation(space.bucket)) as rig:
+        fh = await rig.operations.opendir(pyfuse3.ROOT_INODE, CTX)
+        token = await readdir(rig, fh, 0)
+        assert [entry[1].st_ino for entry in token.entries[:2]] == [pyfuse3.ROOT_INODE] * 2
+
+
 @pytest.mark.parametrize("room", [1, 2, 3, 7])
 async def test_directory_read_in_parts_has_every_name_once_by_one_request(room: int) -> None:
     async with open_operations() as rig:
