@@ -83,7 +83,8 @@ def mount_options() -> str:
 
 def commands() -> str:
     """Every command with its arguments, options and help."""
-    root = click.Context(cli, info_name=PROGRAM)
+    # With its settings: a command remembers its help option from the first context it meets.
+    root = click.Context(cli, info_name=PROGRAM, **cli.context_settings)
     parts = []
     for name in COMMANDS:
         command = cli.get_command(root, name)
