@@ -271,6 +271,7 @@ async def test_deleting_what_is_not_there_is_no_error(backend: Backend) -> None:
     await store(backend, chunk, body)
     await backend.delete(chunk)
     await backend.delete(chunk)
+    assert list(backend.chunks()) == []
 
 
 @on_asyncio

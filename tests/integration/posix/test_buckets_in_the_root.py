@@ -141,7 +141,9 @@ def test_the_reserved_name_is_not_to_be_had(root: str, call: str) -> None:
 
 
 def test_the_reserved_name_is_free_inside_a_bucket(root: str) -> None:
-    os.mkdir(f"{root.removesuffix('-')}/{RESERVED}")
+    bucket = root.removesuffix("-")
+    os.mkdir(f"{bucket}/{RESERVED}")
+    assert RESERVED in os.listdir(bucket)
 
 
 def test_owner_mode_times_and_attributes_of_a_bucket(root: str) -> None:
