@@ -154,6 +154,7 @@ class Node(Struct, frozen=True):
         chunks: every chunk that `extents` names, each once.
         has_all_extents: whether `extents` is the whole of the file.
         policy: of the bucket the inode lies in; None for the root.
+        key: of the lease that covers the inode; see `mictlanfs.wire`. 0: from an older router.
     """
 
     attributes: Attributes
@@ -162,6 +163,7 @@ class Node(Struct, frozen=True):
     chunks: tuple[Chunk, ...] = ()
     has_all_extents: bool = False
     policy: BucketPolicy | None = None
+    key: InodeNumber = InodeNumber(0)
 
 
 class PeerState(IntEnum):

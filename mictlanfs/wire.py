@@ -40,6 +40,10 @@ MSGPACK: Final = "application/msgpack"
 # Every answer of a router carries its peer map's version, so a stale map is noticed at once.
 HEADER_PEER_MAP: Final = "x-mictlanfs-peer-map"
 HEADER_DIGEST: Final = "x-mictlanfs-digest"
+# On a read: the session that asks for leases with the answer. On the answer: it is a frame whose
+# header is `Grants`, also when it is an error.
+HEADER_SESSION: Final = "x-mictlanfs-session"
+HEADER_GRANTS: Final = "x-mictlanfs-grants"
 
 BATCH_OPS_MAX: Final = 4096
 BATCH_SIZE_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -49,6 +53,9 @@ LIST_ENTRIES_MAX: Final = 2000
 EXTENTS_PAGE_MAX: Final = 256
 RESOLVE_DEPTH_MAX: Final = 2048
 INODE_BATCH_COUNT: Final = 1024
+# Inodes and names of one `Acquire`; leases of one `Recall`, `ReleaseLeases`, `Claim`.
+ACQUIRE_COUNT_MAX: Final = 16
+LEASES_COUNT_MAX: Final = 4096
 
 
 class Path:
@@ -58,6 +65,10 @@ class Path:
     SESSION_HEARTBEAT: Final = PREFIX + "/session/heartbeat"
     SESSION_CLOSE: Final = PREFIX + "/session/close"
     SESSION_INODES: Final = PREFIX + "/session/inodes"
+    SESSION_EVENTS: Final = PREFIX + "/session/events"
+    LEASE_ACQUIRE: Final = PREFIX + "/lease/acquire"
+    LEASE_RELEASE: Final = PREFIX + "/lease/release"
+    LEASE_CLAIM: Final = PREFIX + "/lease/claim"
     COMMIT: Final = PREFIX + "/commit"
     LOOKUP: Final = PREFIX + "/lookup"
     NODE: Final = PREFIX + "/node"
@@ -109,12 +120,15 @@ class OpenSession(Struct, frozen=True):
 
     Attributes:
         host, pid, label: who asks, for `status` only.
+        leases: whether the session will hold leases: it follows `Path.SESSION_EVENTS`, and is
+            fenced when it does not give up a lease in time.
     """
 
     protocol: int
     host: str
     pid: int
     label: str
+    leases: bool = False
 
 
 class SessionGrant(Struct, frozen=True):
@@ -125,6 +139,9 @@ class SessionGrant(Struct, frozen=True):
         ttl_s: seconds without a heartbeat after which the session is gone.
         heartbeat_s: seconds between heartbeats.
         inodes: a first batch of inode numbers.
+        lease_ttl_s: for how long after a request for events was sent its sender may trust its
+            leases; 0 when the session holds none.
+        incarnation: of the router; another one has forgotten all leases until they are claimed.
     """
 
     session: SessionId
@@ -135,6 +152,8 @@ class SessionGrant(Struct, frozen=True):
     inodes: InodeRange
     root: Attributes
     peer_map: PeerMap
+    lease_ttl_s: float = 0.0
+    incarnation: int = 0
 
 
 class InodeRange(Struct, frozen=True):
@@ -161,6 +180,153 @@ class TakeInodes(Struct, frozen=True):
 
 class Done(Struct, frozen=True):
     """An answer with nothing to say."""
+
+
+# --- leases --------------------------------------------------------------------------------------
+#
+# A lease is on a *key*, the number of an inode: a directory, or what has not exactly one name, is
+# its own key; anything else has the directory that names it as its key. A lease on a directory so
+# covers its attributes, its names (also those that it does not have) and all of its files.
+
+
+class LeaseMode:
+    """What a session holds of a key. WRITE belongs to one session alone, READ to any number."""
+
+    NONE: Final = 0
+    READ: Final = 1
+    WRITE: Final = 2
+
+
+class Grants(Struct, frozen=True):
+    """READ leases that come with the answer to a read.
+
+    Attributes:
+        keys: granted now, or held before. A key that is missing here is not held: what the answer
+            says of it was true when it was read and may be false by now.
+        stamp: of the moment of the answer; a recall with a larger stamp overtakes it.
+    """
+
+    keys: tuple[InodeNumber, ...]
+    stamp: int
+
+
+class Place(Struct, frozen=True):
+    """A name in a directory, whether it exists or not."""
+
+    parent: InodeNumber
+    name: bytes
+
+
+class Acquire(Struct, frozen=True):
+    """Get WRITE leases on all that a change needs, at once. Waits for those who hold them.
+
+    Attributes:
+        inodes: whose keys are wanted.
+        places: the keys of the directories are wanted, and those of what the names stand for, if
+            anything.
+        extents_max: how many extents to send with each node.
+
+    Errors: FENCED, NOT_FOUND (one of `inodes`, or a directory of `places`, does not exist),
+    NOT_DIRECTORY, INVALID (too many). Answer: `Acquired`.
+    """
+
+    session: SessionId
+    epoch: int
+    inodes: tuple[InodeNumber, ...]
+    places: tuple[Place, ...] = ()
+    extents_max: int = 0
+
+
+class Acquired(Struct, frozen=True):
+    """All leases were granted.
+
+    Attributes:
+        keys: now held for WRITE.
+        nodes: those of `inodes`, then the directories of `places`, in order.
+        found: what the name of each of `places` stands for; None: nothing.
+        stamp: as in `Grants`.
+    """
+
+    keys: tuple[InodeNumber, ...]
+    nodes: tuple[Node, ...]
+    found: tuple[Node | None, ...]
+    stamp: int
+
+
+class AwaitEvents(Struct, frozen=True):
+    """Ask for what happened to the leases of a session; answered when something did, or in a while.
+
+    A sign of life. One such request of a session is under way at a time; a second one ends the
+    first. Errors: FENCED. Answer: `Events`.
+
+    Attributes:
+        after: number of the last event received; those behind it are sent (again).
+        incarnation: that the sender knows of.
+    """
+
+    session: SessionId
+    epoch: int
+    after: int
+    incarnation: int
+
+
+class Events(Struct, frozen=True):
+    """Recalls in order; none when nothing happened, or when the router is another incarnation.
+
+    Attributes:
+        last: number of the last of `recalls`, or the `after` of the request.
+        incarnation: of the router. When it is not the one of the request, leases are to be claimed
+            (`Claim`) and events are counted from 0 again.
+    """
+
+    recalls: tuple[Recall, ...]
+    last: int
+    incarnation: int
+
+
+class Recall(Struct, frozen=True):
+    """Give up leases: keep at most `keep` of each key.
+
+    Who holds WRITE first commits all that was changed under it. Answered by `ReleaseLeases`, also
+    by a session that does not hold them. Whoever does not answer in time is fenced.
+    """
+
+    keys: tuple[InodeNumber, ...]
+    keep: int
+    stamp: int
+
+
+class ReleaseLeases(Struct, frozen=True):
+    """The session holds at most `keep` of each key from now on, asked or not. Answer: `Done`.
+
+    Attributes:
+        stamp: of the recall, or the largest that the sender has seen of the keys: a lease that was
+            granted later, in an answer that is still on its way, stays.
+
+    Errors: FENCED, INVALID.
+    """
+
+    session: SessionId
+    epoch: int
+    keys: tuple[InodeNumber, ...]
+    keep: int
+    stamp: int
+
+
+class Claim(Struct, frozen=True):
+    """Tell a router that was started again which leases the session held. Answer: `Done`.
+
+    May come in several parts; the last one has `is_last`. Until all sessions with leases have
+    claimed, or the grace period is over, the router grants nothing that they might hold. Errors:
+    FENCED, CONFLICT (the grace period is over, or another incarnation), INVALID.
+    """
+
+    session: SessionId
+    epoch: int
+    incarnation: int
+    reads: tuple[InodeNumber, ...]
+    writes: tuple[InodeNumber, ...]
+    is_last: bool
 
 
 # --- operations: the op log ----------------------------------------------------------------------
@@ -361,6 +527,8 @@ class Commit(Struct, frozen=True):
             router's disk.
         stop_on_error: an operation that fails ends the batch (those before it stay applied, those
             behind it take no number); otherwise it has no effect and the next is applied.
+        is_covered: the session holds WRITE leases on all that the operations touch, so that no
+            lease of anybody is in the way. Without it the router recalls what is.
 
     A batch that was applied before (the answer was lost) is answered again from the record of its
     results; only the last batch of a session can be repeated. Errors: FENCED (session unknown or
@@ -373,6 +541,7 @@ class Commit(Struct, frozen=True):
     ops: tuple[Operation, ...]
     sync: bool
     stop_on_error: bool = False
+    is_covered: bool = False
 
 
 class OpResult(Struct, frozen=True):
