@@ -46,6 +46,7 @@ class Kind(Enum):
     UNSUPPORTED = "unsupported"
     PROTOCOL = "protocol"
     INTERNAL = "internal"
+    QUOTA_EXCEEDED = "quota-exceeded"
 
 
 ERRNO: dict[Kind, int] = {
@@ -78,6 +79,7 @@ ERRNO: dict[Kind, int] = {
     Kind.UNSUPPORTED: errno.ENOTSUP,
     Kind.PROTOCOL: errno.EPROTO,
     Kind.INTERNAL: errno.EIO,
+    Kind.QUOTA_EXCEEDED: errno.EDQUOT,
 }
 
 HTTP_STATUS: dict[Kind, int] = {
@@ -107,6 +109,7 @@ HTTP_STATUS: dict[Kind, int] = {
     Kind.UNSUPPORTED: 501,
     Kind.PROTOCOL: 426,
     Kind.INTERNAL: 500,
+    Kind.QUOTA_EXCEEDED: 507,
 }
 
 RETRYABLE: dict[Kind, bool] = {kind: kind in {Kind.UNAVAILABLE, Kind.TIMED_OUT} for kind in Kind}

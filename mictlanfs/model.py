@@ -138,11 +138,13 @@ class BucketPolicy(Struct, frozen=True):
         replicas: copies wanted of each chunk, 1 to 5.
         replicas_min: copies that must be stored before a write is good while peers are down.
         chunk_size: bytes of a full chunk, 64 KiB to 16 MiB.
+        quota: bytes of content that the files of the bucket may have together, 0: no limit.
     """
 
     replicas: int = REPLICAS_DEFAULT
     replicas_min: int = 1
     chunk_size: int = CHUNK_SIZE_BYTES_DEFAULT
+    quota: int = 0
 
 
 class Node(Struct, frozen=True):

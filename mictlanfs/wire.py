@@ -84,6 +84,7 @@ class Path:
     STATUS: Final = PREFIX + "/status"
     HEALTH: Final = PREFIX + "/health"
     PATH: Final = PREFIX + "/path"
+    BUCKET_USE: Final = PREFIX + "/bucket-use"
     CHUNK: Final = PREFIX + "/chunks/"
     FRAME_PUT: Final = PREFIX + "/frames/put"
     FRAME_GET: Final = PREFIX + "/frames/get"
@@ -409,7 +410,8 @@ class Rename(Struct, frozen=True, tag="rename"):
 
     Errors: NOT_FOUND, EXISTS (NO_REPLACE), NOT_EMPTY, IS_DIRECTORY, NOT_DIRECTORY, INVALID (a
     directory into itself), NOT_PERMITTED (a file into the root; a bucket out of it or a directory
-    into it).
+    into it). Into another bucket also QUOTA_EXCEEDED, and CROSS_DEVICE for a directory with more
+    names in it than can be counted at once.
     Result: the moved inode, old parent, new parent, and the replaced or exchanged inode if any.
     """
 
@@ -477,7 +479,7 @@ class WriteExtents(Struct, frozen=True, tag="write"):
     The new extents replace what they cover; `size` is the least size afterwards (the file grows to
     it, never shrinks). `chunks` describes every chunk named that is new to the router; each must
     be durable on its peers before. Errors: NOT_FOUND, INVALID (not a file, an extent outside its
-    chunk, a chunk that is unknown).
+    chunk, a chunk that is unknown), QUOTA_EXCEEDED (the bucket would grow beyond its quota).
     """
 
     ino: InodeNumber
@@ -692,17 +694,38 @@ class StatFs(Struct, frozen=True):
 
 
 class BucketInfo(Struct, frozen=True):
-    """A bucket: the directory of that name in the root, its policy."""
+    """A bucket: the directory of that name in the root, its policy, the bytes it uses."""
 
     name: bytes
     attributes: Attributes
     policy: BucketPolicy
+    used: int = 0
 
 
 class Buckets(Struct, frozen=True):
     """All buckets, in order of names."""
 
     buckets: tuple[BucketInfo, ...]
+
+
+class GetBucketUse(Struct, frozen=True):
+    """Ask what the bucket an inode is or lies in uses. Errors: NOT_FOUND. Answer: `BucketUse`."""
+
+    ino: InodeNumber
+
+
+class BucketUse(Struct, frozen=True):
+    """What a bucket uses, exactly, of what it may use.
+
+    Attributes:
+        bucket: 0 when the inode lies in none: the root, or what was removed with its bucket.
+        quota: bytes, 0: no limit.
+        used: bytes of content that its files have together.
+    """
+
+    bucket: InodeNumber = InodeNumber(0)
+    quota: int = 0
+    used: int = 0
 
 
 # --- peers ---------------------------------------------------------------------------------------

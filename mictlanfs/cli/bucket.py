@@ -1,8 +1,9 @@
-"""`mictlanfs bucket`: make, list, show and remove buckets."""
+"""`mictlanfs bucket`: make, list, show, change and remove buckets."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -16,40 +17,93 @@ if TYPE_CHECKING:
 
 @click.group()
 def bucket() -> None:
-    """Make, list, show and remove buckets."""
+    """Make, list, show, change and remove buckets."""
+
+
+_Command = Callable[..., object]
+
+
+def _policy_options(command: _Command) -> _Command:
+    """The options that say how a bucket keeps its data; what is not given is None."""
+    for decorate in (
+        click.option(
+            "--quota", type=SizeType(), metavar="SIZE", help="Of its files together; 0: no limit."
+        ),
+        click.option(
+            "--chunk-size",
+            type=SizeType(),
+            metavar="SIZE",
+            help="Of a full chunk, from 64K to 16M.",
+        ),
+        click.option("--replicas", type=click.IntRange(1, 5), help="Copies of each chunk."),
+    ):
+        command = decorate(command)
+    return command
+
+
+def _check_sizes(chunk_size: int | None, quota: int | None) -> None:
+    from mictlanfs.model import CHUNK_SIZE_BYTES_MAX, CHUNK_SIZE_BYTES_MIN, FILE_SIZE_BYTES_MAX
+
+    if chunk_size is not None and not CHUNK_SIZE_BYTES_MIN <= chunk_size <= CHUNK_SIZE_BYTES_MAX:
+        raise click.BadParameter("it must be from 64K to 16M", param_hint="--chunk-size")
+    if quota is not None and quota > FILE_SIZE_BYTES_MAX:
+        raise click.BadParameter("it is too large", param_hint="--quota")
 
 
 @bucket.command()
 @click.argument("name")
-@click.option("--replicas", type=click.IntRange(1, 5), help="Copies of each chunk.")
-@click.option(
-    "--chunk-size", type=SizeType(), metavar="SIZE", help="Of a full chunk, from 64K to 16M."
-)
+@_policy_options
 @space_options
-def create(space: SpaceChoice, name: str, *, replicas: int | None, chunk_size: int | None) -> None:
+def create(
+    space: SpaceChoice,
+    name: str,
+    *,
+    replicas: int | None,
+    chunk_size: int | None,
+    quota: int | None,
+) -> None:
     """Make a bucket."""
     from mictlanfs.cli.running import run_on_space
-    from mictlanfs.model import (
-        CHUNK_SIZE_BYTES_DEFAULT,
-        CHUNK_SIZE_BYTES_MAX,
-        CHUNK_SIZE_BYTES_MIN,
-        REPLICAS_DEFAULT,
-        BucketPolicy,
-    )
+    from mictlanfs.model import CHUNK_SIZE_BYTES_DEFAULT, REPLICAS_DEFAULT, BucketPolicy
 
-    if chunk_size is not None and not CHUNK_SIZE_BYTES_MIN <= chunk_size <= CHUNK_SIZE_BYTES_MAX:
-        raise click.BadParameter("it must be from 64K to 16M", param_hint="--chunk-size")
+    _check_sizes(chunk_size, quota)
     policy = None
-    if replicas is not None or chunk_size is not None:
+    if replicas is not None or chunk_size is not None or quota is not None:
         policy = BucketPolicy(
             replicas=replicas or REPLICAS_DEFAULT,
             chunk_size=chunk_size or CHUNK_SIZE_BYTES_DEFAULT,
+            quota=quota or 0,
         )
 
     async def work(client: SpaceClient) -> None:
         await client.make_bucket(name, policy)
 
     run_on_space(space, "bucket create", work)
+
+
+@bucket.command("set")
+@click.argument("name")
+@_policy_options
+@space_options
+def set_policy(
+    space: SpaceChoice,
+    name: str,
+    *,
+    replicas: int | None,
+    chunk_size: int | None,
+    quota: int | None,
+) -> None:
+    """Change how a bucket keeps what is written from now on, and how much it may hold."""
+    from mictlanfs.cli.running import run_on_space
+
+    if replicas is None and chunk_size is None and quota is None:
+        raise click.UsageError("say what to change: --replicas, --chunk-size or --quota")
+    _check_sizes(chunk_size, quota)
+
+    async def work(client: SpaceClient) -> None:
+        await client.set_bucket_policy(name, replicas=replicas, chunk_size=chunk_size, quota=quota)
+
+    run_on_space(space, "bucket set", work)
 
 
 @bucket.command("ls")
@@ -93,6 +147,8 @@ def info(space: SpaceChoice, name: str, *, as_json: bool) -> None:
     click.echo(f"entries   {found.attributes.size}")
     click.echo(f"copies    {policy.replicas}, at least {policy.replicas_min} while peers are down")
     click.echo(f"chunks    of at most {format_size(policy.chunk_size)}")
+    limit = f" of {format_size(policy.quota)}" if policy.quota else ", no quota"
+    click.echo(f"used      {format_size(found.used)}{limit}")
     click.echo(f"modified  {local_time(found.attributes.mtime_ns)}")
 
 
@@ -119,5 +175,7 @@ def _described(info: BucketInfo) -> dict[str, object]:
         "replicas": info.policy.replicas,
         "replicas_min": info.policy.replicas_min,
         "chunk_size": info.policy.chunk_size,
+        "quota": info.policy.quota,
+        "used": info.used,
         "mtime_ns": info.attributes.mtime_ns,
     }

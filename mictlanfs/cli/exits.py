@@ -68,6 +68,7 @@ EXIT: dict[Kind, Exit] = {
     Kind.UNSUPPORTED: Exit.FAILED,
     Kind.PROTOCOL: Exit.FAILED,
     Kind.INTERNAL: Exit.FAILED,
+    Kind.QUOTA_EXCEEDED: Exit.NO_SPACE,
 }
 
 

@@ -73,6 +73,26 @@ class BlockingSpace:
         """Make a bucket."""
         self._run(lambda space: space.make_bucket(name, policy))
 
+    def set_bucket_policy(
+        self,
+        name: str | bytes,
+        *,
+        replicas: int | None = None,
+        replicas_min: int | None = None,
+        chunk_size: int | None = None,
+        quota: int | None = None,
+    ) -> BucketPolicy:
+        """Change what is given of how a bucket keeps its new data."""
+        return self._run(
+            lambda space: space.set_bucket_policy(
+                name,
+                replicas=replicas,
+                replicas_min=replicas_min,
+                chunk_size=chunk_size,
+                quota=quota,
+            )
+        )
+
     def remove_bucket(self, name: str | bytes, *, recursive: bool = False) -> None:
         """Remove a bucket."""
         self._run(lambda space: space.remove_bucket(name, recursive=recursive))

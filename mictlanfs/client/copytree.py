@@ -32,7 +32,7 @@ from mictlanfs.oserrors import translated_os_errors
 FILES_AT_ONCE_MAX = 128
 # Small files then need no request of their own for their extents.
 EXTENTS_WITH_ENTRY_MAX = 8
-_FATAL_KINDS = frozenset({Kind.NO_SPACE, Kind.FENCED, Kind.CONFLICT})
+_FATAL_KINDS = frozenset({Kind.NO_SPACE, Kind.QUOTA_EXCEEDED, Kind.FENCED, Kind.CONFLICT})
 
 
 @dataclass(frozen=True, slots=True)

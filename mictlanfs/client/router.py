@@ -107,6 +107,10 @@ class RouterClient:
         """All buckets."""
         return (await self._ask(wire.Path.BUCKETS, wire.Done(), wire.Buckets)).buckets
 
+    async def bucket_use(self, ino: InodeNumber) -> wire.BucketUse:
+        """What the bucket that an inode is or lies in uses, and its quota."""
+        return await self._ask(wire.Path.BUCKET_USE, wire.GetBucketUse(ino), wire.BucketUse)
+
     async def peer_map(self) -> PeerMap:
         """The present peer map."""
         return await self._ask(wire.Path.PEER_MAP, wire.Done(), PeerMap)

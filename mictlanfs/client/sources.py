@@ -40,11 +40,13 @@ class Source(Protocol):
         mode: permission bits, before the umask.
         mtime_ns: of the content; None when it has none.
         size: bytes; valid once `pieces` is exhausted.
+        stored_size: bytes that are no hole, as far as is known before they are read.
     """
 
     mode: int
     mtime_ns: int | None
     size: int
+    stored_size: int
 
     def pieces(self, piece_size: int) -> AsyncGenerator[Piece, None]:
         """The pieces in order, none larger than `piece_size` bytes. To be read once."""
@@ -83,6 +85,7 @@ class FileSource:
         self.mode = stat.S_IMODE(found.st_mode)
         self.mtime_ns: int | None = found.st_mtime_ns
         self.size = found.st_size
+        self.stored_size = min(found.st_size, found.st_blocks * 512)
 
     async def pieces(self, piece_size: int) -> AsyncGenerator[Piece, None]:
         """The pieces in order, without the holes.
@@ -144,6 +147,7 @@ class StreamSource:
         self.mode = STREAM_MODE
         self.mtime_ns: int | None = None
         self.size = 0
+        self.stored_size = 0
 
     async def pieces(self, piece_size: int) -> AsyncGenerator[Piece, None]:
         """The pieces in order, all of them full but the last.

@@ -291,7 +291,8 @@ class SpaceClient:
         """
         names = _bucket_names(name)
         session = await self._sessions.get()
-        ops, ino = await new_directories(session, self._caller, ROOT_INODE, names)
+        making, ino = await new_directories(session, self._caller, ROOT_INODE, names)
+        ops: list[wire.Operation] = [*making]
         if policy is not None:
             ops.append(wire.SetBucketPolicy(ino, policy, time.time_ns()))
         try:
@@ -335,7 +336,39 @@ class SpaceClient:
         """
         names = _bucket_names(name)
         node = (await self._tree.find(names)).node
-        return wire.BucketInfo(names[0], node.attributes, node.policy or BucketPolicy())
+        use = await self.router.bucket_use(node.attributes.ino)
+        policy = node.policy or BucketPolicy()
+        return wire.BucketInfo(names[0], node.attributes, policy, use.used)
+
+    async def set_bucket_policy(
+        self,
+        name: str | bytes,
+        *,
+        replicas: int | None = None,
+        replicas_min: int | None = None,
+        chunk_size: int | None = None,
+        quota: int | None = None,
+    ) -> BucketPolicy:
+        """Change what is given of how a bucket keeps its new data; `quota` 0: no limit.
+
+        Copies that suffice while peers are down are never more than those wanted.
+
+        Raises:
+            MictlanError: NOT_FOUND; INVALID for a policy that cannot be.
+        """
+        node = (await self._tree.find(_bucket_names(name))).node
+        old = node.policy or BucketPolicy()
+        wanted = old.replicas if replicas is None else replicas
+        policy = BucketPolicy(
+            wanted,
+            min(old.replicas_min, wanted) if replicas_min is None else replicas_min,
+            old.chunk_size if chunk_size is None else chunk_size,
+            old.quota if quota is None else quota,
+        )
+        session = await self._sessions.get()
+        op = wire.SetBucketPolicy(node.attributes.ino, policy, time.time_ns())
+        await session.apply(op, sync=True)
+        return policy
 
     # --- the space -------------------------------------------------------------------------------
 

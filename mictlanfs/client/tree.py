@@ -75,6 +75,10 @@ class Tree:
     def __init__(self, router: RouterClient) -> None:
         self._router = router
 
+    async def bucket_use(self, ino: InodeNumber) -> wire.BucketUse:
+        """What the bucket that an inode is or lies in uses, and its quota."""
+        return await self._router.bucket_use(ino)
+
     async def find(self, names: Names, *, extents_max: int = 0) -> Found:
         """Walk `names` from the root as far as they exist.
 

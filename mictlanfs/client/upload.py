@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -29,6 +29,7 @@ from mictlanfs.client.pipeline import Budget, in_order
 from mictlanfs.client.session import Session
 from mictlanfs.client.sources import Piece, Source
 from mictlanfs.client.tree import Found, Tree
+from mictlanfs.config import format_size
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.identifiers import new_token
 from mictlanfs.model import MIB, Attributes, BucketPolicy, Chunk, Extent, FileKind, InodeNumber
@@ -98,10 +99,13 @@ class Uploader:
         """
         upload = _Upload(self._tree, session, self._caller, names, source.mode)
         if directory is not None:
-            policy = directory.policy
+            policy, place = directory.policy, directory.ino
             upload.join_others(directory.ino)
         else:
-            policy = _policy_for(await self._tree.find(names))
+            found = await self._tree.find(names)
+            policy, place = _policy_for(found), found.nodes[-1].attributes.ino
+        if policy.quota:
+            await self._check_quota(place, source.stored_size, names)
 
         async def store(piece: Piece) -> Chunk:
             return await self._chunks.store([piece.data], policy)
@@ -125,6 +129,19 @@ class Uploader:
         except BaseException:
             await upload.abandon()
             raise
+
+    async def _check_quota(self, place: InodeNumber, size: int, names: Names) -> None:
+        """Refuse what cannot fit before anything is stored or made.
+
+        What it replaces has its place until the end, so it does not count as room.
+        """
+        use = await self._tree.bucket_use(place)
+        if 0 < use.quota < use.used + size:
+            detail = (
+                f"{format_size(size)} are too much for the bucket: it uses {format_size(use.used)}"
+                f" of its quota, {format_size(use.quota)}"
+            )
+            raise MictlanError(Kind.QUOTA_EXCEEDED, "put", show_path(names), detail)
 
 
 def _policy_for(found: Found) -> BucketPolicy:
@@ -167,6 +184,7 @@ class _Upload:
         # The temporary node: chosen before the first commit, there after it.
         self._ino: InodeNumber | None = None
         self._is_made = False
+        self._made_directories: list[wire.MakeNode] = []
         self._is_one_of_many = False
 
     def join_others(self, parent: InodeNumber) -> None:
@@ -264,18 +282,20 @@ class _Upload:
             making, parent = await new_directories(
                 self._session, self._caller, reached.ino, found.missing_names
             )
+            self._made_directories = making
             try:
                 return await self._make_and_commit(parent, making, ops_of, sync=sync)
             except MictlanError as error:
                 # Only a directory can exist: somebody made it since it was looked for.
                 if error.kind is not Kind.EXISTS or attempt == COMMIT_ATTEMPTS_MAX:
                     raise
+                self._made_directories = []
         raise AssertionError("the last attempt returns or raises")
 
     async def _make_and_commit(
         self,
         parent: InodeNumber,
-        making: list[wire.Operation],
+        making: Sequence[wire.Operation],
         ops_of: _OpsOf,
         *,
         sync: bool,
@@ -299,29 +319,39 @@ class _Upload:
         )
 
     async def abandon(self) -> None:
-        """Remove the temporary node, if it was made and the router answers soon."""
+        """Remove what was made for the object alone, if the router answers soon.
+
+        That is the temporary node, and directories that nobody else uses by now.
+        """
         if self._parent is None or self._ino is None:
             return
-        unlink = wire.Unlink(self._parent, self._temporary, time.time_ns())
+        removals: list[wire.Operation] = [
+            wire.Unlink(self._parent, self._temporary, time.time_ns()),
+            *(
+                wire.RemoveDirectory(made.parent, made.name, time.time_ns())
+                for made in reversed(self._made_directories)
+            ),
+        ]
         with trio.CancelScope(shield=True), trio.move_on_after(CLEAN_UP_TIMEOUT_S):
-            try:
-                await self._session.apply(unlink)
-            except MictlanError as error:
-                # Not there when the commit that makes it failed as a whole.
-                if error.kind is not Kind.NOT_FOUND:
-                    name = self._temporary.decode()
-                    log.info("the temporary file %s could not be removed: %s", name, error)
+            for removal in removals:
+                try:
+                    await self._session.apply(removal)
+                except MictlanError as error:
+                    # Not there when the commit that makes it failed as a whole.
+                    if error.kind not in {Kind.NOT_FOUND, Kind.NOT_EMPTY}:
+                        name = self._temporary.decode()
+                        log.info("what was made for %s could not be removed: %s", name, error)
 
 
 async def new_directories(
     session: Session, caller: Caller, parent: InodeNumber, names: Names
-) -> tuple[list[wire.Operation], InodeNumber]:
+) -> tuple[list[wire.MakeNode], InodeNumber]:
     """Operations that make directories `names` below `parent`, each in the one before it.
 
     Returns:
         The operations, and the inode of the last directory.
     """
-    ops: list[wire.Operation] = []
+    ops: list[wire.MakeNode] = []
     for name in names:
         ino = await session.new_inode()
         mode = DIRECTORY_MODE & ~caller.umask

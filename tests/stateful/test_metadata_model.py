@@ -6,7 +6,9 @@ of every file byte by byte, and every invariant of the database is checked.
 
 import shutil
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,6 +61,8 @@ class Model:
 
     def __init__(self) -> None:
         self.inodes: dict[int, ModelInode] = {ROOT_INODE: ModelInode(DIRECTORY)}
+        # Where an inode counts that has names in several directories.
+        self.homes: dict[int, int] = {}
 
     # --- what is there ---
 
@@ -109,13 +113,37 @@ class Model:
             ino = names[0][0]
         return True
 
-    def policies(self, ino: int) -> set[BucketPolicy]:
-        """The policies of the buckets in which an inode has a name, or of the one it is."""
-        found = set()
-        for parent, _ in self.names_of(ino):
-            at_root = parent == ROOT_INODE
-            found |= {self.inodes[ino].policy} if at_root else self.policies(parent)
+    def bucket_of(self, ino: int) -> int | None:
+        """The bucket that an inode is or counts in; None without a name."""
+        while names := self.names_of(ino):
+            parents = [parent for parent, _ in names]
+            if ROOT_INODE in parents:
+                return ino
+            ino = self.homes[ino] if self.homes.get(ino) in parents else min(parents)
+        return None
+
+    def uses(self) -> dict[int, int]:
+        """The bytes that each bucket uses."""
+        found = dict.fromkeys(self.inodes[ROOT_INODE].entries.values(), 0)
+        for ino, inode in self.inodes.items():
+            bucket = self.bucket_of(ino) if inode.content else None
+            if bucket is not None:
+                found[bucket] += len(inode.content)
         return found
+
+    @contextmanager
+    def within_quota(self, *inos: int) -> Iterator[None]:
+        """Undo what is done inside when a bucket of `inos` grows beyond its quota by it."""
+        inodes, homes, before = deepcopy(self.inodes), dict(self.homes), self.uses()
+        yield
+        after = self.uses()
+        for ino in inos:
+            bucket = self.bucket_of(ino)
+            if bucket is not None and after[bucket] > before[bucket]:
+                quota = self.inodes[bucket].policy.quota
+                if 0 < quota < after[bucket]:
+                    self.inodes, self.homes = inodes, homes
+                    raise MictlanError(Kind.QUOTA_EXCEEDED)
 
     # --- what can be done ---
 
@@ -126,6 +154,7 @@ class Model:
         if parent == ROOT_INODE and kind is not DIRECTORY:
             raise MictlanError(Kind.NOT_PERMITTED)
         self.inodes[ino] = ModelInode(kind, mode=0o644)
+        self.homes[ino] = parent
         directory.entries[name] = ino
 
     def link(self, ino: int, parent: int, name: bytes) -> None:
@@ -156,7 +185,11 @@ class Model:
 
     def settle(self, ino: int, sustainer: str | None = None) -> None:
         """An inode may have lost its last name or the last session that sustained it."""
-        if ino == ROOT_INODE or self.names_of(ino):
+        names = self.names_of(ino)
+        parents = [parent for parent, _ in names]
+        if names and self.homes[ino] not in parents:
+            self.homes[ino] = min(parents)
+        if ino == ROOT_INODE or names:
             return
         if sustainer is not None:
             self.inodes[ino].sustained_by.add(sustainer)
@@ -183,15 +216,19 @@ class Model:
             raise MictlanError(Kind.NOT_PERMITTED)
         if op.mode == wire.RenameMode.EXCHANGE:
             assert target is not None
-            self.inodes[op.parent].entries[op.name] = target
-            new_entries[op.new_name] = source
+            with self.within_quota(op.parent, op.new_parent):
+                self.inodes[op.parent].entries[op.name] = target
+                new_entries[op.new_name] = source
+                self.homes[source], self.homes[target] = op.new_parent, op.parent
             return
         if target is not None:
             self.check_replaceable(source, target)
-        del self.inodes[op.parent].entries[op.name]
-        new_entries[op.new_name] = source
-        if target is not None:
-            self.settle(target, sustainer)
+        with self.within_quota(op.new_parent):
+            del self.inodes[op.parent].entries[op.name]
+            new_entries[op.new_name] = source
+            self.homes[source] = op.new_parent
+            if target is not None:
+                self.settle(target, sustainer)
 
     def check_loop(self, op: wire.Rename, source: int, target: int | None) -> None:
         moves = [(source, op.new_parent)]
@@ -215,11 +252,12 @@ class Model:
         inode = self.get(ino)
         if inode.kind is not FILE:
             raise MictlanError(Kind.INVALID)
-        for extent in extents:
-            for index in range(extent.length):
-                place = (extent.chunk_id, extent.chunk_offset + index)
-                inode.content[extent.offset + index] = place
-        inode.size = max(inode.size, size, *(extent.end for extent in extents))
+        with self.within_quota(ino):
+            for extent in extents:
+                for index in range(extent.length):
+                    place = (extent.chunk_id, extent.chunk_offset + index)
+                    inode.content[extent.offset + index] = place
+            inode.size = max(inode.size, size, *(extent.end for extent in extents))
 
     def truncate(self, ino: int, size: int) -> None:
         inode = self.get(ino)
@@ -440,13 +478,13 @@ class MetadataMachine(RuleBasedStateMachine):
         op = wire.Release(number)
         self.both(op, lambda: self.model.release(number, session), session)
 
-    @rule(ino=PICKS, replicas=st.integers(1, 5))
-    def set_policy(self, ino: int, replicas: int) -> None:
+    @rule(ino=PICKS, replicas=st.integers(1, 5), quota=st.sampled_from([0, 0, 1, 10, 40]))
+    def set_policy(self, ino: int, replicas: int, quota: int) -> None:
         buckets = list(self.model.inodes[ROOT_INODE].entries.values())
         number = self.place(ino, DIRECTORY)
         if buckets and ino < USUAL_MAX:
             number = InodeNumber(buckets[ino % len(buckets)])
-        policy = BucketPolicy(replicas=replicas)
+        policy = BucketPolicy(replicas=replicas, quota=quota)
 
         def apply_to_model() -> None:
             if number not in buckets:
@@ -483,8 +521,8 @@ class MetadataMachine(RuleBasedStateMachine):
         assert (attributes.kind, attributes.nlink) == (inode.kind, self.model.nlink(ino))
         if ino != ROOT_INODE:
             assert attributes.mode == inode.mode
-            policies = self.model.policies(ino)
-            assert node.policy in policies or not policies
+            bucket = self.model.bucket_of(ino)
+            assert bucket is None or node.policy == self.model.inodes[bucket].policy
         assert self.space.reads.xattrs(wire.GetXattrs(ino)).values == inode.xattrs
         if inode.kind is DIRECTORY:
             assert self.space.names(ino) == inode.entries
@@ -496,6 +534,11 @@ class MetadataMachine(RuleBasedStateMachine):
             for index in range(extent.length)
         }
         assert content == inode.content
+
+    @invariant()
+    def buckets_use_what_the_files_in_them_have(self) -> None:
+        buckets = self.space.reads.buckets().buckets
+        assert {info.attributes.ino: info.used for info in buckets} == self.model.uses()
 
     @invariant()
     def chunks_live_exactly_while_they_are_named(self) -> None:

@@ -63,6 +63,7 @@ class FakeRouter:
     Attributes:
         sessions: epoch of each open session.
         commits: every batch received, repeated ones too.
+        used: what every bucket is said to use.
         before_apply: called with each operation before it is applied; may raise.
         inodes_per_grant, extents_page_max: smaller for tests of what comes after the first.
     """
@@ -77,6 +78,7 @@ class FakeRouter:
     status: wire.SpaceStatus | None = None
     inodes_per_grant: int = wire.INODE_BATCH_COUNT
     extents_page_max: int = wire.EXTENTS_PAGE_MAX
+    used: int = 0
     before_apply: Callable[[wire.Operation], None] = lambda op: None
     _inode_next: int = 2
     _epoch: int = 0
@@ -229,8 +231,13 @@ class FakeRouter:
         found = []
         for name, ino in sorted(root.entries.items()):
             inode = self.inodes[ino]
-            found.append(wire.BucketInfo(name, inode.attributes, inode.policy or BucketPolicy()))
+            policy = inode.policy or BucketPolicy()
+            found.append(wire.BucketInfo(name, inode.attributes, policy, self.used))
         return wire.Buckets(tuple(found))
+
+    def _bucket_use(self, request: wire.GetBucketUse) -> wire.BucketUse:
+        policy = self._existing(request.ino).policy or BucketPolicy()
+        return wire.BucketUse(request.ino, policy.quota, self.used)
 
     # --- commits ---------------------------------------------------------------------------------
 
@@ -373,6 +380,7 @@ _HANDLERS: dict[str, tuple[type[Any], Callable[[FakeRouter, Any], Struct]]] = {
     wire.Path.LIST: (wire.ListDirectory, FakeRouter._list),
     wire.Path.EXTENTS: (wire.GetExtents, FakeRouter._extents),
     wire.Path.BUCKETS: (wire.Done, FakeRouter._buckets),
+    wire.Path.BUCKET_USE: (wire.GetBucketUse, FakeRouter._bucket_use),
     wire.Path.PEER_MAP: (wire.Done, FakeRouter._peer_map),
 }
 _APPLY: dict[type[Any], Callable[[FakeRouter, Any], tuple[Attributes, ...]]] = {

@@ -14,6 +14,7 @@ from mictlanfs.errors import Kind
 from mictlanfs.model import (
     CHUNK_SIZE_BYTES_MAX,
     CHUNK_SIZE_BYTES_MIN,
+    FILE_SIZE_BYTES_MAX,
     REPLICAS_MAX,
     XATTR_LIST_SIZE_BYTES_MAX,
     XATTR_NAME_SIZE_BYTES_MAX,
@@ -170,3 +171,4 @@ def check_policy(policy: BucketPolicy) -> None:
     check_range(
         policy.chunk_size, CHUNK_SIZE_BYTES_MIN, CHUNK_SIZE_BYTES_MAX, "chunk_size", operation
     )
+    check_range(policy.quota, 0, FILE_SIZE_BYTES_MAX, "quota", operation)

@@ -157,6 +157,10 @@ class MetadataStore(Protocol):
         """All buckets in order of names."""
         ...
 
+    async def bucket_use(self, request: wire.GetBucketUse) -> wire.BucketUse:
+        """Find the bucket an inode is or lies in, and what it uses. Raises NOT_FOUND."""
+        ...
+
     async def counts(self) -> Counts:
         """The counters of the space; cheap."""
         ...

@@ -36,6 +36,13 @@ INVARIANTS = (
         """,
     ),
     Invariant(
+        "what a bucket uses is allocated to the files in it",
+        """
+        SELECT ino, used, counted FROM bucket LEFT JOIN bucket_counted ON bucket = ino
+        WHERE used <> coalesce(counted, 0)
+        """,
+    ),
+    Invariant(
         "inode numbers were handed out",
         "SELECT ino FROM inode WHERE ino < 1"
         " OR ino >= (SELECT value FROM meta WHERE name = 'next_ino')",

@@ -22,6 +22,7 @@ from mictlanfs.model import (
     FileKind,
 )
 from mictlanfs_server.metadata.checks import check_time, existing, failure
+from mictlanfs_server.metadata.quotas import check_quota, count
 from mictlanfs_server.metadata.removal import change_references
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def write_extents(tx: Transaction, op: wire.WriteExtents) -> Touched:
     record.mark_content_changed(op.time_ns)
     # A link or a rename that came between the write and this is not undone.
     record.ctime_ns = max(record.ctime_ns, changed_at_ns)
+    check_quota(tx, record, "write")
     return [record]
 
 
@@ -176,6 +178,7 @@ def _change_rows(
     difference = sum(row.length for row in added) - sum(row.length for row in removed)
     record.allocated += difference
     tx.counts.bytes_logical += difference
+    count(tx, record, difference)
 
 
 def _record_chunks(

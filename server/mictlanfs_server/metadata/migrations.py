@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MIGRATIONS = Migrations("mictlanfs-metadata")
 # "MICT": tells our files from any other SQLite database.
 APPLICATION_ID = 0x4D494354
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # STRICT tables came with 3.37, RETURNING and MATERIALIZED before.
 SQLITE_VERSION_MIN = (3, 37, 0)
 
@@ -93,6 +93,35 @@ def _first_schema(database: Database) -> None:
         database.execute(statement)
     database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     database.execute("PRAGMA user_version = 1")
+
+
+@MIGRATIONS(name="0002-use-of-buckets")
+def _use_of_buckets(database: Database) -> None:
+    """Count the bytes of each bucket, from now on in the same transaction as they change.
+
+    `bucket.used` is the sum of `inode.allocated` of the files with a name whose way up, from
+    `inode.parent`, ends in the bucket. The view counts them anew; a bucket without has no row.
+    """
+    database.execute(
+        """
+        CREATE VIEW bucket_counted AS
+        WITH RECURSIVE placed(ino, bucket) AS (
+            SELECT ino, ino FROM bucket
+            UNION SELECT dentry.ino, placed.bucket FROM placed
+                JOIN dentry ON dentry.parent = placed.ino
+                JOIN inode ON inode.ino = dentry.ino AND kind = 4
+        )
+        SELECT placed.bucket AS bucket, sum(allocated) AS counted
+        FROM inode JOIN placed ON placed.ino = inode.parent
+        WHERE kind = 8 AND nlink > 0 GROUP BY placed.bucket
+        """
+    )
+    database.execute("ALTER TABLE bucket ADD COLUMN used INTEGER NOT NULL DEFAULT 0")
+    database.execute(
+        "UPDATE bucket SET used = coalesce("
+        "(SELECT counted FROM bucket_counted WHERE bucket_counted.bucket = bucket.ino), 0)"
+    )
+    database.execute("PRAGMA user_version = 2")
 
 
 def _make_space(connection: sqlite3.Connection, now_ns: int) -> None:

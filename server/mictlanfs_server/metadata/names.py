@@ -33,6 +33,7 @@ from mictlanfs_server.metadata.checks import (
     failure,
     open_directory,
 )
+from mictlanfs_server.metadata.quotas import check_quota, moved
 from mictlanfs_server.metadata.removal import drop
 from mictlanfs_server.metadata.rows import InodeRecord
 
@@ -187,6 +188,7 @@ def _lose_name(
 ) -> None:
     """What the loss of a name in `parent`, already removed, means to the inode."""
     tx.change(record)
+    bucket = tx.bucket_of(record) if record.allocated else None
     record.mark_changed(time_ns)
     if record.is_directory:
         record.nlink = 0
@@ -194,11 +196,13 @@ def _lose_name(
             tx.rows.delete_bucket(record.ino)
     else:
         record.nlink -= 1
-    if record.nlink == 0:
-        drop(tx, record, sustain=sustain)
-    elif record.parent == parent:
+    if record.nlink and record.parent == parent:
         # The way to its bucket must go through a directory that still names it.
         record.parent = tx.rows.any_parent(record.ino) or record.parent
+    if record.allocated:
+        moved(tx, record, bucket)
+    if record.nlink == 0:
+        drop(tx, record, sustain=sustain)
 
 
 # --- rename --------------------------------------------------------------------------------------
@@ -224,10 +228,13 @@ def rename(tx: Transaction, op: wire.Rename) -> Touched:
     if op.mode == wire.RenameMode.EXCHANGE:
         assert target is not None
         _exchange(tx, op, (parent, source), (new_parent, target))
+        check_quota(tx, parent, "rename")
+        check_quota(tx, new_parent, "rename")
         return [source, parent, new_parent, target]
     if target is not None:
         _check_replaceable(op, source, target)
     _move(tx, op, parent, source, new_parent, target)
+    check_quota(tx, new_parent, "rename")
     return [source, parent, new_parent, *([target] if target else [])]
 
 
@@ -321,6 +328,8 @@ def _settle(
     tx.change(record)
     record.mark_changed(time_ns)
     if record.parent != new_parent:
+        bucket = tx.bucket_of(record)
         record.parent = new_parent
+        moved(tx, record, bucket)
         if record.is_directory:
             tx.rows.note_policies_changed()

@@ -168,7 +168,7 @@ class Rows(Protocol):
         """Remove a name."""
 
     def any_parent(self, ino: InodeNumber) -> InodeNumber | None:
-        """A directory that holds a name of `ino`, None when there is no name."""
+        """The oldest directory that holds a name of `ino`, None when there is no name."""
 
     # --- extended attributes ---
 
@@ -203,6 +203,18 @@ class Rows(Protocol):
 
     def delete_bucket(self, bucket: InodeNumber) -> None:
         """Forget that an inode is a bucket."""
+
+    def bucket_use(self, bucket: InodeNumber) -> int:
+        """Bytes that the files of a bucket have allocated; 0 when the inode is no bucket."""
+
+    def add_bucket_use(self, bucket: InodeNumber, difference: int) -> None:
+        """Add to the bytes that the files of a bucket have allocated."""
+
+    def tree_use(self, directory: InodeNumber, names_max: int) -> int | None:
+        """Bytes allocated to files whose `parent` is `directory` or lies in it, at any depth.
+
+        None when there are more than `names_max` names in it.
+        """
 
     def note_policies_changed(self) -> None:
         """Say that inodes may have another policy than before: caches of it are stale."""

@@ -163,6 +163,10 @@ class SqliteStore:
         """All buckets in order of names."""
         return self._reads.buckets()
 
+    async def bucket_use(self, request: wire.GetBucketUse) -> wire.BucketUse:
+        """Find the bucket that an inode is or lies in, its quota and what it uses."""
+        return self._reads.bucket_use(request)
+
     async def counts(self) -> Counts:
         """The counters of the space; cheap."""
         return self._reads.counts()

@@ -269,16 +269,30 @@ class SqliteReads:
     def buckets(self) -> wire.Buckets:
         """All buckets in order of names."""
         rows = self._execute(
-            "SELECT inode.*, bucket.policy, dentry.name FROM dentry"
+            "SELECT inode.*, bucket.used, bucket.policy, dentry.name FROM dentry"
             " JOIN bucket ON bucket.ino = dentry.ino JOIN inode ON inode.ino = dentry.ino"
             " WHERE dentry.parent = ? ORDER BY dentry.name",
             (ROOT_INODE,),
         ).fetchall()
         return wire.Buckets(
             tuple(
-                wire.BucketInfo(row[-1], _attributes(row), decode_policy(row[-2])) for row in rows
+                wire.BucketInfo(row[-1], _attributes(row), decode_policy(row[-2]), row[-3])
+                for row in rows
             )
         )
+
+    def bucket_use(self, request: wire.GetBucketUse) -> wire.BucketUse:
+        """Find the bucket that an inode is or lies in, its quota and what it uses."""
+        with _Snapshot(self._connection):
+            here = self._inode(request.ino, "bucket use")
+            while here[0] != ROOT_INODE and here[_PARENT] != ROOT_INODE:
+                here = self._inode(here[_PARENT], "bucket use")
+            row = self._execute(
+                "SELECT policy, used FROM bucket WHERE ino = ?", (here[0],)
+            ).fetchone()
+        if row is None:
+            return wire.BucketUse()
+        return wire.BucketUse(here[0], decode_policy(row[0]).quota, row[1])
 
     def xattrs(self, request: wire.GetXattrs) -> wire.Xattrs:
         """Read all extended attributes of an inode."""

@@ -51,6 +51,19 @@ _ADD_REPLICA = """
     SELECT ?1, coalesce(max(rank), -1) + 1, ?2 FROM replica WHERE chunk = ?1
 """
 
+# A file counts where its row says that it is, and once, also with two names in one directory.
+_TREE_USE = """
+    WITH RECURSIVE item(ino, kind, place, parent, allocated) AS (
+        SELECT ?1, 4, 0, 0, 0
+        UNION ALL
+        SELECT inode.ino, inode.kind, dentry.parent, inode.parent, inode.allocated
+        FROM item JOIN dentry ON dentry.parent = item.ino JOIN inode ON inode.ino = dentry.ino
+        WHERE item.kind = 4 LIMIT ?2
+    )
+    SELECT (SELECT count(*) FROM item), coalesce(sum(allocated), 0)
+    FROM (SELECT DISTINCT ino, allocated FROM item WHERE place = parent AND allocated > 0)
+"""
+
 _policy_decoder = msgspec.msgpack.Decoder(BucketPolicy)
 _policy_encoder = msgspec.msgpack.Encoder()
 
@@ -158,8 +171,9 @@ class SqliteRows:
         self._execute("DELETE FROM dentry WHERE parent = ? AND name = ?", (parent, name))
 
     def any_parent(self, ino: InodeNumber) -> InodeNumber | None:
-        """A directory that holds a name of `ino`, None when there is no name."""
-        row = self._execute("SELECT parent FROM dentry WHERE ino = ? LIMIT 1", (ino,)).fetchone()
+        """The oldest directory that holds a name of `ino`, None when there is no name."""
+        sql = "SELECT parent FROM dentry WHERE ino = ? ORDER BY parent LIMIT 1"
+        row = self._execute(sql, (ino,)).fetchone()
         return row[0] if row else None
 
     # --- extended attributes ---
@@ -212,11 +226,30 @@ class SqliteRows:
     def set_policy(self, bucket: InodeNumber, policy: BucketPolicy) -> None:
         """Make an inode a bucket or change its policy."""
         blob = _policy_encoder.encode(policy)
-        self._execute("INSERT OR REPLACE INTO bucket VALUES (?, ?)", (bucket, blob))
+        self._execute(
+            "INSERT INTO bucket (ino, policy) VALUES (?, ?)"
+            " ON CONFLICT (ino) DO UPDATE SET policy = excluded.policy",
+            (bucket, blob),
+        )
 
     def delete_bucket(self, bucket: InodeNumber) -> None:
         """Forget that an inode is a bucket."""
         self._execute("DELETE FROM bucket WHERE ino = ?", (bucket,))
+
+    def bucket_use(self, bucket: InodeNumber) -> int:
+        """Bytes that the files of a bucket have allocated; 0 when the inode is no bucket."""
+        row = self._execute("SELECT used FROM bucket WHERE ino = ?", (bucket,)).fetchone()
+        return row[0] if row else 0
+
+    def add_bucket_use(self, bucket: InodeNumber, difference: int) -> None:
+        """Add to the bytes that the files of a bucket have allocated."""
+        self._execute("UPDATE bucket SET used = used + ? WHERE ino = ?", (difference, bucket))
+
+    def tree_use(self, directory: InodeNumber, names_max: int) -> int | None:
+        """Bytes allocated to files whose `parent` is `directory` or lies in it, at any depth."""
+        # One row is the directory itself, and one more tells that there are too many.
+        count, use = self._execute(_TREE_USE, (directory, names_max + 2)).fetchone()
+        return None if count > names_max + 1 else use
 
     def note_policies_changed(self) -> None:
         """Say that inodes may have another policy than before: caches of it are stale."""

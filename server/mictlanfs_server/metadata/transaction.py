@@ -31,6 +31,7 @@ class Transaction:
         session: on whose behalf; empty for the router itself.
         now_ns: the router's clock, the time of tombstones.
         counts: what the batch adds to the counters of the space.
+        uses: what the batch adds to the bytes used by each bucket.
     """
 
     def __init__(self, rows: Rows, session: SessionId, now_ns: int) -> None:
@@ -38,12 +39,15 @@ class Transaction:
         self.session = session
         self.now_ns = now_ns
         self.counts = CountChange()
+        self.uses: dict[InodeNumber, int] = {}
         self._inodes: dict[InodeNumber, InodeRecord | None] = {}
         self._is_stored: dict[InodeNumber, bool] = {}
         self._touched: set[InodeNumber] = set()
         # State before the operation under way, to undo it.
         self._before: dict[InodeNumber, InodeRecord | None] = {}
         self._counts_before = CountChange()
+        self._uses_before: dict[InodeNumber, int] = {}
+        self._is_stored_before: dict[InodeNumber, bool] | None = None
         self._next_ino: int | None = None
         self._peers: frozenset[PeerNumber] | None = None
 
@@ -53,6 +57,8 @@ class Transaction:
         """Begin an operation."""
         self._before.clear()
         self._counts_before = copy.copy(self.counts)
+        self._uses_before = dict(self.uses)
+        self._is_stored_before = None
         self.rows.savepoint()
 
     def undo(self) -> None:
@@ -60,6 +66,9 @@ class Transaction:
         self.rows.rollback()
         self._inodes.update(self._before)
         self.counts = self._counts_before
+        self.uses = self._uses_before
+        if self._is_stored_before is not None:
+            self._is_stored = {**self._is_stored, **self._is_stored_before}
 
     def keep(self) -> None:
         """End the operation; its effect is part of the batch."""
@@ -67,6 +76,22 @@ class Transaction:
 
     def flush(self) -> None:
         """Write the inodes and counters. Nothing may follow but the end of the transaction."""
+        self._write_inodes()
+        if self.counts != CountChange():
+            self.rows.add_counts(self.counts)
+        for bucket, difference in self.uses.items():
+            if difference:
+                self.rows.add_bucket_use(bucket, difference)
+
+    def write_early(self) -> None:
+        """Write the inodes, within an operation, for a statement that reads many of them."""
+        if self._is_stored_before is None:
+            self._is_stored_before = dict(self._is_stored)
+        self._write_inodes()
+        for ino in self._touched:
+            self._is_stored[ino] = self._inodes[ino] is not None
+
+    def _write_inodes(self) -> None:
         inserts, updates, deletes = [], [], []
         for ino in self._touched:
             record = self._inodes[ino]
@@ -84,8 +109,6 @@ class Transaction:
         if inserts:
             # In order of their numbers, new rows go to the end of the table.
             self.rows.insert_inodes(sorted(inserts, key=lambda record: record.ino))
-        if self.counts != CountChange():
-            self.rows.add_counts(self.counts)
 
     # --- inodes ---
 
@@ -141,16 +164,25 @@ class Transaction:
             here = self.inode(here.parent)
         raise AssertionError("the directories form a loop")
 
-    def policy_of(self, record: InodeRecord) -> BucketPolicy:
-        """The policy of the bucket that `record` lies in; the default one once that is removed."""
+    def bucket_of(self, record: InodeRecord) -> InodeNumber | None:
+        """The bucket that `record` is or lies in, also a removed one; None: in none."""
         here: InodeRecord | None = record
         for _ in range(DEPTH_MAX):
             if here is None or here.ino == ROOT_INODE:
-                return BucketPolicy()
+                return None
             if here.parent == ROOT_INODE:
-                return self.rows.policy(here.ino) or BucketPolicy()
+                return here.ino
             here = self.inode(here.parent)
         raise AssertionError("the directories form a loop")
+
+    def policy_of(self, record: InodeRecord) -> BucketPolicy:
+        """The policy of the bucket that `record` lies in; the default one once that is removed."""
+        bucket = self.bucket_of(record)
+        return (bucket and self.rows.policy(bucket)) or BucketPolicy()
+
+    def has_grown(self, bucket: InodeNumber) -> bool:
+        """Whether a bucket uses more than before the operation under way."""
+        return self.uses.get(bucket, 0) > self._uses_before.get(bucket, 0)
 
     def is_peer(self, number: PeerNumber) -> bool:
         """Whether a peer with this number ever registered."""

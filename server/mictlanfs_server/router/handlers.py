@@ -80,6 +80,9 @@ class RouterHandlers:
             ),
             MessageRoute(path.STATFS, wire.Done, self.statfs, "read space and counts"),
             MessageRoute(path.BUCKETS, wire.Done, self.buckets, "list all buckets"),
+            MessageRoute(
+                path.BUCKET_USE, wire.GetBucketUse, store.bucket_use, "read what a bucket uses"
+            ),
             MessageRoute(path.PEER_MAP, wire.Done, self.read_peer_map, "read the peer map"),
             MessageRoute(
                 path.PEER_ANNOUNCE, wire.PeerAnnounce, self.announce, "register, or stay, a peer"

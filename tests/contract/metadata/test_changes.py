@@ -194,6 +194,30 @@ def test_policy_is_seen_as_soon_as_it_or_the_tree_has_changed(form: Form) -> Non
     form.run(scenario)
 
 
+def test_quota_holds_across_batches_and_opening_again(form: Form) -> None:
+    async def fill(store: MetadataStore) -> InodeNumber:
+        client = await Client.open(store)
+        bucket = await client.bucket()
+        await client.do(wire.SetBucketPolicy(bucket, BucketPolicy(quota=15), 1))
+        await client.write(await client.make(bucket, b"one"), new_chunk(10))
+        return bucket
+
+    bucket = form.run(fill)
+
+    async def go_on(store: MetadataStore) -> None:
+        client = await Client.open(store)
+        assert await store.bucket_use(wire.GetBucketUse(bucket)) == wire.BucketUse(bucket, 15, 10)
+        two = await client.make(bucket, b"two")
+        chunk = new_chunk(10)
+        assert await kind_of(client.write(two, chunk)) is Kind.QUOTA_EXCEEDED
+        await client.do(wire.Unlink(bucket, b"one", 1))
+        await client.write(two, chunk)
+        (info,) = (await store.buckets()).buckets
+        assert (info.used, info.policy.quota) == (10, 15)
+
+    form.run(go_on)
+
+
 def test_what_a_session_sustains_survives_opening_again_but_not_the_session(form: Form) -> None:
     async def unlink(store: MetadataStore) -> tuple[Client, InodeNumber]:
         client = await Client.open(store)

@@ -50,6 +50,7 @@ def test_names_of_kinds_are_those_of_the_protocol() -> None:
         "unsupported",
         "protocol",
         "internal",
+        "quota-exceeded",
     ]
 
 

@@ -1,5 +1,6 @@
 import json
 
+import msgspec
 import pytest
 
 from mictlanfs.cli.exits import Exit
@@ -18,6 +19,7 @@ from tests.unit.mictlanfs.cli.conftest import Run
             ["--chunk-size", "64K", "--replicas", "1"],
             BucketPolicy(replicas=1, chunk_size=MIB // 16),
         ),
+        (["--quota", "10G"], BucketPolicy(quota=10 * 1024 * MIB)),
     ],
 )
 def test_a_bucket_is_made_with_its_policy(
@@ -41,6 +43,8 @@ def test_a_bucket_is_made_with_its_policy(
         (["x", "--chunk-size", "1K"], Exit.USAGE),
         (["x", "--chunk-size", "17M"], Exit.USAGE),
         (["x", "--chunk-size", "much"], Exit.USAGE),
+        (["x", "--quota", "much"], Exit.USAGE),
+        (["x", "--quota", "10000000T"], Exit.USAGE),
         ([], Exit.USAGE),
     ],
 )
@@ -67,6 +71,52 @@ def test_a_bucket_shows_its_policy(cli: Run, space: FakeSpace) -> None:
     shown = json.loads(cli("bucket", "info", "b", "--json").text)
     assert (shown["name"], shown["chunk_size"]) == ("b", 65536)
     assert cli("bucket", "info", "none").code == Exit.NOT_FOUND
+
+
+def test_a_bucket_shows_its_quota_and_what_it_uses(cli: Run, space: FakeSpace) -> None:
+    space.router.used = 3 * MIB
+    assert "used      3.0 MiB, no quota" in cli("bucket", "info", "b").text
+    assert cli("bucket", "set", "b", "--quota", "4M").code == 0
+    assert "used      3.0 MiB of 4.0 MiB" in cli("bucket", "info", "b").text
+    for command in (("bucket", "info", "b"), ("bucket", "ls")):
+        shown = json.loads(cli(*command, "--json").text)
+        shown = shown[0] if isinstance(shown, list) else shown
+        assert (shown["quota"], shown["used"]) == (4 * MIB, 3 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [
+        (["--quota", "1M"], {"quota": MIB}),
+        (["--quota", "0"], {"quota": 0}),
+        (["--replicas", "1"], {"replicas": 1, "replicas_min": 1}),
+        (["--replicas", "4", "--chunk-size", "1M"], {"replicas": 4, "chunk_size": MIB}),
+    ],
+)
+def test_only_what_is_given_of_a_policy_is_changed(
+    cli: Run, space: FakeSpace, options: list[str], changes: dict[str, int]
+) -> None:
+    before = BucketPolicy(replicas=3, replicas_min=2, chunk_size=2 * MIB, quota=5 * MIB)
+    space.router.find(b"b").policy = before
+    assert cli("bucket", "set", "b", *options).code == 0
+    assert space.router.find(b"b").policy == msgspec.structs.replace(before, **changes)
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["b"], Exit.USAGE),
+        (["b", "--replicas", "9"], Exit.USAGE),
+        (["b", "--chunk-size", "1K"], Exit.USAGE),
+        (["none", "--quota", "1M"], Exit.NOT_FOUND),
+    ],
+)
+def test_what_cannot_be_set_changes_nothing(
+    cli: Run, space: FakeSpace, args: list[str], code: int
+) -> None:
+    before = space.router.find(b"b").policy
+    assert cli("bucket", "set", *args).code == code
+    assert space.router.find(b"b").policy == before
 
 
 def test_only_an_empty_bucket_is_removed_without_an_option(cli: Run, space: FakeSpace) -> None:

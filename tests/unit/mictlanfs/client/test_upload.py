@@ -7,7 +7,7 @@ import trio
 
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
-from mictlanfs.model import MIB, FileKind
+from mictlanfs.model import MIB, BucketPolicy, FileKind
 from tests.support.fakespace import CALLER, FakeSpace
 from tests.unit.mictlanfs.client.making import CHUNK, content, pattern, write_sparse
 
@@ -237,3 +237,31 @@ async def test_a_file_that_is_one_hole_keeps_its_size(space: FakeSpace, tmp_path
         await client.get("b", "hole", tmp_path / "copy")
     assert (tmp_path / "copy").stat().st_size == 3 * MIB
     assert not any(peer.chunks for peer in space.peers)
+
+
+async def test_what_cannot_fit_into_the_quota_is_refused_before_anything_is_stored(
+    space: FakeSpace, tmp_path: Path
+) -> None:
+    space.router.find(b"b").policy = BucketPolicy(chunk_size=CHUNK, quota=10 * CHUNK)
+    space.router.used = 8 * CHUNK
+    (tmp_path / "large").write_bytes(pattern(3 * CHUNK))
+    async with space.client() as client:
+        with pytest.raises(MictlanError, match="too much for the bucket") as caught:
+            await client.put(tmp_path / "large", "b", "d/f")
+        (tmp_path / "large").write_bytes(pattern(2 * CHUNK))
+        await client.put(tmp_path / "large", "b", "f")
+    assert caught.value.kind is Kind.QUOTA_EXCEEDED
+    assert space.router.tree(b"b") == [b"f"]
+
+
+async def test_a_stream_that_the_quota_ends_leaves_nothing(space: FakeSpace) -> None:
+    def refuse_writes(op: wire.Operation) -> None:
+        if isinstance(op, wire.WriteExtents):
+            raise MictlanError(Kind.QUOTA_EXCEEDED, "write")
+
+    space.router.before_apply = refuse_writes
+    async with space.client() as client:
+        with pytest.raises(MictlanError) as caught:
+            await client.put(io.BytesIO(pattern(3 * CHUNK)), "b", "d/e/f")
+    assert caught.value.kind is Kind.QUOTA_EXCEEDED
+    assert space.router.tree(b"b") == []

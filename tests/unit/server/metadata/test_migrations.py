@@ -49,7 +49,10 @@ def test_migrations_are_recorded_by_name(tmp_path: Path) -> None:
     migrate(path, 1)
     with closing(sqlite3.connect(path)) as connection:
         applied = migrations.MIGRATIONS.applied(Database(connection, execute_plugins=False))
-        assert [migration.name for migration in applied] == ["0001-first-schema"]
+        assert [migration.name for migration in applied] == [
+            "0001-first-schema",
+            "0002-use-of-buckets",
+        ]
         assert len(applied) == SCHEMA_VERSION
 
 
