@@ -35,6 +35,7 @@ from mictlanfs.taskerrors import raising_single_errors
 from mictlanfs_mount.extents import Segment
 from mictlanfs_mount.handles import FileHandle
 from mictlanfs_mount.inodes import Inode, InodeTable
+from mictlanfs_mount.quotas import Quotas
 from mictlanfs_mount.writeback import Budget, FileWriter, WriteBack
 
 log = logging.getLogger(__name__)
@@ -137,6 +138,7 @@ class Content:
             Budget(dirty_size_bytes_max),
             self._keep_written,
         )
+        self.quotas = Quotas(router, self.writeback, self._know_extents, deadline_s)
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -207,6 +209,14 @@ class Content:
             inode.extents.reset(version)
         inode.extents.learn(offset, page.end, page.extents, page.chunks)
 
+    async def _know_extents(self, inode: Inode, start: int, end: int) -> None:
+        """Ask for the extents of a range, as far as they can be known of a file that changes."""
+        for _ in range(EXTENT_PAGES_MAX):
+            unknown = inode.extents.first_unknown(start, end)
+            if unknown is None:
+                return
+            await self._load_page(inode, unknown)
+
     async def _put_together(self, state: _State, *, whole: bool) -> Buffer:
         """The bytes of a state: committed extents below, dirty bytes on top."""
         if not state.dirty and len(state.segments) == 1:
@@ -269,8 +279,8 @@ class Content:
         Waits while the budget of dirty bytes is used up.
 
         Raises:
-            MictlanError: TOO_LARGE beyond the largest offset; when the budget stays used up, the
-                error that keeps data from leaving.
+            MictlanError: TOO_LARGE beyond the largest offset; QUOTA_EXCEEDED; when the budget
+                stays used up, the error that keeps data from leaving.
         """
         if offset + len(data) > FILE_SIZE_BYTES_MAX:
             raise MictlanError(Kind.TOO_LARGE, "write", str(handle.inode.ino))
@@ -278,6 +288,8 @@ class Content:
             return
         if self.writeback.budget.is_exhausted:
             await self.writeback.wait_for_room(self._deadline_s)
+        if handle.inode.policy.quota:
+            await self.quotas.admit(handle.inode, offset, len(data))
         self._writer(handle.inode).write(offset, data, self._clock.wall_ns())
 
     def _writer(self, inode: Inode) -> FileWriter:
@@ -309,6 +321,12 @@ class Content:
         writer = self.writeback.get(ino)
         if writer is not None:
             await writer.flush(self._deadline_s)
+
+    def drop_refused(self, ino: InodeNumber) -> None:
+        """The file is cut to nothing: what a quota keeps from being stored must not prevent it."""
+        writer = self.writeback.get(ino)
+        if writer is not None:
+            writer.drop_refused()
 
     def discard(self, ino: InodeNumber) -> None:
         """Drop what is dirty of a file that nobody can reach any more."""

@@ -37,6 +37,7 @@ from mictlanfs.model import (
 from mictlanfs_mount.content import Content, stale_when_gone
 from mictlanfs_mount.handles import DirectoryHandle, FileHandle, HandleNumber, HandleTable
 from mictlanfs_mount.inodes import Inode, InodeTable
+from mictlanfs_mount.quotas import within_quota
 
 log = logging.getLogger(__name__)
 
@@ -208,6 +209,8 @@ class FileSystem:
         inode = self.remembered(Node(touched[0], target, policy=policy))
         inode.extents.reset(touched[0].content_version)
         inode.extents.learn(0, None, (), ())
+        if kind is FileKind.FILE:
+            await self._content.quotas.inherit(inode, directory)
         return inode
 
     async def link(self, ino: InodeNumber, parent: InodeNumber, name: bytes) -> Inode:
@@ -308,6 +311,8 @@ class FileSystem:
         """Change attributes; None leaves one as it is."""
         inode = await self._known(ino)
         times_ns = (_nearest_time(atime_ns), _nearest_time(mtime_ns))
+        if size == 0:
+            self._content.drop_refused(ino)
         # What was written before must not be applied after: it would undo the size or the time.
         await self._content.flush(ino)
         op = wire.SetAttributes(
@@ -553,7 +558,8 @@ class FileSystem:
         """Space and counts, at most `STATFS_VALIDITY_S` old."""
         now_s = self._clock.monotonic_s()
         if self._statfs is None or now_s >= self._statfs_until_s:
-            self._statfs = await self._router.statfs()
+            space = await self._router.statfs()
+            self._statfs = await within_quota(self._router, self.inodes.root, space)
             self._statfs_until_s = now_s + STATFS_VALIDITY_S
         return self._statfs
 

@@ -22,6 +22,7 @@ class Inode:
         open_count: handles.
         kernel_content_version: the content that pages in the kernel's cache are of; -1: none.
         told_content_version: the content whose size the kernel was told last; -1: none.
+        bucket: the bucket it was last known to lie in; 0: not asked for yet.
         reopening: for threads whose open was refused as stale, until when (monotonic) their next
             one is the kernel's repetition of it.
         xattrs, xattrs_version: extended attributes and the inode version they belong to.
@@ -29,6 +30,7 @@ class Inode:
 
     __slots__ = (
         "attributes",
+        "bucket",
         "extents",
         "ino",
         "kernel_content_version",
@@ -51,6 +53,7 @@ class Inode:
         self.open_count = 0
         self.target = b""
         self.policy = BucketPolicy()
+        self.bucket = InodeNumber(0)
         self.extents = ExtentMap()
         self.kernel_content_version = -1
         self.told_content_version = -1

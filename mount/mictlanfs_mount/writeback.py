@@ -72,11 +72,16 @@ class _Sealed:
 
 
 class Budget:
-    """How many dirty bytes the mount may hold."""
+    """How many dirty bytes the mount may hold.
+
+    Attributes:
+        charged_bytes: all that ever became dirty; only grows.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
+        self.charged_bytes = 0
         self._changed = trio.Event()
 
     @property
@@ -87,6 +92,7 @@ class Budget:
     def charge(self, count: int) -> None:
         """Count bytes that are dirty now. May overshoot the limit by one write."""
         self.used_bytes += count
+        self.charged_bytes += count
 
     def release(self, count: int) -> None:
         """Bytes were committed or discarded."""
@@ -131,6 +137,7 @@ class FileWriter:
     _committed_count: int = 0
     _changed: trio.Event = field(default_factory=trio.Event)
     _is_committing: bool = False
+    _hurried: trio.Event = field(default_factory=trio.Event)
 
     @property
     def is_clean(self) -> bool:
@@ -225,18 +232,24 @@ class FileWriter:
             return
         self._is_committing = True
         delay_s = RETRY_S_FIRST
+        count_max: int | None = None
         try:
-            while batch := self._stored_prefix():
+            while batch := self._stored_prefix()[:count_max]:
                 try:
                     await self._commit(batch)
-                    delay_s = RETRY_S_FIRST
+                    delay_s, count_max = RETRY_S_FIRST, None
                 except Exception as error:  # noqa: BLE001 - no defect may lose what is dirty.
                     reported = _reportable(error)
                     if reported.kind in _GONE:
                         self._give_up(reported)
                         return
+                    if reported.kind is Kind.QUOTA_EXCEEDED and len(batch) > 1:
+                        # The bucket may have room for some of it.
+                        count_max = 1
+                        continue
                     self._fail(reported)
-                    await trio.sleep(delay_s)
+                    with trio.move_on_after(delay_s):
+                        await self._hurried.wait()
                     delay_s = min(2 * delay_s, RETRY_S_MAX)
         finally:
             self._is_committing = False
@@ -313,6 +326,7 @@ class FileWriter:
                 the mount for `deadline_s`. The data is kept and tried again.
         """
         self.seal_all()
+        self._hurry_refused()
         target_count = self._sealed_count
         started_s = trio.current_time()
         while self._committed_count < target_count:
@@ -324,6 +338,35 @@ class FileWriter:
             with trio.move_on_at(give_up_at):
                 await self._changed.wait()
         self.raise_error()
+
+    def _hurry_refused(self) -> None:
+        """Try again now what a quota refused: there may be room, so that is not an error yet."""
+        if self.is_refused:
+            self.error = None
+            self._hurried.set()
+            self._hurried = trio.Event()
+
+    async def settle(self, deadline_s: float) -> None:
+        """Wait until all that was written before is committed or some of it failed.
+
+        Reports nothing. Gives up after `deadline_s`.
+        """
+        self.seal_all()
+        target_count = self._sealed_count
+        with trio.move_on_after(deadline_s):
+            while self._committed_count < target_count and self.failure is None:
+                await self._changed.wait()
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the quota of its bucket keeps the file from being stored."""
+        return self.failure is not None and self.failure.kind is Kind.QUOTA_EXCEEDED
+
+    def drop_refused(self) -> None:
+        """The file is about to lose all its bytes: those that the quota refused are let go."""
+        if self.is_refused:
+            self.error = None
+            self.discard()
 
     def raise_error(self) -> None:
         """Report the last failure, once."""
@@ -418,6 +461,23 @@ class WriteBack:
                 raise MictlanError(Kind.TIMED_OUT, "write", "", "dirty data cannot be stored")
             with trio.move_on_at(give_up_at):
                 await self.budget.wait_changed()
+
+    def dirty_bytes_with_quota(self) -> int:
+        """The dirty bytes of files in buckets that have a quota."""
+        return sum(w.dirty_bytes for w in self._writers.values() if w.policy.quota)
+
+    def refused_bytes(self) -> int:
+        """The dirty bytes of files that a quota keeps from being stored."""
+        return sum(w.dirty_bytes for w in self._writers.values() if w.is_refused)
+
+    async def settle_with_quota(self, deadline_s: float) -> None:
+        """Commit what is dirty in buckets that have a quota, as far as that works."""
+        writers = [writer for writer in self._writers.values() if writer.policy.quota]
+        for writer in writers:
+            writer.seal_all()
+        with trio.move_on_after(deadline_s):
+            for writer in writers:
+                await writer.settle(deadline_s)
 
     async def seal_aged_windows(self) -> None:
         """Send what was written a while ago on its way, for as long as the mount lives."""

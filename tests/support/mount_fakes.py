@@ -179,6 +179,12 @@ class FakeRouter:
         await self._script.passing("statfs:served")
         return answer
 
+    async def bucket_use(self, ino: InodeNumber) -> wire.BucketUse:
+        await self._script.passing("bucket_use:asked")
+        use = self._space.bucket_use(ino)
+        await self._script.passing("bucket_use:served")
+        return use
+
 
 @dataclass(eq=False)
 class _Request:

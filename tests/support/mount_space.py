@@ -224,6 +224,15 @@ class FakeSpace:
         entries = tuple(wire.Entry(name, self.node(record.entries[name])) for name in page)
         return wire.ListPage(entries, record.attributes, record.parent, len(page) == len(names))
 
+    @property
+    def used(self) -> int:
+        """Bytes that extents cover."""
+        return sum(extent.length for r in self._records.values() for extent in r.extents)
+
+    def bucket_use(self, ino: InodeNumber) -> wire.BucketUse:
+        self._record(ino)
+        return wire.BucketUse(self.bucket, self.policy.quota, self.used)
+
     def xattrs(self, ino: InodeNumber) -> dict[bytes, bytes]:
         return dict(self._record(ino).xattrs)
 
@@ -367,9 +376,13 @@ class FakeSpace:
             # Nobody acknowledged metadata whose data is not there.
             assert extent.chunk_id in self.chunks
             before = max(before, extent.end)
-        self._known_chunks |= {chunk.id: chunk for chunk in op.chunks}
+        extents, used = list(record.extents), self.used
         for extent in op.extents:
             record.put(extent)
+        if 0 < self.policy.quota < self.used and used < self.used:
+            record.extents[:] = extents
+            raise MictlanError(Kind.QUOTA_EXCEEDED, "write", str(op.ino))
+        self._known_chunks |= {chunk.id: chunk for chunk in op.chunks}
         _check_disjoint(record.extents)
         record.change_content(op.time_ns, size=max(record.attributes.size, op.size, before))
         return [record]

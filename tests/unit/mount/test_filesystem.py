@@ -13,6 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import (
+    MIB,
     ROOT_INODE,
     TIME_NS_MAX,
     TIME_NS_MIN,
@@ -686,6 +687,16 @@ async def test_space_is_asked_for_once_a_while(autojump_clock: MockClock) -> Non
         await trio.sleep(STATFS_VALIDITY_S)
         await mount.filesystem.statfs()
         assert mount.script.asked("statfs") == 2
+
+
+async def test_space_of_a_mounted_directory_is_that_of_the_quota_of_its_bucket() -> None:
+    for quota, shown in ((0, (100 * MIB, 60 * MIB)), (8 * MIB, (8 * MIB, 5 * MIB))):
+        async with open_mount() as mount:
+            mount.space.policy = BucketPolicy(quota=quota)
+            mount.space.add(mount.space.bucket, b"file", content=bytes(3 * MIB))
+            mount.inodes.root = mount.space.bucket
+            space = await mount.filesystem.statfs()
+            assert (space.capacity, space.free) == shown
 
 
 async def test_everything_is_durable_after_the_last_flush() -> None:
