@@ -559,7 +559,8 @@ class FileSystem:
         now_s = self._clock.monotonic_s()
         if self._statfs is None or now_s >= self._statfs_until_s:
             space = await self._router.statfs()
-            self._statfs = await within_quota(self._router, self.inodes.root, space)
+            root = self.inodes.get(self.inodes.root or ROOT_INODE)
+            self._statfs = await within_quota(self._router, root, space)
             self._statfs_until_s = now_s + STATFS_VALIDITY_S
         return self._statfs
 

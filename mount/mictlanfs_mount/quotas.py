@@ -22,7 +22,7 @@ from mictlanfs.client.router import RouterClient
 from mictlanfs.config import format_size
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.intervals import merge
-from mictlanfs.model import ROOT_INODE, InodeNumber
+from mictlanfs.model import InodeNumber
 from mictlanfs_mount.inodes import Inode
 from mictlanfs_mount.writeback import WriteBack
 
@@ -69,8 +69,7 @@ class Quotas:
         if not inode.policy.quota:
             return
         if not directory.bucket:
-            use = await self._router.bucket_use(directory.ino)
-            directory.bucket = use.bucket
+            directory.bucket = (await self._use_of(directory)).bucket
         inode.bucket = directory.bucket
 
     async def admit(self, inode: Inode, offset: int, length: int) -> None:
@@ -87,6 +86,9 @@ class Quotas:
             if self._admit_now(inode, offset, offset + length):
                 return
             await self._ask(inode)
+            if not inode.bucket:
+                # It lies in none, or nowhere any more: nothing limits it, or nobody will read it.
+                return
             if self._admit_now(inode, offset, offset + length):
                 return
             await self._admit_exactly(inode, offset, offset + length)
@@ -111,17 +113,33 @@ class Quotas:
         segments = inode.extents.segments(start, end)
         return sum(s.end - s.offset for s in segments if s.chunk is None)
 
+    async def _use_of(self, inode: Inode) -> wire.BucketUse:
+        """What the bucket of a file uses; of the one it was made in if the router misses the file.
+
+        The router may not have been told of it yet, or another mount may have removed it.
+        """
+        for ino in (inode.ino, inode.bucket):
+            try:
+                if ino:
+                    return await self._router.bucket_use(ino)
+            except MictlanError as error:
+                if error.kind is not Kind.NOT_FOUND:
+                    raise
+        return wire.BucketUse()
+
     async def _ask(self, inode: Inode) -> None:
         """Learn what the bucket of a file has left when all that is dirty is new in it."""
         budget = self._writeback.budget
         # Whatever is committed meanwhile may or may not be in the answer: counted in any case.
         dirty = self._writeback.dirty_bytes_with_quota()
         charged_before = budget.charged_bytes
-        use = await self._router.bucket_use(inode.ino)
+        use = await self._use_of(inode)
         self._note(inode, use, dirty + budget.charged_bytes - charged_before)
 
     def _note(self, inode: Inode, use: wire.BucketUse, dirty: int) -> None:
         inode.bucket = use.bucket
+        if not use.bucket:
+            return
         left = use.quota - use.used - dirty if use.quota else _UNLIMITED_SIZE_BYTES
         self._allowances[use.bucket] = _Allowance(left, trio.current_time() + VALIDITY_S)
 
@@ -133,9 +151,11 @@ class Quotas:
         await self._know_extents(inode, start, end)
         refused = self._writeback.refused_bytes()
         charged_before = self._writeback.budget.charged_bytes
-        use = await self._router.bucket_use(inode.ino)
+        use = await self._use_of(inode)
         charged = self._writeback.budget.charged_bytes - charged_before
         self._note(inode, use, refused + charged)
+        if not use.bucket:
+            return
         growth = self._growth_beyond_dirty(inode, start, end)
         allowance = self._allowances[use.bucket]
         if growth > max(0, allowance.left):
@@ -160,13 +180,11 @@ class Quotas:
         return growth
 
 
-async def within_quota(
-    router: RouterClient, root: InodeNumber | None, space: wire.StatFs
-) -> wire.StatFs:
+async def within_quota(router: RouterClient, root: Inode | None, space: wire.StatFs) -> wire.StatFs:
     """Space and counts as a mount of `root` shows them: of its bucket, if that has a quota."""
-    if root is None or root == ROOT_INODE:
+    if root is None or not root.policy.quota:
         return space
-    use = await router.bucket_use(root)
+    use = await router.bucket_use(root.ino)
     if not use.quota:
         return space
     free = min(space.free, max(0, use.quota - use.used))

@@ -695,6 +695,7 @@ async def test_space_of_a_mounted_directory_is_that_of_the_quota_of_its_bucket()
             mount.space.policy = BucketPolicy(quota=quota)
             mount.space.add(mount.space.bucket, b"file", content=bytes(3 * MIB))
             mount.inodes.root = mount.space.bucket
+            await mount.filesystem.getattr(mount.space.bucket)
             space = await mount.filesystem.statfs()
             assert (space.capacity, space.free) == shown
 

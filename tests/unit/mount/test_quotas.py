@@ -190,3 +190,22 @@ async def test_new_directories_cost_no_question() -> None:
         await mount.filesystem.make(mount.space.bucket, b"d", FileKind.DIRECTORY, 0o755, CALLER)
         assert mount.script.asked("bucket_use") == 0
         assert isinstance(mount.space.applied[-1][1], wire.MakeNode)
+
+
+async def test_file_that_the_router_does_not_know_yet_counts_where_it_was_made() -> None:
+    async with limited() as mount:
+        handle = await create(mount, b"file")
+        mount.script.fail("bucket_use:asked", MictlanError(Kind.NOT_FOUND))
+        assert await fails_by_quota(mount, handle, 0, QUOTA + 1)
+        assert not await fails_by_quota(mount, handle, 0, QUOTA)
+
+
+async def test_file_that_another_mount_removed_is_not_said_to_be_too_large() -> None:
+    async with limited() as mount:
+        ino = mount.space.add(mount.space.bucket, b"file")
+        handle = (await mount.filesystem.open(ino, os.O_WRONLY)).handle
+        mount.space.apply(0, wire.Unlink(mount.space.bucket, b"file", 0))
+        assert not await fails_by_quota(mount, handle, 0, 1)
+        with pytest.raises(MictlanError) as caught:
+            await mount.filesystem.flush(handle)
+        assert caught.value.kind is Kind.STALE
