@@ -341,7 +341,7 @@ class MakeNode(Struct, frozen=True, tag="make"):
 
     In the root only directories can be made: a bucket with the default policy. Where the parent has
     a default access control list the node inherits it (see `mictlanfs.acl`), and its mode is `mode`
-    less what the list does not grant.
+    with `masked`, less what the list does not grant.
 
     Errors: EXISTS, NOT_FOUND (parent), NOT_DIRECTORY, NAME_TOO_LONG, INVALID (name, number in
     use), NOT_PERMITTED (not a directory, in the root), STALE (parent was removed).
@@ -358,6 +358,8 @@ class MakeNode(Struct, frozen=True, tag="make"):
     time_ns: int
     rdev: int = 0
     target: bytes = b""
+    # The permission bits that a umask took off `mode`: a default list takes the umask's place.
+    masked: int = 0
 
 
 class Link(Struct, frozen=True, tag="link"):

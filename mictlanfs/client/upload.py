@@ -316,6 +316,7 @@ class _Upload:
             caller.uid,
             caller.gid,
             time.time_ns(),
+            masked=self._mode & caller.umask,
         )
 
     async def abandon(self) -> None:
@@ -354,17 +355,17 @@ async def new_directories(
     ops: list[wire.MakeNode] = []
     for name in names:
         ino = await session.new_inode()
-        mode = DIRECTORY_MODE & ~caller.umask
         ops.append(
             wire.MakeNode(
                 parent,
                 name,
                 ino,
                 FileKind.DIRECTORY,
-                mode,
+                DIRECTORY_MODE & ~caller.umask,
                 caller.uid,
                 caller.gid,
                 time.time_ns(),
+                masked=DIRECTORY_MODE & caller.umask,
             )
         )
         parent = ino

@@ -51,10 +51,15 @@ REOPEN_WITHIN_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a request: the ids that new nodes belong to."""
+    """Who makes a request: the ids that new nodes belong to, and the bits they do not get.
+
+    Attributes:
+        umask: has no say over symlinks, nor where a default access list takes its place.
+    """
 
     uid: int
     gid: int
+    umask: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,18 +196,20 @@ class FileSystem:
         """Create a node; the errors are those of `wire.MakeNode`."""
         directory = await self._known(parent)
         gid, mode = _inherited(directory.attributes, kind, caller.gid, mode)
+        umask = 0 if kind is FileKind.SYMLINK else caller.umask & 0o777
         ino = await self._session.new_inode()
         op = wire.MakeNode(
             parent,
             name,
             ino,
             kind,
-            mode & 0o7777,
+            mode & 0o7777 & ~umask,
             caller.uid,
             gid,
             self._clock.wall_ns(),
             rdev,
             target,
+            masked=mode & umask,
         )
         touched = await self._apply(op)
         policy = BucketPolicy() if parent == ROOT_INODE else directory.policy

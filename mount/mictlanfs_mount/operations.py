@@ -408,7 +408,7 @@ class Operations(pyfuse3.Operations):
 
 
 def _caller(ctx: pyfuse3.RequestContext) -> Caller:
-    return Caller(ctx.uid, ctx.gid)
+    return Caller(ctx.uid, ctx.gid, ctx.umask)
 
 
 def _is_member(ctx: pyfuse3.RequestContext, gid: int) -> bool:

@@ -40,6 +40,7 @@ from mictlanfs.model import ROOT_INODE, FileKind, InodeNumber
 from mictlanfs.processes import raise_descriptor_limit
 from mictlanfs.taskerrors import raising_single_errors
 from mictlanfs.uri import parse_routers
+from mictlanfs_mount.attaching import attach
 from mictlanfs_mount.attributes import Presentation
 from mictlanfs_mount.chunkcache.cache import ChunkCache, Fetch, open_chunk_cache
 from mictlanfs_mount.chunkcache.disk import DiskLimits
@@ -61,7 +62,6 @@ CONNECT_DEADLINE_S = 5.0
 # How long an unmount may take to store what is dirty while the space does not answer.
 FLUSH_DEADLINE_S = 60.0
 CACHE_SLOTS_MAX = 16
-FILESYSTEM_TYPE = "mictlanfs"
 # Carried flags of `-o` that libfuse turns into flags of mount(2).
 _MOUNT_FLAGS = frozenset({"dev", "nodev", "suid", "nosuid", "exec", "noexec", "noatime"})
 
@@ -208,7 +208,8 @@ async def _serve(
 ) -> None:
     operations = Operations(filesystem, presentation)
     try:
-        pyfuse3.init(operations, os.fspath(settings.mountpoint), _kernel_options(settings))
+        source = settings.options.fsname or settings.uri
+        attachment = attach(operations, settings.mountpoint, source, _kernel_options(settings))
     except RuntimeError as error:
         detail = f"the kernel refused the mount ({error}); its reason is in the lines above"
         raise MictlanError(
@@ -223,7 +224,7 @@ async def _serve(
             lost_bytes = await filesystem.flush_all(FLUSH_DEADLINE_S)
             nursery.cancel_scope.cancel()
     finally:
-        pyfuse3.close(unmount=True)
+        attachment.close()
     log.info("unmounted %s", settings.mountpoint)
     if lost_bytes:
         detail = f"{lost_bytes} bytes written before could not be stored: the space refused them"
@@ -232,10 +233,7 @@ async def _serve(
 
 def _kernel_options(settings: MountSettings) -> set[str]:
     options = settings.options
-    # The options are one string with commas for libfuse, and a URI may hold commas.
-    source = (options.fsname or settings.uri).replace("\\", "\\\\").replace(",", "\\,")
-    chosen = set(pyfuse3.default_options)
-    chosen |= {f"fsname={source}", f"subtype={FILESYSTEM_TYPE}", "default_permissions"}
+    chosen = {*pyfuse3.default_options, "default_permissions"}
     if options.allow_other:
         chosen.add("allow_other")
     if options.read_only:

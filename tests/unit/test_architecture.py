@@ -33,6 +33,7 @@ WEB_HOMES = [
 # The only files that may import a library. A `*` also crosses folders.
 LIBRARY_HOMES = {
     "pyfuse3": [
+        "mount/mictlanfs_mount/attaching.py",
         "mount/mictlanfs_mount/session.py",
         "mount/mictlanfs_mount/operations.py",
         "mount/mictlanfs_mount/attributes.py",

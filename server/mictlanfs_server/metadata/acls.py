@@ -59,14 +59,17 @@ def follow_mode(tx: Transaction, record: InodeRecord) -> None:
         keep_xattr(tx, record, acl.ACCESS_NAME, changed)
 
 
-def inherit(tx: Transaction, parent: InodeRecord, record: InodeRecord) -> None:
-    """A node is being made in `parent`: it gets what the default list there gives. See acl(5)."""
+def inherit(tx: Transaction, parent: InodeRecord, record: InodeRecord, masked: int) -> None:
+    """A node is being made in `parent`: it gets what the default list there gives. See acl(5).
+
+    `masked` are the permission bits that a umask took off its mode: a default list gives them back.
+    """
     if record.kind is FileKind.SYMLINK:
         return
     default = _kept(tx, parent, acl.DEFAULT_NAME)
     if default is None:
         return
-    access = default.inherited(record.mode)
+    access = default.inherited(record.mode | masked)
     record.mode = record.mode & ~_PERMISSION_BITS | access.mode
     if not access.is_mode_only:
         keep_xattr(tx, record, acl.ACCESS_NAME, acl.encode(access))

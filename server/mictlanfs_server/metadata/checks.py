@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mictlanfs_server.metadata.transaction import Transaction
 
 MODE_MAX = 0o7777
+PERMISSIONS_MAX = 0o777
 # uid_t and gid_t; the largest value means "no change" to chown(2) and owns nothing.
 OWNER_MAX = 2**32 - 2
 # What a signed column of the database holds.

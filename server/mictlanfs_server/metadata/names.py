@@ -24,6 +24,7 @@ from mictlanfs_server.metadata.checks import (
     INTEGER_MAX,
     MODE_MAX,
     OWNER_MAX,
+    PERMISSIONS_MAX,
     check_name,
     check_range,
     check_root_name,
@@ -78,7 +79,7 @@ def make_node(tx: Transaction, op: wire.MakeNode) -> Touched:
         target=op.target,
     )
     tx.insert(record)
-    inherit(tx, parent, record)
+    inherit(tx, parent, record, op.masked)
     tx.rows.set_entry(op.parent, op.name, op.ino)
     if op.parent == ROOT_INODE:
         tx.rows.set_policy(op.ino, BucketPolicy())
@@ -88,6 +89,7 @@ def make_node(tx: Transaction, op: wire.MakeNode) -> Touched:
 
 def _check_new_inode(tx: Transaction, op: wire.MakeNode) -> None:
     check_range(op.mode, 0, MODE_MAX, "mode", "make")
+    check_range(op.masked, 0, PERMISSIONS_MAX, "masked mode", "make")
     check_range(op.uid, 0, OWNER_MAX, "uid", "make")
     check_range(op.gid, 0, OWNER_MAX, "gid", "make")
     check_range(op.rdev, 0, INTEGER_MAX, "device number", "make")

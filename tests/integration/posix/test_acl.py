@@ -335,14 +335,27 @@ def test_new_nodes_inherit_the_default_list(here: Path) -> None:
     assert not may(STRANGER, "r", here / "f")
 
 
-def test_the_umask_still_counts_where_there_is_a_default_list(here: Path) -> None:
+def test_a_default_list_takes_the_place_of_the_umask(here: Path) -> None:
     run("setfacl", "-m", f"d:u:{FRIEND}:rwx", here)
-    create_with(here, 0o022)
-    # The kernel takes the umask off before it asks; what is taken cannot be known.
-    assert mode(here / "f") == 0o644
-    assert "mask::r--" in getfacl(here / "f")
-    assert "mask::r-x" in getfacl(here / "d")
-    assert not may(FRIEND, "w", here / "f")
+    create_with(here, 0o077)
+    expected = ["user::rw-", f"user:{FRIEND}:rwx", "group::r-x", "mask::rw-", "other::r--"]
+    assert getfacl(here / "f") == getfacl(here / "p") == expected
+    assert "mask::rwx" in getfacl(here / "d")
+    assert may(FRIEND, "w", here / "f")
+
+
+def test_a_list_of_three_entries_takes_the_place_of_the_umask_too(here: Path) -> None:
+    run("setfacl", "-m", "d:u::rwx,d:g::rx,d:o::x", here)
+    create_with(here, 0o077)
+    assert mode(here / "f") == mode(here / "p") == 0o640
+    assert mode(here / "d") == 0o751
+
+
+def test_the_umask_masks_all_nodes_where_there_is_no_default_list(here: Path) -> None:
+    create_with(here, 0o027)
+    assert mode(here / "f") == mode(here / "p") == 0o640
+    assert mode(here / "d") == 0o750
+    assert (here / "l").lstat().st_mode & 0o777 == 0o777
 
 
 def test_without_a_default_list_nothing_is_inherited(here: Path) -> None:

@@ -150,11 +150,13 @@ def test_chmod_leaves_the_default_list(space: Space, bucket: InodeNumber) -> Non
 # --- inheritance ---
 
 
-def make(space: Space, parent: InodeNumber, kind: FileKind, mode: int) -> tuple[Attributes, int]:
+def make(
+    space: Space, parent: InodeNumber, kind: FileKind, mode: int, masked: int = 0
+) -> tuple[Attributes, int]:
     """A node made in one operation: its attributes and the permission bits it was given."""
     target = b"x" if kind is FileKind.SYMLINK else b""
     ino = space.new_inode()
-    op = wire.MakeNode(parent, b"new", ino, kind, mode, 1, 2, space.tick(), 0, target)
+    op = wire.MakeNode(parent, b"new", ino, kind, mode, 1, 2, space.tick(), 0, target, masked)
     made, _ = space.do(op)
     assert made == space.attributes(ino)
     return made, made.mode
@@ -166,6 +168,20 @@ def test_a_file_inherits_what_the_mode_lets_it(space: Space, bucket: InodeNumber
     assert mode == 0o4640
     assert acls(space, made.ino) == {acl.ACCESS_NAME: extended(6, 7, 5, 4, 0)}
     assert made.version == 1
+
+
+def test_a_default_list_gives_back_what_the_umask_took(space: Space, bucket: InodeNumber) -> None:
+    set_acl(space, bucket, acl.DEFAULT_NAME, extended(7, 7, 5, 7, 5))
+    made, mode = make(space, bucket, FileKind.FILE, 0o600, masked=0o066)
+    assert mode == 0o664
+    assert acls(space, made.ino) == {acl.ACCESS_NAME: extended(6, 7, 5, 6, 4)}
+
+
+def test_without_a_default_list_what_the_umask_took_stays_away(
+    space: Space, bucket: InodeNumber
+) -> None:
+    _, mode = make(space, bucket, FileKind.FILE, 0o600, masked=0o066)
+    assert mode == 0o600
 
 
 def test_a_directory_inherits_the_default_list_too(space: Space, bucket: InodeNumber) -> None:
