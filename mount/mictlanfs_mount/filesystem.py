@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
@@ -38,13 +37,13 @@ from mictlanfs_mount.content import Content, stale_when_gone
 from mictlanfs_mount.handles import DirectoryHandle, FileHandle, HandleNumber, HandleTable
 from mictlanfs_mount.inodes import Inode, InodeTable
 from mictlanfs_mount.quotas import within_quota
+from mictlanfs_mount.setids import IsMember, after_open_truncating, in_every_group
 
 log = logging.getLogger(__name__)
 
 STATFS_VALIDITY_S = 1.0
 XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.")
 # Whether the caller is in a group, or above groups.
-IsMember = Callable[[int], bool]
 # The kernel repeats an open that was refused as stale at once; later it is another open.
 REOPEN_WITHIN_S = 1.0
 
@@ -398,12 +397,18 @@ class FileSystem:
         return await self.open(inode.ino, flags, None, is_root=caller.uid == 0), inode
 
     async def open(
-        self, ino: InodeNumber, flags: int, thread: int | None = 0, *, is_root: bool = False
+        self,
+        ino: InodeNumber,
+        flags: int,
+        thread: int | None = 0,
+        *,
+        is_root: bool = False,
+        is_member: IsMember = in_every_group,
     ) -> Opened:
         """Open a file, with what was closed elsewhere before. Raises STALE when it is gone.
 
         `thread` is the one that opens; None: the kernel is told the size without being refused.
-        With O_TRUNC set-user-id and set-group-id go, unless root opens.
+        With O_TRUNC set-user-id and set-group-id go, as `setids` says of who opens.
         """
         # Counted as open before anything is asked, so that a removal meanwhile sustains it.
         number = self._add_file_handle(await self._known(ino), flags)
@@ -417,7 +422,9 @@ class FileSystem:
                 self._renew_size(inode, thread)
             if flags & os.O_TRUNC:
                 # Of an empty file too: its times change.
-                await self.setattr(ino, size=0, mode=_truncated_mode(inode, is_root=is_root))
+                known = inode.attributes
+                mode = after_open_truncating(known, is_root=is_root, is_member=is_member)
+                await self.setattr(ino, size=0, mode=mode)
         except BaseException:
             await self._close(number)
             raise
@@ -585,16 +592,6 @@ class FileSystem:
 def _nearest_time(time_ns: int | None) -> int | None:
     """The nearest time that can be kept, as other file systems do it; see utimensat(2)."""
     return None if time_ns is None else min(max(time_ns, TIME_NS_MIN), TIME_NS_MAX)
-
-
-def _truncated_mode(inode: Inode, *, is_root: bool) -> int | None:
-    """The mode of a file after O_TRUNC, None when it stays.
-
-    The kernel ends set-ids when a file is written or truncated, and leaves this case to us.
-    """
-    mode = inode.attributes.mode
-    ended = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
-    return None if is_root or not mode & ended else mode & ~ended
 
 
 def _inherited(directory: Attributes, kind: FileKind, gid: int, mode: int) -> tuple[int, int]:

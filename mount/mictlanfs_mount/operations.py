@@ -26,6 +26,7 @@ from mictlanfs_mount.attributes import Presentation
 from mictlanfs_mount.filesystem import Caller, FileSystem, Opened
 from mictlanfs_mount.handles import DirectoryHandle, HandleNumber
 from mictlanfs_mount.inodes import Inode
+from mictlanfs_mount.setids import after_change
 
 log = logging.getLogger(__name__)
 
@@ -238,9 +239,14 @@ class Operations(pyfuse3.Operations):
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
         """Change attributes."""
+        ino = self._shown.from_kernel(inode)
+        mode = attr.st_mode if fields.update_mode else None
+        if fields.update_size or fields.update_uid or fields.update_gid:
+            known = (await self._fs.getattr(ino)).attributes
+            mode = after_change(known, mode, functools.partial(_is_member, ctx))
         changed = await self._fs.setattr(
-            self._shown.from_kernel(inode),
-            mode=attr.st_mode if fields.update_mode else None,
+            ino,
+            mode=mode,
             uid=attr.st_uid if fields.update_uid else None,
             gid=attr.st_gid if fields.update_gid else None,
             size=attr.st_size if fields.update_size else None,
@@ -360,9 +366,14 @@ class Operations(pyfuse3.Operations):
         self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.FileInfo:
         """Open a file."""
-        ino, is_root = self._shown.from_kernel(inode), ctx.uid == 0
-        # What the kernel calls pid here is the number of a thread.
-        return _file_info(await self._fs.open(ino, flags, ctx.pid, is_root=is_root))
+        opened = await self._fs.open(
+            self._shown.from_kernel(inode),
+            flags,
+            ctx.pid,  # What the kernel calls so is the number of a thread.
+            is_root=ctx.uid == 0,
+            is_member=functools.partial(_is_member, ctx),
+        )
+        return _file_info(opened)
 
     @handler
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:

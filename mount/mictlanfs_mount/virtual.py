@@ -19,9 +19,10 @@ from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Attributes, Buffer, FileKind, InodeNumber, Node
 from mictlanfs_mount import computed
 from mictlanfs_mount.content import stale_when_gone
-from mictlanfs_mount.filesystem import Caller, FileSystem, IsMember, Opened
+from mictlanfs_mount.filesystem import Caller, FileSystem, Opened
 from mictlanfs_mount.handles import DirectoryHandle, FileHandle, HandleNumber
 from mictlanfs_mount.inodes import Inode
+from mictlanfs_mount.setids import IsMember, in_every_group
 
 DIRECTORY_NAME: Final = b".mictlanfs"
 # The router counts up from 1 and ends below, in no time of ours.
@@ -211,11 +212,17 @@ class VirtualFileSystem(FileSystem):
     # --- files -----------------------------------------------------------------------------------
 
     async def open(
-        self, ino: InodeNumber, flags: int, thread: int | None = 0, *, is_root: bool = False
+        self,
+        ino: InodeNumber,
+        flags: int,
+        thread: int | None = 0,
+        *,
+        is_root: bool = False,
+        is_member: IsMember = in_every_group,
     ) -> Opened:
         """Open a file; a text of the directory is made now."""
         if not is_virtual(ino):
-            return await super().open(ino, flags, thread, is_root=is_root)
+            return await super().open(ino, flags, thread, is_root=is_root, is_member=is_member)
         if flags & (os.O_ACCMODE | os.O_TRUNC) != os.O_RDONLY:
             self._refuse_inode("open", ino)
         text = self._text(ino)

@@ -25,6 +25,8 @@ from tests.stateful.own_mount import OwnMount, add_mount_arguments, own_mount
 HISTORY_LENGTH = 50
 HANDLES_MAX = 3
 PAGE = mmap.PAGESIZE
+# How soon a router that does not answer is asked again.
+ASK_AGAIN_S = 0.5
 
 
 class DifferenceError(Exception):
@@ -284,8 +286,8 @@ class RouterKiller:
     A context manager: kills from its start to its end.
 
     Args:
-        every_s: the time from one kill to the next. The supervisor waits longer each time before it
-            starts what dies within a minute; mount with a deadline that is longer still.
+        every_s: how long a router that answers is left alone before it is killed. The supervisor
+            waits up to five seconds longer before it starts what dies within half a minute.
     """
 
     def __init__(self, own: OwnMount, every_s: float) -> None:
@@ -304,11 +306,20 @@ class RouterKiller:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._is_over.wait(self._every_s):
-            # While it waits for its next start there is nothing to kill.
+        while self._await_answer() and not self._is_over.wait(self._every_s):
+            # It may have died by itself, or be gone with the space.
             with contextlib.suppress(AssertionError, OSError, TypeError):
                 self._own.space.kill("router")
                 self.count += 1
+
+    def _await_answer(self) -> bool:
+        """Wait for a router that answers, so that the mount gets on; False when it is all over."""
+        while not self._is_over.is_set():
+            done = self._own.space.command("bucket", "ls", check=False)
+            if done.returncode == 0:
+                return True
+            self._is_over.wait(ASK_AGAIN_S)
+        return False
 
 
 def parsed(words: list[str]) -> argparse.Namespace:

@@ -123,7 +123,8 @@ class MountedModel(RuleBasedStateMachine):
         name = f"play-{next(self.stage.play_numbers)}"
         self.place = Path(self.stage.bucket, name)
         self.sides = tuple(
-            Side(base / self.place) for base in (self.stage.mount.path, self.stage.local)
+            Side(base / self.place, is_tmpfs=base == self.stage.local)
+            for base in (self.stage.mount.path, self.stage.local)
         )
         for side in self.sides:
             side.root.mkdir(parents=True)
