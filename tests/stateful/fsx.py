@@ -24,6 +24,8 @@ from tests.stateful.own_mount import OwnMount, add_mount_arguments, own_mount
 
 HISTORY_LENGTH = 50
 HANDLES_MAX = 3
+# After so many operations everything is compared, and the long form tells how far it is.
+ROUND_LENGTH = 5000
 PAGE = mmap.PAGESIZE
 # How soon a router that does not answer is asked again.
 ASK_AGAIN_S = 0.5
@@ -353,7 +355,9 @@ def main(words: list[str]) -> int:
         fsx = Fsx(folder, arguments.seed, file_count=arguments.files, size_max=arguments.size_max)
         started_s = time.monotonic()
         try:
-            fsx.run(arguments.operations)
+            while (left := arguments.operations - fsx.operation_count) > 0:
+                fsx.run(min(left, ROUND_LENGTH))
+                print(f"{fsx.operation_count} operations", flush=True)
         except DifferenceError as error:
             print(error, file=sys.stderr)
             return 1

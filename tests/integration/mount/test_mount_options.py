@@ -6,18 +6,16 @@ import errno
 import os
 import stat
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mictlanfs import wire
 from tests.docs.traced_mount import traced
-from tests.support.spaces import Space, mictlanfs, mounted, run
+from tests.support.spaces import Space, mounted, run
 
 NOBODY = 65534
 
@@ -290,35 +288,3 @@ def test_a_subdir_that_is_none_is_refused(
         mounted(space.uri, tmp_path / "part", f"subdir={work.name}/{name}"),
     ):
         pass
-
-
-# --- without root --------------------------------------------------------------------------------
-
-
-def test_an_unprivileged_user_mounts_by_fusermount3(space: Space, work: Path, shared: Path) -> None:
-    who: dict[str, Any] = {"user": NOBODY, "group": NOBODY}
-    home = shared / "home"
-    place = home / "mnt"
-    place.mkdir(parents=True)
-    run("chown", "-R", str(NOBODY), home)
-    os.chown(work, NOBODY, NOBODY)
-    if os.stat("/dev/fuse").st_mode & 0o006 != 0o006:
-        pytest.skip("only root may open /dev/fuse here")
-    try:
-        subprocess.run([sys.executable, "-c", ""], check=True, **who)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip(f"only root may run {sys.executable}")
-    env = {**os.environ, "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
-    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"):
-        env.pop(name, None)
-    try:
-        mictlanfs("mount", space.uri, place, "-o", "suid,dev", env=env, cwd="/", **who)
-        script = f"echo hi > {place / work.name / 'file'} && grep ' {place} ' /proc/mounts"
-        shown = run("sh", "-c", script, env=env, cwd="/", **who).stdout
-        # fusermount3 lets nobody but root have these two.
-        assert "nosuid,nodev" in shown
-        mictlanfs("umount", place, env=env, cwd="/", **who)
-    finally:
-        run("umount", "-l", place, check=False)
-    assert (work / "file").read_text() == "hi\n"
-    assert (work / "file").stat().st_uid == NOBODY
