@@ -43,7 +43,6 @@ log = logging.getLogger(__name__)
 
 STATFS_VALIDITY_S = 1.0
 XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.")
-# Whether the caller is in a group, or above groups.
 # The kernel repeats an open that was refused as stale at once; later it is another open.
 REOPEN_WITHIN_S = 1.0
 
@@ -523,6 +522,8 @@ class FileSystem:
         )
         if is_refused_system or not name.startswith(XATTR_NAMESPACES):
             raise MictlanError(Kind.UNSUPPORTED, "xattr", os.fsdecode(name))
+        if name in XATTR_NAMESPACES:
+            raise MictlanError(Kind.INVALID, "xattr", os.fsdecode(name), "nothing follows the dot")
 
     async def getxattr(self, ino: InodeNumber, name: bytes) -> bytes:
         """The value of an extended attribute. Raises NO_DATA, UNSUPPORTED."""

@@ -216,6 +216,15 @@ def test_a_name_of_no_namespace_is_not_supported(name: str) -> None:
         assert attempt(os.removexattr, "node", name) == "ENOTSUP"
 
 
+@pytest.mark.parametrize("name", ["user.", "trusted.", "security."])
+def test_a_namespace_alone_is_no_name(name: str) -> None:
+    make("file")
+    with touching_nothing("node"):
+        assert attempt(os.setxattr, "node", name, b"") == "EINVAL"
+        assert attempt(os.getxattr, "node", name) == "EINVAL"
+        assert attempt(os.removexattr, "node", name) == "EINVAL"
+
+
 @every_bad_path
 def test_a_path_that_leads_nowhere_is_refused(bad: BadPath) -> None:
     bad.check(lambda path: os.setxattr(path, "user.a", b""))
