@@ -46,6 +46,19 @@ async def test_a_small_put_is_one_batch_that_is_durable_when_it_returns(space: F
     assert batch.stop_on_error
 
 
+async def test_the_router_is_told_what_the_umask_took_in_case_a_default_list_gives_it_back(
+    space: FakeSpace, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"x")
+    source.chmod(0o666)
+    async with space.client() as client:
+        await client.put(source, "b", "new/f")
+    (batch,) = space.router.commits
+    makes = [op for op in batch.ops if isinstance(op, wire.MakeNode)]
+    assert [(op.mode, op.masked) for op in makes] == [(0o755, 0o022), (0o644, 0o022)]
+
+
 async def test_put_keeps_the_mode_less_the_umask_and_the_time_on_request(
     space: FakeSpace, tmp_path: Path
 ) -> None:
