@@ -138,6 +138,7 @@ class MountOptions:
         attr_timeout_s: how long the kernel may trust attributes and names.
         read_ahead_kib: of the kernel, per open file.
         deadline_s: after which a request to a space that does not answer fails.
+        spin: whether `mictlanfs_mount.requestloop` waits for requests.
         fsname: shown as the source in /proc/mounts; None: the URI.
         sync, dirsync: as in mount(8); `sync` implies the other.
         carried: flags for the kernel, in the order given, each once and none with its contrary.
@@ -179,6 +180,11 @@ class MountOptions:
     )
     dirsync: bool = _flag(
         Option("dirsync", "every change of names and attributes returns when it is durable")
+    )
+    spin: bool = _flag(
+        Option("spin", "look for the next request before sleeping, which is quicker (default)"),
+        Option("nospin", "sleep between requests, which takes a little less CPU", value=False),
+        default=True,
     )
     fsname: str | None = _value("fsname", "source shown in /proc/mounts", _parse_text)
     carried: tuple[str, ...] = ()

@@ -50,6 +50,7 @@ from mictlanfs_mount.filesystem import FileSystem
 from mictlanfs_mount.inodes import InodeTable
 from mictlanfs_mount.kernel import raise_limits
 from mictlanfs_mount.operations import Operations
+from mictlanfs_mount.requestloop import quick_requests
 from mictlanfs_mount.selfreport import SelfReport
 from mictlanfs_mount.settings import MountSettings
 from mictlanfs_mount.stackdump import all_stacks
@@ -220,7 +221,8 @@ async def _serve(
             nursery.start_soon(_handle_signals, filesystem)
             nursery.start_soon(_dump_stacks_on_request)
             nursery.start_soon(_announce, settings, notify_ready)
-            await pyfuse3.main()
+            with quick_requests(is_wanted=settings.options.spin):
+                await pyfuse3.main()
             lost_bytes = await filesystem.flush_all(FLUSH_DEADLINE_S)
             nursery.cancel_scope.cancel()
     finally:
