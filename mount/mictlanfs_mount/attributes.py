@@ -11,6 +11,8 @@ from mictlanfs.model import Attributes, FileKind, InodeNumber
 # What programs should read and write at once: a read of the kernel's largest request.
 PREFERRED_IO_SIZE_BYTES = 1024 * 1024
 _BLOCK_SIZE_BYTES = 512
+_ROOT = pyfuse3.ROOT_INODE
+_FILE = FileKind.FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +45,25 @@ class Presentation:
 
     def entry(self, attributes: Attributes, validity_s: float) -> pyfuse3.EntryAttributes:
         """Attributes, and for how long the kernel may trust them and the name."""
+        # Nearly every request ends here, so it does without calls, and sets no zero: a new entry
+        # is all zeros but for what is set. Numbers are never reused: the generation stays 0.
         entry = pyfuse3.EntryAttributes()
-        entry.st_ino = self.to_kernel(attributes.ino)
-        # Numbers are never reused, so a generation would tell nothing.
-        entry.generation = 0
-        entry.entry_timeout = validity_s
-        entry.attr_timeout = validity_s
-        entry.st_mode = pyfuse3.ModeT(attributes.st_mode & ~self.umask)
+        ino, kind = attributes.ino, attributes.kind
+        entry.st_ino = _ROOT if ino == self.root else ino
+        entry.entry_timeout = entry.attr_timeout = validity_s
+        # As `Attributes.st_mode` makes it.
+        mode = (kind << 12) | attributes.mode
+        entry.st_mode = mode & ~self.umask
         entry.st_nlink = attributes.nlink
         entry.st_uid = attributes.uid if self.uid is None else self.uid
         entry.st_gid = attributes.gid if self.gid is None else self.gid
-        entry.st_rdev = attributes.rdev
         entry.st_size = attributes.size
         entry.st_blksize = PREFERRED_IO_SIZE_BYTES
-        entry.st_blocks = _blocks(attributes)
+        if attributes.rdev:
+            entry.st_rdev = attributes.rdev
+        if kind is _FILE:
+            entry.st_blocks = -(-attributes.allocated // _BLOCK_SIZE_BYTES)
         entry.st_atime_ns = attributes.atime_ns
         entry.st_mtime_ns = attributes.mtime_ns
         entry.st_ctime_ns = attributes.ctime_ns
         return entry
-
-
-def _blocks(attributes: Attributes) -> int:
-    if attributes.kind is not FileKind.FILE:
-        return 0
-    return -(-attributes.allocated // _BLOCK_SIZE_BYTES)
