@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
 from pyfuse3 import FileHandleT, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
@@ -36,17 +37,21 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def handler(verb: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
-    """Let only `FUSEError` and a cancellation leave a handler."""
+def handler(
+    verb: Callable[Concatenate[Operations, P], Awaitable[R]],
+) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]]:
+    """Count the request, and let only `FUSEError` and a cancellation leave the handler."""
+    name = verb.__name__
 
     @functools.wraps(verb)
-    async def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+    async def guarded(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        self.request_counts[name] += 1
         try:
-            return await verb(*args, **kwargs)
+            return await verb(self, *args, **kwargs)
         except FUSEError:
             raise
         except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - it must not leave.
-            raise _answer(verb.__name__, single_error(error)) from None
+            raise _answer(name, single_error(error)) from None
 
     return guarded
 
@@ -76,13 +81,23 @@ def _errno_of(error: OSError) -> int:
 
 
 class Operations(pyfuse3.Operations):
-    """The handlers of one mount."""
+    """The handlers of one mount.
+
+    Attributes:
+        request_counts: requests of the kernel so far, by the name of their handler.
+    """
 
     enable_writeback_cache = False
     supports_dot_lookup = True
 
-    def __init__(self, filesystem: FileSystem, presentation: Presentation) -> None:
+    def __init__(
+        self,
+        filesystem: FileSystem,
+        presentation: Presentation,
+        request_counts: Counter[str] | None = None,
+    ) -> None:
         super().__init__()
+        self.request_counts: Counter[str] = Counter() if request_counts is None else request_counts
         self._fs = filesystem
         self._shown = presentation
         filesystem.inodes.root = presentation.root
@@ -112,6 +127,7 @@ class Operations(pyfuse3.Operations):
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         """The kernel gave up references. Must not raise, not even `FUSEError`."""
+        self.request_counts["forget"] += 1
         for ino, count in inode_list:
             try:
                 self._fs.inodes.forget(self._shown.from_kernel(ino), count)

@@ -36,6 +36,7 @@ class SelfReport:
     cache_stats: Callable[[], CacheStats]
     dirty: Budget
     filesystem: FileSystem
+    kernel_requests: Mapping[str, int]
 
     def views(self) -> Views:
         """What `VirtualFileSystem` shows."""
@@ -50,6 +51,7 @@ class SelfReport:
     def stats(self) -> Mapping[str, Any]:
         """Counters since the mount began, and what it holds now."""
         return {
+            "kernel_requests": dict(self.kernel_requests),
             "router_requests": self.router.request_count,
             "peer_requests": self.peer_client.request_count,
             "dirty_bytes": self.dirty.used_bytes,

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -102,10 +103,7 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
         presentation = await _presentation(impatient, options)
         session = await stack.enter_async_context(
             open_session(
-                router,
-                str(settings.mountpoint),
-                deadline_s=options.deadline_s,
-                on_grant=on_grant,
+                router, str(settings.mountpoint), deadline_s=options.deadline_s, on_grant=on_grant
             )
         )
         chunks = await stack.enter_async_context(
@@ -139,6 +137,7 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
             # What was written to mapped memory comes when the file is closed.
             sync_on_close=options.sync_on_close or options.sync,
         )
+        kernel_requests: Counter[str] = Counter()
         filesystem.views = SelfReport(
             settings,
             router,
@@ -148,9 +147,11 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
             cache.stats,
             content.writeback.budget,
             filesystem,
+            kernel_requests,
         ).views()
         nursery.start_soon(content.writeback.seal_aged_windows)
-        await _serve(settings, filesystem, presentation, notify_ready)
+        operations = Operations(filesystem, presentation, kernel_requests)
+        await _serve(settings, filesystem, operations, notify_ready)
         nursery.cancel_scope.cancel()
 
 
@@ -204,10 +205,9 @@ def _cache_directories(options: MountOptions, space_id: str) -> list[Path]:
 async def _serve(
     settings: MountSettings,
     filesystem: FileSystem,
-    presentation: Presentation,
+    operations: Operations,
     notify_ready: Callable[[], None],
 ) -> None:
-    operations = Operations(filesystem, presentation)
     try:
         source = settings.options.fsname or settings.uri
         attachment = attach(operations, settings.mountpoint, source, _kernel_options(settings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import inspect
 import logging
@@ -618,3 +619,11 @@ async def test_directory_handle_is_no_file_handle() -> None:
         await rig.operations.fsyncdir(fh, False)
         await rig.operations.releasedir(fh)
         assert await errno_of(rig.operations.readdir(fh, 0, cast("Any", Token(1)))) == errno.EBADF
+
+
+async def test_requests_are_counted_by_kind_also_those_that_fail() -> None:
+    operations = operations_that_fail(MictlanError(Kind.NOT_FOUND))
+    for name in ("lookup", "lookup", "getattr", "forget"):
+        with contextlib.suppress(FUSEError):
+            await getattr(operations, name)(*arguments(name).values())
+    assert operations.request_counts == {"lookup": 2, "getattr": 1, "forget": 1}

@@ -53,6 +53,7 @@ async def test_every_document_is_json_and_says_what_the_parts_know() -> None:
             cache_stats,
             budget,
             mount.filesystem,
+            {"lookup": 3},
         )
         views = report.views()
         told = {
@@ -62,6 +63,7 @@ async def test_every_document_is_json_and_says_what_the_parts_know() -> None:
         grant = session.grant
     assert list(told) == [b"stats", b"config", b"session", b"peers"]
     stats = told[b"stats"]
+    assert stats["kernel_requests"] == {"lookup": 3}
     assert (stats["router_requests"], stats["peer_requests"]) == (1, 0)
     assert (stats["dirty_bytes"], stats["dirty_bytes_max"]) == (5, 100)
     assert (stats["inodes"], stats["handles"]) == (0, 0)
