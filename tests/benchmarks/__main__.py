@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.benchmarks.subjects import Subject, all_subjects
-from tests.benchmarks.workloads import WORKLOADS, Result, Stopwatch, Workload
+from tests.benchmarks.trees import WORKLOADS
+from tests.benchmarks.workloads import Result, Stopwatch, Workload
 
 
 def chosen_workloads(names: Sequence[str]) -> list[Workload]:
@@ -29,28 +30,42 @@ def chosen_workloads(names: Sequence[str]) -> list[Workload]:
     return [found for name, found in WORKLOADS.items() if name in wanted]
 
 
-def measure(subject: Subject, found: Workload, scale: float) -> float:
-    """The rate of one workload on one subject."""
+def measure(
+    subject: Subject, found: Workload, scale: float, result: Result, *, is_cold: bool = True
+) -> None:
+    """Run one workload on one subject and note its rate and its requests."""
     directory = subject.directory / (found.needs or found.name)
-    if found.needs:
+    if found.needs and is_cold:
         subject.make_cold()
-    else:
+    elif not found.needs:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()
-    watch = Stopwatch()
-    return found.run(directory, scale, watch) / max(watch.seconds, 1e-9)
+    watch = Stopwatch(subject.requests)
+    count = found.run(directory, scale, watch)
+    result.rates.setdefault(subject.name, []).append(count / max(watch.seconds, 1e-9))
+    each = {where: max(0, number) / count for where, number in watch.requests.items()}
+    result.requests.setdefault(subject.name, []).append(each)
 
 
 def run_rounds(
-    subjects: Sequence[Subject], found: Sequence[Workload], rounds: int, scale: float
+    subjects: Sequence[Subject],
+    found: Sequence[Workload],
+    rounds: int,
+    scale: float,
+    *,
+    is_quick: bool = False,
 ) -> list[Result]:
-    """Every workload on every subject, `rounds` times, the subjects taking turns."""
+    """Every workload on every subject, `rounds` times, the subjects taking turns.
+
+    To be quick, only the first workload on some files is measured cold.
+    """
     results = {one.name: Result(one) for one in found}
+    first = {one.needs: one for one in reversed(found)}
     for round_index in range(rounds):
         for one in found:
+            is_cold = not is_quick or first[one.needs] is one
             for subject in subjects:
-                rate = measure(subject, one, scale)
-                results[one.name].rates.setdefault(subject.name, []).append(rate)
+                measure(subject, one, scale, results[one.name], is_cold=is_cold)
                 print(f"round {round_index + 1}: {one.name} {subject.name}", file=sys.stderr)
     return list(results.values())
 
@@ -69,25 +84,50 @@ def table(results: Sequence[Result], subjects: Sequence[str], subject: str) -> s
     return "\n".join(lines)
 
 
+def requests_table(results: Sequence[Result], subject: str) -> str:
+    """Requests of one subject for each unit of work, medians, as Markdown."""
+    lines = [
+        "| workload | kernel to mount | mount to router | mount to peers |",
+        "|---|---|---|---|",
+    ]
+    for result in results:
+        rounds = result.requests[subject]
+        medians = [
+            statistics.median(one.get(where, 0.0) for one in rounds)
+            for where in ("kernel", "router", "peer")
+        ]
+        unit = result.workload.unit.removesuffix("/s")
+        cells = [f"{result.workload.name} (of {unit})", *(f"{number:,.3f}" for number in medians)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("workloads", nargs="*", help=f"of {', '.join(WORKLOADS)}; all by default")
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
     parser.add_argument("--scale", type=float, default=1.0, help="part of the work; default: 1")
+    parser.add_argument("--quick", action="store_true", help="see that all works")
     parser.add_argument("--json", type=Path, help="also write every rate to this file")
     chosen = parser.parse_args(arguments)
+    rounds, scale = (1, 0.02) if chosen.quick else (chosen.rounds, chosen.scale)
     found = chosen_workloads(chosen.workloads)
     with (
         tempfile.TemporaryDirectory(prefix="mictlanfs-bench-") as base,
         all_subjects(Path(base)) as subjects,
     ):
-        results = run_rounds(subjects, found, chosen.rounds, chosen.scale)
+        results = run_rounds(subjects, found, rounds, scale, is_quick=chosen.quick)
         names = [subject.name for subject in subjects]
     print(table(results, names, "mictlanfs"))
+    print()
+    print(requests_table(results, "mictlanfs"))
     if chosen.json is not None:
-        rates = {result.workload.name: result.rates for result in results}
-        chosen.json.write_text(json.dumps(rates, indent=1), encoding="utf-8")
+        figures = {
+            result.workload.name: {"rates": result.rates, "requests": result.requests}
+            for result in results
+        }
+        chosen.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

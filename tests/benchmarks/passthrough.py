@@ -121,6 +121,19 @@ class PassThrough(pyfuse3.Operations):
         with os_errors():
             return FileNameT(os.fsencode(os.readlink(self._paths[inode])))
 
+    async def link(
+        self,
+        inode: InodeT,
+        new_parent_inode: InodeT,
+        new_name: FileNameT,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """Create a hard link."""
+        path = self._child(new_parent_inode, new_name)
+        with os_errors():
+            os.link(self._paths[inode], path)
+        return self._looked_up(path)
+
     async def unlink(
         self, parent_inode: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext
     ) -> None:

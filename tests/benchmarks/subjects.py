@@ -1,4 +1,4 @@
-"""What is measured: a local directory, a plain pass-through, and a space of three peers.
+"""What is measured: a local directory, a pass-through, plain and tuned, and a space of three peers.
 
 Each subject gives a directory to work in and can make itself cold: everything the client has
 cached is gone, the servers' files are in the page cache.
@@ -7,6 +7,7 @@ cached is gone, the servers' files are in the page cache.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -34,6 +35,10 @@ class Subject(Protocol):
         """Lose every cache of the client."""
         ...
 
+    def requests(self) -> dict[str, int]:
+        """Requests so far, by where they go; empty where nobody counts them."""
+        ...
+
 
 def _drop_page_cache() -> None:
     run("sync")
@@ -48,7 +53,15 @@ def _read_all(folder: Path) -> None:
                     pass
 
 
-class LocalDirectory:
+class _Uncounted:
+    """Nobody counts its requests."""
+
+    def requests(self) -> dict[str, int]:
+        """Nothing."""
+        return {}
+
+
+class LocalDirectory(_Uncounted):
     """The local file system itself: the upper bound."""
 
     name = "local"
@@ -63,25 +76,24 @@ class LocalDirectory:
         _read_all(self.directory)
 
 
-class PassThroughMount:
-    """The local file system behind pyfuse3."""
+class PassThroughMount(_Uncounted):
+    """The local file system behind pyfuse3, by the program `tests.benchmarks.NAME`."""
 
-    name = "passthrough"
-
-    def __init__(self, base: Path) -> None:
-        self._source = base / "source"
+    def __init__(self, base: Path, name: str) -> None:
+        self.name = name
+        self._source = base / f"{name}-source"
         self._source.mkdir()
-        self.directory = base / "passthrough"
+        self.directory = base / name
         self.directory.mkdir()
         self._process: subprocess.Popen[bytes] | None = None
 
     def mount(self) -> None:
         """Start serving."""
-        words = [sys.executable, "-m", "tests.benchmarks.passthrough"]
+        words = [sys.executable, "-m", f"tests.benchmarks.{self.name}"]
         self._process = subprocess.Popen(
             [*words, os.fspath(self._source), os.fspath(self.directory)], cwd=REPOSITORY
         )
-        wait_until(lambda: is_mounted(self.directory), "the pass-through is mounted")
+        wait_until(lambda: is_mounted(self.directory), f"{self.name} is mounted")
 
     def unmount(self) -> None:
         """Stop serving."""
@@ -118,21 +130,32 @@ class SpaceMount:
         _read_all(self._space.data)
         self._mount.mount()
 
+    def requests(self) -> dict[str, int]:
+        """From the kernel, to the router, to peers: what the mount tells of itself."""
+        stats = json.loads((self._mount.path / ".mictlanfs" / "stats").read_bytes())
+        return {
+            "kernel": sum(stats["kernel_requests"].values()),
+            "router": stats["router_requests"],
+            "peer": stats["peer_requests"],
+        }
+
 
 @contextlib.contextmanager
 def all_subjects(base: Path) -> Iterator[list[Subject]]:
     """Every subject, taken down afterwards whatever happened."""
-    passthrough = PassThroughMount(base)
+    passthroughs = [PassThroughMount(base, name) for name in ("passthrough", "tuned")]
     space = Space(base / "data")
     mount = Mount("", base / "mnt", base / "cache")
     try:
-        passthrough.mount()
+        for passthrough in passthroughs:
+            passthrough.mount()
         space.start()
         mount.uri = space.uri
         mount.mount()
-        yield [LocalDirectory(base), passthrough, SpaceMount(space, mount)]
+        yield [LocalDirectory(base), *passthroughs, SpaceMount(space, mount)]
     finally:
-        passthrough.unmount()
+        for passthrough in passthroughs:
+            passthrough.unmount()
         if is_mounted(mount.path):
             mictlanfs("umount", mount.path, check=False)
         if is_mounted(mount.path):

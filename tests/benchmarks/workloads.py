@@ -10,10 +10,10 @@ import os
 import random
 import sqlite3
 import subprocess
-import sysconfig
-import tarfile
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,18 +22,38 @@ MIB = 1 << 20
 _BLOCKS = [random.Random(seed).randbytes(MIB) for seed in range(8)]
 
 
+def no_requests() -> dict[str, int]:
+    """Where nobody counts them."""
+    return {}
+
+
 @dataclass
 class Stopwatch:
-    """Time spent in the parts that count."""
+    """Time spent, and requests made, in the parts that count.
 
+    Attributes:
+        observe: requests made so far, by where they go; it may itself make the same few each time.
+    """
+
+    observe: Callable[[], Mapping[str, int]] = no_requests
     seconds: float = 0.0
+    requests: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        before, after = Counter(self.observe()), Counter(self.observe())
+        after.subtract(before)
+        self._own = after
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Count the time inside the block."""
+        before = self.observe()
         start = time.perf_counter()
         yield
         self.seconds += time.perf_counter() - start
+        self.requests.update(self.observe())
+        self.requests.subtract(before)
+        self.requests.subtract(self._own)
 
 
 @dataclass(frozen=True)
@@ -66,7 +86,8 @@ def workload(
     return register
 
 
-def _sync(directory: Path) -> None:
+def make_durable(directory: Path) -> None:
+    """Have everything that was made in a directory stored."""
     descriptor = os.open(directory, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
@@ -78,7 +99,16 @@ def _create(directory: Path, scale: float, watch: Stopwatch) -> float:
     with watch.running():
         for index in range(count):
             os.close(os.open(directory / f"e{index}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        _sync(directory)
+        make_durable(directory)
+    return count
+
+
+@workload("stat-empty", "files/s", needs="create")
+def _stat_empty(directory: Path, scale: float, watch: Stopwatch) -> float:
+    count = int(1000 * scale)
+    with watch.running():
+        sizes = [os.stat(directory / f"e{index}").st_size for index in range(count)]
+    assert not any(sizes)
     return count
 
 
@@ -100,7 +130,7 @@ def _small_write(directory: Path, scale: float, watch: Stopwatch) -> float:
             descriptor = os.open(directory / f"s{index}", os.O_CREAT | os.O_WRONLY)
             os.write(descriptor, _BLOCKS[index % 8][index : index + 4096])
             os.close(descriptor)
-        _sync(directory)
+        make_durable(directory)
     return count
 
 
@@ -115,6 +145,45 @@ def _small_read(directory: Path, scale: float, watch: Stopwatch) -> float:
             os.close(descriptor)
     assert all(body == _BLOCKS[i % 8][i : i + 4096] for i, body in enumerate(bodies))
     return count
+
+
+_READER = """
+import os, sys
+names = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.readline()
+for name in names:
+    descriptor = os.open(name, os.O_RDONLY)
+    assert len(os.read(descriptor, 8192)) == 4096
+    os.close(descriptor)
+"""
+
+
+@workload("small-read-by-8", "files/s", needs="small-write")
+def _small_read_by_8(directory: Path, scale: float, watch: Stopwatch) -> float:
+    names = [f"s{index}" for index in range(int(600 * scale))]
+    readers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _READER, *names[index::8]],
+            cwd=directory,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for index in range(8)
+    ]
+    for reader in readers:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == b"ready\n"
+    with watch.running():
+        for reader in readers:
+            assert reader.stdin is not None
+            reader.stdin.write(b"\n")
+            reader.stdin.flush()
+        statuses = [reader.wait() for reader in readers]
+    for reader in readers:
+        reader.communicate()
+    assert not any(statuses)
+    return len(names)
 
 
 @workload("stat", "files/s", needs="small-write")
@@ -164,24 +233,9 @@ def _random_read(directory: Path, scale: float, watch: Stopwatch) -> float:
     return count
 
 
-@workload("untar", "files/s")
-def _untar(directory: Path, scale: float, watch: Stopwatch) -> float:
-    archive = directory / "library.tar"
-    library = Path(sysconfig.get_paths()["stdlib"])
-    paths = sorted(library.glob("*.py"))[: max(1, int(200 * scale))]
-    with tarfile.open(archive, "w") as tar:
-        for path in paths:
-            tar.add(path, path.name)
-    with watch.running():
-        subprocess.run(["tar", "xf", archive, "-C", directory], check=True)
-        _sync(directory)
-    assert all((directory / path.name).read_bytes() == path.read_bytes() for path in paths)
-    return len(paths)
-
-
 @workload("append-fsync", "appends/s")
 def _append(directory: Path, scale: float, watch: Stopwatch) -> float:
-    count = int(200 * scale)
+    count = int(100 * scale)
     with watch.running(), (directory / "log").open("ab", buffering=0) as log:
         for index in range(count):
             log.write(b"%099d\n" % index)
@@ -192,7 +246,7 @@ def _append(directory: Path, scale: float, watch: Stopwatch) -> float:
 
 @workload("sqlite", "transactions/s")
 def _sqlite(directory: Path, scale: float, watch: Stopwatch) -> float:
-    count = int(50 * scale)
+    count = int(1000 * scale)
     with closing(sqlite3.connect(directory / "db")) as connection:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, body BLOB)")
@@ -206,7 +260,8 @@ def _sqlite(directory: Path, scale: float, watch: Stopwatch) -> float:
 
 @dataclass
 class Result:
-    """Rates of one workload by subject, one for each round."""
+    """Rates of one workload, and requests for each of its units, by subject and round."""
 
     workload: Workload
     rates: dict[str, list[float]] = field(default_factory=dict)
+    requests: dict[str, list[dict[str, float]]] = field(default_factory=dict)

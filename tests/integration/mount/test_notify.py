@@ -15,6 +15,8 @@ import pytest
 from mictlanfs.mounts.table import find_mount
 from mictlanfs.mounts.unmounting import unmount
 
+pytestmark = pytest.mark.fuse
+
 PROGRAM = Path(__file__).parents[2] / "support" / "notified_mount.py"
 ROOT, DIRECTORY, FILE = 1, 2, 10
 UNKNOWN = 999

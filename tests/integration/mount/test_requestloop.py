@@ -16,6 +16,8 @@ import pytest
 from mictlanfs.mounts.table import find_mount
 from mictlanfs.mounts.unmounting import unmount
 
+pytestmark = pytest.mark.fuse
+
 PROGRAM = Path(__file__).parents[2] / "support" / "busy_mount.py"
 REQUESTS = 5000
 IDLE_S = 0.5
