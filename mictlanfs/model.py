@@ -7,6 +7,7 @@ at the end with a default and an old reader ignores it.
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import NewType, TypeAlias
 
@@ -122,13 +123,23 @@ class Chunk(Struct, frozen=True):
         id: 128 bits, time-ordered, made by the writer.
         length: bytes, at least 1.
         digest: BLAKE3 of the stored bytes.
-        peers: numbers of the peers that hold a replica, in the order the writer used.
+        peers: numbers of the peers that hold a replica, in the order the writer used. None: the
+            chunk is *inline*, its bytes stand in the router's metadata.
     """
 
     id: ChunkId
     length: int
     digest: bytes
     peers: tuple[PeerNumber, ...]
+
+
+def inline_bodies(
+    chunks: Iterable[Chunk], bodies: Iterable[bytes]
+) -> Iterator[tuple[Chunk, bytes]]:
+    """The inline chunks among `chunks` whose bytes came along in `bodies`, with these."""
+    inline = (chunk for chunk in chunks if not chunk.peers)
+    # The shorter one ends it: a sender may leave out the last bodies.
+    return ((chunk, body) for body, chunk in zip(bodies, inline, strict=False) if body)
 
 
 class BucketPolicy(Struct, frozen=True):
@@ -157,6 +168,8 @@ class Node(Struct, frozen=True):
         has_all_extents: whether `extents` is the whole of the file.
         policy: of the bucket the inode lies in; None for the root.
         key: of the lease that covers the inode; see `mictlanfs.wire`. 0: from an older router.
+        inline: bytes of the inline chunks among `chunks`, in their order; empty for one that was
+            left out, and shorter when all that follow were. See `inline_bodies`.
     """
 
     attributes: Attributes
@@ -166,6 +179,7 @@ class Node(Struct, frozen=True):
     has_all_extents: bool = False
     policy: BucketPolicy | None = None
     key: InodeNumber = InodeNumber(0)
+    inline: tuple[bytes, ...] = ()
 
 
 class PeerState(IntEnum):

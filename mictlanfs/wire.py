@@ -56,6 +56,9 @@ INODE_BATCH_COUNT: Final = 1024
 # Inodes and names of one `Acquire`; leases of one `Recall`, `ReleaseLeases`, `Claim`.
 ACQUIRE_COUNT_MAX: Final = 16
 LEASES_COUNT_MAX: Final = 4096
+# Of one inline chunk, and of all that one answer carries.
+INLINE_CHUNK_SIZE_BYTES_MAX: Final = 16 * 1024
+INLINE_ANSWER_SIZE_BYTES_MAX: Final = 4 * 1024 * 1024
 
 
 class Path:
@@ -480,8 +483,11 @@ class WriteExtents(Struct, frozen=True, tag="write"):
 
     The new extents replace what they cover; `size` is the least size afterwards (the file grows to
     it, never shrinks). `chunks` describes every chunk named that is new to the router; each must
-    be durable on its peers before. Errors: NOT_FOUND, INVALID (not a file, an extent outside its
-    chunk, a chunk that is unknown), QUOTA_EXCEEDED (the bucket would grow beyond its quota).
+    be durable on its peers before. One without peers is *inline*: its bytes travel in `inline`,
+    which has one body for each such chunk, in their order; an empty one when the router has it.
+    Errors: NOT_FOUND, INVALID (not a file, an extent outside its chunk, a chunk that is unknown or
+    too large to be inline, bytes that are missing or not those of the digest), QUOTA_EXCEEDED (the
+    bucket would grow beyond its quota).
     """
 
     ino: InodeNumber
@@ -489,6 +495,7 @@ class WriteExtents(Struct, frozen=True, tag="write"):
     chunks: tuple[Chunk, ...]
     size: int
     time_ns: int
+    inline: tuple[bytes, ...] = ()
 
 
 class Release(Struct, frozen=True, tag="release"):
@@ -569,11 +576,13 @@ class Lookup(Struct, frozen=True):
 
     Attributes:
         extents_max: how many extents to send along, 0 to 256.
+        inline_max: how many bytes of inline chunks to send along with them.
     """
 
     parent: InodeNumber
     name: bytes
     extents_max: int = 0
+    inline_max: int = 0
 
 
 class GetNode(Struct, frozen=True):
@@ -581,6 +590,7 @@ class GetNode(Struct, frozen=True):
 
     ino: InodeNumber
     extents_max: int = 0
+    inline_max: int = 0
 
 
 class GetExtents(Struct, frozen=True):
@@ -589,6 +599,7 @@ class GetExtents(Struct, frozen=True):
     ino: InodeNumber
     offset: int
     extents_max: int = EXTENTS_PAGE_MAX
+    inline_max: int = 0
 
 
 class ExtentPage(Struct, frozen=True):
@@ -597,12 +608,14 @@ class ExtentPage(Struct, frozen=True):
     Attributes:
         end: the page describes the file from the offset asked up to here; None: up to its end.
         content_version: of the file when the page was read.
+        inline: bytes of inline chunks, as in `Node`.
     """
 
     extents: tuple[Extent, ...]
     chunks: tuple[Chunk, ...]
     end: int | None
     content_version: int
+    inline: tuple[bytes, ...] = ()
 
 
 class ListDirectory(Struct, frozen=True):
@@ -611,6 +624,7 @@ class ListDirectory(Struct, frozen=True):
     Attributes:
         after: the last name of the page before; empty for the first.
         extents_max: extents to send with each file, 0 to 256.
+        inline_max: bytes of inline chunks to send with each file; a page carries at most 4 MiB.
 
     Errors: NOT_FOUND, NOT_DIRECTORY.
     """
@@ -619,6 +633,7 @@ class ListDirectory(Struct, frozen=True):
     after: bytes = b""
     entries_max: int = LIST_ENTRIES_MAX
     extents_max: int = 0
+    inline_max: int = 0
 
 
 class Entry(Struct, frozen=True):
@@ -678,6 +693,7 @@ class Resolve(Struct, frozen=True):
 
     names: tuple[bytes, ...]
     extents_max: int = 0
+    inline_max: int = 0
 
 
 class Resolved(Struct, frozen=True):
@@ -852,6 +868,7 @@ class SpaceStatus(msgspec.Struct, frozen=True):
     lost_count: int
     tombstone_count: int
     bytes_logical: int
+    inline_count: int = 0
 
 
 # --- coding --------------------------------------------------------------------------------------

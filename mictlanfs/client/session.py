@@ -357,7 +357,10 @@ def _size_of(op: wire.Operation) -> int:
     """An upper bound of the bytes of an operation when it is encoded."""
     if isinstance(op, wire.WriteExtents):
         return (
-            OP_SIZE_BYTES + EXTENT_SIZE_BYTES * len(op.extents) + CHUNK_SIZE_BYTES * len(op.chunks)
+            OP_SIZE_BYTES
+            + EXTENT_SIZE_BYTES * len(op.extents)
+            + CHUNK_SIZE_BYTES * len(op.chunks)
+            + sum(map(len, op.inline))
         )
     if isinstance(op, wire.SetXattr):
         return OP_SIZE_BYTES + len(op.value)

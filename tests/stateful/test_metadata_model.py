@@ -28,8 +28,9 @@ from mictlanfs.model import (
     FileKind,
     InodeNumber,
     SessionId,
+    inline_bodies,
 )
-from tests.unit.server.metadata.space import SpaceMaker, new_chunk, open_space
+from tests.unit.server.metadata.space import PEERS, SpaceMaker, inline_chunk, new_chunk, open_space
 
 DIRECTORY, FILE = FileKind.DIRECTORY, FileKind.FILE
 Entry = tuple[InodeNumber, bytes]
@@ -283,6 +284,7 @@ class MetadataMachine(RuleBasedStateMachine):
         self.model = Model()
         self.known: list[InodeNumber] = [ROOT_INODE]
         self.written: list[Chunk] = []
+        self.bodies: dict[ChunkId, bytes] = {}
         self.second = self.space.open_session("second")
         self.session_count = 2
 
@@ -402,12 +404,35 @@ class MetadataMachine(RuleBasedStateMachine):
         length=st.integers(1, CHUNK_LENGTH),
         skip=st.integers(0, CHUNK_LENGTH - 1),
         size=st.integers(0, SIZE_MAX),
+        body=st.none() | st.binary(min_size=CHUNK_LENGTH, max_size=CHUNK_LENGTH),
     )
-    def write(self, ino: int, offsets: list[int], length: int, skip: int, size: int) -> None:
+    def write(
+        self,
+        ino: int,
+        offsets: list[int],
+        length: int,
+        skip: int,
+        size: int,
+        body: bytes | None,
+    ) -> None:
         chunk = new_chunk(CHUNK_LENGTH)
+        if body is not None:
+            chunk = inline_chunk(body)
+            self.bodies[chunk.id] = body
         length = min(length, CHUNK_LENGTH - skip)
         self.write_chunk(ino, offsets, chunk, (chunk,), length, skip, size)
         self.written.append(chunk)
+
+    @precondition(lambda self: self.written)
+    @rule(ino=PICKS, offset=st.integers(0, SIZE_MAX), index=st.integers(0, 50))
+    def move_chunk_to_peers(self, ino: int, offset: int, index: int) -> None:
+        chunk = self.written[index % len(self.written)]
+        if chunk.id in self.model.chunks():
+            moved = Chunk(chunk.id, chunk.length, chunk.digest, PEERS[:2])
+            self.write_chunk(ino, [offset], moved, (moved,), CHUNK_LENGTH, 0, 0)
+            written = self.model.inodes.get(self.place(ino, FILE))
+            if written is not None and written.kind is FILE:
+                self.bodies.pop(chunk.id, None)
 
     @precondition(lambda self: self.written)
     @rule(ino=PICKS, offset=st.integers(0, SIZE_MAX), index=st.integers(0, 50))
@@ -436,8 +461,9 @@ class MetadataMachine(RuleBasedStateMachine):
         size: int,
     ) -> None:
         extents = [Extent(offset, length, chunk.id, skip) for offset in offsets]
+        bodies = tuple(self.bodies[chunk.id] for chunk in described if not chunk.peers)
         op = wire.WriteExtents(
-            self.place(ino, FILE), tuple(extents), described, size, self.space.tick()
+            self.place(ino, FILE), tuple(extents), described, size, self.space.tick(), bodies
         )
         self.both(op, lambda: self.model.write(op.ino, extents, size), self.space.session)
 
@@ -534,6 +560,9 @@ class MetadataMachine(RuleBasedStateMachine):
             for index in range(extent.length)
         }
         assert content == inode.content
+        bodies = {chunk.id: body for chunk, body in inline_bodies(node.chunks, node.inline)}
+        named = {chunk_id for chunk_id, _ in content.values()}
+        assert bodies == {chunk: body for chunk, body in self.bodies.items() if chunk in named}
 
     @invariant()
     def buckets_use_what_the_files_in_them_have(self) -> None:

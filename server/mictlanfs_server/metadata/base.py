@@ -55,10 +55,15 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaCounts:
-    """Live chunks with too few replicas on the peers in question, and those with none."""
+    """Live chunks with too few replicas on the peers in question, and those with none.
+
+    Attributes:
+        inline: those that need none, since their bytes stand in the metadata.
+    """
 
     under_replicated: int
     lost: int
+    inline: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,10 +222,18 @@ INVARIANTS = (
         "SELECT hex(id) FROM chunk WHERE (refs = 0) <> (dead_since_ns IS NOT NULL)",
     ),
     Invariant(
-        "a chunk that is referred to has a replica",
+        "a chunk that is referred to has a replica, or else its bytes here",
         """
         SELECT hex(id) FROM chunk
-        WHERE refs > 0 AND NOT EXISTS (SELECT 1 FROM replica WHERE replica.chunk = chunk.id)
+        WHERE refs > 0 AND EXISTS (SELECT 1 FROM replica WHERE replica.chunk = chunk.id)
+            = EXISTS (SELECT 1 FROM inline WHERE inline.chunk = chunk.id)
+        """,
+    ),
+    Invariant(
+        "bytes that are here are of a chunk that is referred to, all of it",
+        """
+        SELECT hex(chunk), length(data) FROM inline LEFT JOIN chunk ON chunk.id = inline.chunk
+        WHERE chunk.id IS NULL OR refs = 0 OR chunk.length <> length(data)
         """,
     ),
     Invariant(

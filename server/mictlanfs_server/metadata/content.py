@@ -22,11 +22,12 @@ from mictlanfs.model import (
     FileKind,
 )
 from mictlanfs_server.metadata.checks import check_time, existing, failure
+from mictlanfs_server.metadata.inline import checked_bodies, keep_bodies
 from mictlanfs_server.metadata.quotas import check_quota, count
 from mictlanfs_server.metadata.removal import change_references
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mictlanfs import wire
     from mictlanfs.model import Chunk, ChunkId
@@ -48,13 +49,15 @@ def write_extents(tx: Transaction, op: wire.WriteExtents) -> Touched:
     record = existing(tx, op.ino, "write")
     if record.kind is not FileKind.FILE:
         raise failure(Kind.INVALID, "write", op.ino, "this is not a file")
-    fresh = _check_chunks(tx, op)
+    bodies = checked_bodies(op)
+    fresh = _check_chunks(tx, op, bodies)
     _check_extents(tx, op, fresh)
     tx.change(record)
     references: dict[ChunkId, int] = {}
     for extent in op.extents:
         _put_extent(tx, record, extent, references)
     _record_chunks(tx, record, op.chunks, fresh, references)
+    keep_bodies(tx, op.chunks, fresh, bodies)
     end = max((extent.end for extent in op.extents), default=0)
     record.size = max(record.size, op.size, end)
     changed_at_ns = record.ctime_ns
@@ -65,13 +68,18 @@ def write_extents(tx: Transaction, op: wire.WriteExtents) -> Touched:
     return [record]
 
 
-def _check_chunks(tx: Transaction, op: wire.WriteExtents) -> dict[ChunkId, Chunk]:
+def _check_chunks(
+    tx: Transaction, op: wire.WriteExtents, bodies: Mapping[ChunkId, bytes]
+) -> dict[ChunkId, Chunk]:
     """The chunks of `op` that are new. Raises INVALID for one that cannot be right."""
     fresh: dict[ChunkId, Chunk] = {}
     for chunk in op.chunks:
         _check_chunk(tx, op, chunk)
         known = tx.rows.chunk(chunk.id)
         if known is None and chunk.id not in fresh:
+            if not chunk.peers and chunk.id not in bodies:
+                detail = _named(chunk.id, "has neither a peer nor bytes")
+                raise failure(Kind.INVALID, "write", op.ino, detail)
             fresh[chunk.id] = chunk
             continue
         length, digest = (
@@ -89,8 +97,8 @@ def _check_chunk(tx: Transaction, op: wire.WriteExtents, chunk: Chunk) -> None:
         raise failure(Kind.INVALID, "write", op.ino, "a chunk id or digest has the wrong size")
     if not 0 < chunk.length <= CHUNK_SIZE_BYTES_MAX:
         raise failure(Kind.INVALID, "write", op.ino, _named(chunk.id, "has an impossible length"))
-    if not chunk.peers or len(set(chunk.peers)) != len(chunk.peers):
-        detail = _named(chunk.id, "needs at least one peer and each once")
+    if len(set(chunk.peers)) != len(chunk.peers):
+        detail = _named(chunk.id, "names a peer more than once")
         raise failure(Kind.INVALID, "write", op.ino, detail)
     if not all(map(tx.is_peer, chunk.peers)):
         raise failure(Kind.INVALID, "write", op.ino, _named(chunk.id, "names an unknown peer"))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MIGRATIONS = Migrations("mictlanfs-metadata")
 # "MICT": tells our files from any other SQLite database.
 APPLICATION_ID = 0x4D494354
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # STRICT tables came with 3.37, RETURNING and MATERIALIZED before.
 SQLITE_VERSION_MIN = (3, 37, 0)
 
@@ -122,6 +122,22 @@ def _use_of_buckets(database: Database) -> None:
         "(SELECT counted FROM bucket_counted WHERE bucket_counted.bucket = bucket.ino), 0)"
     )
     database.execute("PRAGMA user_version = 2")
+
+
+@MIGRATIONS(name="0003-inline-chunks")
+def _inline_chunks(database: Database) -> None:
+    # The bytes of chunks that no peer holds. A live chunk has a row here or in `replica`, never in
+    # both; a dead one has none here. With a rowid: without one a row this large would leave its
+    # page after a quarter of it.
+    database.execute(
+        """
+        CREATE TABLE inline (
+            chunk BLOB NOT NULL PRIMARY KEY,    -- in `chunk`
+            data BLOB NOT NULL                  -- chunk.length bytes
+        ) STRICT
+        """
+    )
+    database.execute("PRAGMA user_version = 3")
 
 
 def _make_space(connection: sqlite3.Connection, now_ns: int) -> None:

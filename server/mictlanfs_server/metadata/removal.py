@@ -8,7 +8,7 @@
 
 Letting go of an inode with more than `EXTENTS_AT_ONCE_MAX` extents moves its number to `doomed`;
 `reclaim` then removes the extents in slices, so that no transaction is unbounded. A chunk whose
-last extent goes becomes a tombstone with the router's time.
+last extent goes becomes a tombstone with the router's time; its bytes go at once if it is inline.
 """
 
 from __future__ import annotations
@@ -79,6 +79,9 @@ def change_references(tx: Transaction, change: dict[ChunkId, int]) -> None:
         assert refs >= 0, "a chunk has fewer references than extents"
         tx.rows.set_refs(chunk_id, refs, None if refs else tx.now_ns)
         if refs == 0:
+            # No peer has to be asked, so they go at once. A reader that has the extent and not
+            # the bytes looks again and finds what the file is now.
+            tx.rows.delete_inline(chunk_id)
             tx.counts.chunks -= 1
             tx.counts.tombstones += 1
 

@@ -242,6 +242,12 @@ class Rows(Protocol):
     def set_refs(self, chunk_id: ChunkId, refs: int, dead_since_ns: int | None) -> None:
         """Change the count of a chunk."""
 
+    def insert_inline(self, chunk_id: ChunkId, body: bytes) -> None:
+        """Keep the bytes of a chunk."""
+
+    def delete_inline(self, chunk_id: ChunkId) -> None:
+        """Let go of the bytes of a chunk, if they are here."""
+
     def replicas(self, chunk_id: ChunkId) -> tuple[PeerNumber, ...]:
         """The peers that hold a chunk, in the order of the writer."""
 

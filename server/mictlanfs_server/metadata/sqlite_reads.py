@@ -34,6 +34,7 @@ from mictlanfs.model import (
 from mictlanfs_server.metadata.base import Counts
 from mictlanfs_server.metadata.checks import INTEGER_MAX, failure
 from mictlanfs_server.metadata.rows import KINDS
+from mictlanfs_server.metadata.sqlite_inline import InlineReader
 from mictlanfs_server.metadata.sqlite_rows import decode_policy
 
 if TYPE_CHECKING:
@@ -120,12 +121,13 @@ class SqliteReads:
             row = self._by_name(request.parent, request.name)
             if row is None:
                 row = self._by_dots(request.parent, request.name)
-            return self._node(row, request.extents_max)
+            return self._node(row, request.extents_max, self._inline(request.inline_max))
 
     def node(self, request: wire.GetNode) -> Node:
         """Read one inode."""
         with _Snapshot(self._connection):
-            return self._node(self._inode(request.ino, "node"), request.extents_max)
+            row = self._inode(request.ino, "node")
+            return self._node(row, request.extents_max, self._inline(request.inline_max))
 
     def resolve(self, request: wire.Resolve) -> wire.Resolved:
         """Walk names from the root as far as they exist."""
@@ -139,7 +141,10 @@ class SqliteReads:
                 if row is None:
                     break
                 rows.append(row)
-            return wire.Resolved(tuple([self._node(row, request.extents_max) for row in rows]))
+            inline = self._inline(request.inline_max)
+            return wire.Resolved(
+                tuple([self._node(row, request.extents_max, inline) for row in rows])
+            )
 
     def _by_name(self, parent: InodeNumber, name: bytes) -> Row | None:
         if not 0 < parent <= INTEGER_MAX:
@@ -170,12 +175,15 @@ class SqliteReads:
             raise failure(Kind.NOT_DIRECTORY, operation, ino)
         return row
 
-    def _node(self, row: Row, extents_max: int) -> Node:
+    def _node(self, row: Row, extents_max: int, inline: InlineReader) -> Node:
         attributes = _attributes(row)
         content = _NO_CONTENT
         if attributes.allocated and extents_max > 0:
             content = self._content(attributes.ino, 0, min(extents_max, wire.EXTENTS_PAGE_MAX))
-        return _node_of(row, attributes, content, self._policy(row))
+        return _node_of(row, attributes, content, self._policy(row), inline)
+
+    def _inline(self, per_file_max: int) -> InlineReader:
+        return InlineReader(self._connection, per_file_max)
 
     # --- policies --------------------------------------------------------------------------------
 
@@ -219,13 +227,14 @@ class SqliteReads:
             attributes = _attributes(self._inode(request.ino, "extents"))
             # One more than asked tells whether the page is the last.
             extents, chunks = self._content(request.ino, offset, count_max + 1)
-        end = None
-        if len(extents) > count_max:
-            end = extents[count_max].offset
-            extents = extents[:count_max]
-            named = {extent.chunk_id for extent in extents}
-            chunks = tuple([chunk for chunk in chunks if chunk.id in named])
-        return wire.ExtentPage(extents, chunks, end, attributes.content_version)
+            end = None
+            if len(extents) > count_max:
+                end = extents[count_max].offset
+                extents = extents[:count_max]
+                named = {extent.chunk_id for extent in extents}
+                chunks = tuple([chunk for chunk in chunks if chunk.id in named])
+            bodies = self._inline(request.inline_max).bodies(chunks)
+        return wire.ExtentPage(extents, chunks, end, attributes.content_version, bodies)
 
     def _content(self, ino: InodeNumber, offset: int, count_max: int) -> _Content:
         return _content_of(self._execute(_EXTENTS, (ino, offset, count_max)).fetchall())
@@ -242,6 +251,7 @@ class SqliteReads:
             del rows[count_max:]
             contents = self._page_contents(request, rows) if request.extents_max > 0 else {}
             policy = self._policy(directory)
+            inline = self._inline(request.inline_max)
             entries = []
             for row in rows:
                 attributes = _attributes(row)
@@ -249,7 +259,8 @@ class SqliteReads:
                 # Buckets have a policy each; all below a bucket has that of its directory. A file
                 # with names in two buckets has that of the bucket in its own row.
                 own = row[_PARENT] != request.ino or request.ino == ROOT_INODE
-                node = _node_of(row, attributes, content, self._policy(row) if own else policy)
+                own_policy = self._policy(row) if own else policy
+                node = _node_of(row, attributes, content, own_policy, inline)
                 entries.append(wire.Entry(row[-1], node))
             return wire.ListPage(
                 tuple(entries), _attributes(directory), directory[_PARENT], is_last
@@ -368,12 +379,17 @@ def _attributes(row: Row) -> Attributes:
 
 
 def _node_of(
-    row: Row, attributes: Attributes, content: _Content, policy: BucketPolicy | None
+    row: Row,
+    attributes: Attributes,
+    content: _Content,
+    policy: BucketPolicy | None,
+    inline: InlineReader,
 ) -> Node:
     extents, chunks = content
     # Extents do not overlap, so they are all there exactly when they cover what is allocated.
     has_all = attributes.allocated == sum([extent.length for extent in extents])
-    return Node(attributes, row[_TARGET], extents, chunks, has_all, policy)
+    bodies = inline.bodies(chunks) if chunks else ()
+    return Node(attributes, row[_TARGET], extents, chunks, has_all, policy, bodies)
 
 
 def _content_of(rows: Iterable[Row]) -> _Content:

@@ -312,6 +312,14 @@ class SqliteRows:
             (refs, dead_since_ns, chunk_id),
         )
 
+    def insert_inline(self, chunk_id: ChunkId, body: bytes) -> None:
+        """Keep the bytes of a chunk."""
+        self._execute("INSERT INTO inline VALUES (?, ?)", (chunk_id, body))
+
+    def delete_inline(self, chunk_id: ChunkId) -> None:
+        """Let go of the bytes of a chunk, if they are here."""
+        self._execute("DELETE FROM inline WHERE chunk = ?", (chunk_id,))
+
     def replicas(self, chunk_id: ChunkId) -> tuple[PeerNumber, ...]:
         """The peers that hold a chunk, in the order of the writer."""
         rows = self._execute("SELECT peer FROM replica WHERE chunk = ? ORDER BY rank", (chunk_id,))

@@ -25,9 +25,11 @@ _REPLICA_COUNTS = """
             SELECT count(*) FROM replica
             WHERE replica.chunk = chunk.id AND replica.peer IN (SELECT number FROM live)
         )
-        FROM chunk WHERE refs > 0
+        FROM chunk WHERE refs > 0 AND id NOT IN (SELECT chunk FROM inline)
     )
-    SELECT coalesce(sum(count < wanted), 0), coalesce(sum(count = 0), 0) FROM held
+    SELECT coalesce(sum(count < wanted), 0), coalesce(sum(count = 0), 0),
+        (SELECT count(*) FROM inline)
+    FROM held
 """
 _DEAD_CHUNKS = """
     SELECT chunk.id, chunk.dead_since_ns, (

@@ -96,6 +96,7 @@ class StatusReport:
             lost_count=replicas.lost,
             tombstone_count=counts.tombstones,
             bytes_logical=counts.bytes_logical,
+            inline_count=replicas.inline,
         )
 
 

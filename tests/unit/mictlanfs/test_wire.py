@@ -54,6 +54,7 @@ def test_an_older_reader_ignores_a_field_added_at_the_end() -> None:
     class Newer(Struct, frozen=True):
         ino: InodeNumber
         extents_max: int = 0
+        inline_max: int = 0
         added: str = "later"
 
     assert wire.decode(wire.encode(Newer(InodeNumber(7), 3)), wire.GetNode) == wire.GetNode(

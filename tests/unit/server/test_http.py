@@ -232,4 +232,4 @@ def test_header_is_on_every_answer_with_its_present_value(path: str) -> None:
 def test_description_names_path_fields_and_purpose() -> None:
     text = describe_messages([(PATH, wire.Lookup, "resolve one name")])
     line = text.splitlines()[-1]
-    assert line == "| `/ask` | `Lookup`(parent, name, extents_max) | resolve one name |"
+    assert line == "| `/ask` | `Lookup`(parent, name, extents_max, inline_max) | resolve one name |"

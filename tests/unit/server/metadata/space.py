@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from mictlanfs import wire
+from mictlanfs.checksums import digest_of
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.identifiers import new_chunk_id
 from mictlanfs.model import (
@@ -51,6 +52,10 @@ def peer_info(number: int, state: PeerState = PeerState.UP) -> PeerInfo:
 
 def new_chunk(length: int = 4096, peers: tuple[PeerNumber, ...] = PEERS[:2]) -> Chunk:
     return Chunk(new_chunk_id(), length, DIGEST, peers)
+
+
+def inline_chunk(body: bytes) -> Chunk:
+    return Chunk(new_chunk_id(), len(body), digest_of([body]), ())
 
 
 class Space:
@@ -200,9 +205,22 @@ class Space:
         return attributes
 
     def write_all(
-        self, ino: int, extents: tuple[Extent, ...], chunks: tuple[Chunk, ...], size: int = 0
+        self,
+        ino: int,
+        extents: tuple[Extent, ...],
+        chunks: tuple[Chunk, ...],
+        size: int = 0,
+        inline: tuple[bytes, ...] = (),
     ) -> tuple[Attributes, ...]:
-        return self.do(wire.WriteExtents(InodeNumber(ino), extents, chunks, size, self.tick()))
+        return self.do(
+            wire.WriteExtents(InodeNumber(ino), extents, chunks, size, self.tick(), inline)
+        )
+
+    def write_inline(self, ino: int, offset: int, body: bytes) -> Chunk:
+        """Make `body` the content at `offset`, kept in the metadata."""
+        chunk = inline_chunk(body)
+        self.write_all(ino, (Extent(offset, len(body), chunk.id, 0),), (chunk,), 0, (body,))
+        return chunk
 
     def truncate(self, ino: int, size: int) -> Attributes:
         (attributes,) = self.do(wire.SetAttributes(InodeNumber(ino), self.tick(), size=size))
@@ -211,7 +229,7 @@ class Space:
     # --- what is there ---
 
     def node(self, ino: int, extents_max: int = 256) -> Node:
-        return self.reads.node(wire.GetNode(InodeNumber(ino), extents_max))
+        return self.reads.node(wire.GetNode(InodeNumber(ino), extents_max, 2**20))
 
     def attributes(self, ino: int) -> Attributes:
         return self.node(ino).attributes

@@ -62,6 +62,11 @@ DAMAGES = {
     "UPDATE chunk SET dead_since_ns = 1 WHERE refs = 1": "dead exactly",
     "UPDATE chunk SET dead_since_ns = NULL": "dead exactly",
     "DELETE FROM replica": "has a replica",
+    "DELETE FROM inline": "has a replica",
+    "INSERT INTO replica SELECT chunk, 0, 1 FROM inline": "has a replica",
+    "UPDATE inline SET data = x'00'": "bytes that are here",
+    "INSERT INTO inline SELECT id, x'00000000000000000000' FROM chunk WHERE refs = 0": "bytes that",
+    "INSERT INTO inline VALUES (x'00', x'')": "bytes that are here",
     "INSERT INTO replica VALUES (x'00', 0, 1)": "a replica is of a chunk",
     "UPDATE replica SET peer = 77 WHERE rank = 1": "a replica is of a chunk",
     "UPDATE replica SET peer = 1": "a replica is of a chunk",
@@ -81,6 +86,7 @@ def connection(space_maker: SpaceMaker) -> Iterator[sqlite3.Connection]:
         space.write(file, 0, new_chunk(10))
         space.write(file, 0, new_chunk(10))
         space.write(file, 10, new_chunk(10))
+        space.write_inline(file, 20, b"in the metadata")
         space.make(bucket, b"symlink", FileKind.SYMLINK, b"target")
         linked = space.make(bucket, b"linked")
         space.link(linked, bucket, b"again")

@@ -52,6 +52,7 @@ def test_migrations_are_recorded_by_name(tmp_path: Path) -> None:
         assert [migration.name for migration in applied] == [
             "0001-first-schema",
             "0002-use-of-buckets",
+            "0003-inline-chunks",
         ]
         assert len(applied) == SCHEMA_VERSION
 

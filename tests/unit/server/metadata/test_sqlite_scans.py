@@ -29,6 +29,12 @@ def test_dead_chunks_are_not_missed(space: Space, bucket: InodeNumber) -> None:
     assert SqliteScans(space.connection).replica_counts([]) == ReplicaCounts(0, 0)
 
 
+def test_inline_chunks_want_no_copies_and_are_counted(space: Space, bucket: InodeNumber) -> None:
+    file = fill(space, bucket, (1,))
+    space.write_inline(file, 10, b"here")
+    assert SqliteScans(space.connection).replica_counts([]) == ReplicaCounts(1, 1, inline=1)
+
+
 def test_chunk_cannot_want_more_copies_than_there_are_peers(
     space: Space, bucket: InodeNumber
 ) -> None:

@@ -1,0 +1,155 @@
+"""Chunks whose bytes are kept in the metadata: what is accepted, and when the bytes go."""
+
+import pytest
+
+from mictlanfs import wire
+from mictlanfs.errors import Kind
+from mictlanfs.identifiers import new_chunk_id
+from mictlanfs.model import Chunk, Extent, InodeNumber
+from tests.unit.server.metadata.space import PEERS, Space, inline_chunk, new_chunk
+
+BODY = b"in the metadata"
+
+
+@pytest.fixture
+def file(space: Space, bucket: InodeNumber) -> InodeNumber:
+    return space.make(bucket, b"file")
+
+
+def kept(space: Space) -> dict[bytes, bytes]:
+    return dict(space.connection.execute("SELECT chunk, data FROM inline").fetchall())
+
+
+def write_op(
+    space: Space, file: InodeNumber, chunks: tuple[Chunk, ...], *bodies: bytes
+) -> wire.WriteExtents:
+    extents = tuple(
+        Extent(index * 100, chunk.length, chunk.id, 0) for index, chunk in enumerate(chunks)
+    )
+    return wire.WriteExtents(file, extents, chunks, 0, space.tick(), bodies)
+
+
+def test_bytes_are_kept_with_the_chunk_and_read_back(space: Space, file: InodeNumber) -> None:
+    chunk = space.write_inline(file, 0, BODY)
+    node = space.node(file)
+    assert (node.chunks, node.inline) == ((chunk,), (BODY,))
+    assert node.attributes.allocated == len(BODY)
+    assert space.damage() == []
+
+
+def test_bodies_belong_to_the_chunks_without_peers_in_order(
+    space: Space, file: InodeNumber
+) -> None:
+    chunks = (inline_chunk(b"first"), new_chunk(10), inline_chunk(b"second"))
+    space.do(write_op(space, file, chunks, b"first", b"second"))
+    node = space.node(file)
+    assert (node.chunks, node.inline) == (chunks, (b"first", b"second"))
+
+
+@pytest.mark.parametrize("body", [b"other bytes....", b"short", b""])
+def test_bytes_that_are_not_those_of_the_chunk_are_refused(
+    space: Space, file: InodeNumber, body: bytes
+) -> None:
+    assert space.error_of(write_op(space, file, (inline_chunk(BODY),), body)) is Kind.INVALID
+    assert kept(space) == {}
+
+
+def test_chunk_without_peers_needs_a_body_of_its_own(space: Space, file: InodeNumber) -> None:
+    assert space.error_of(write_op(space, file, (inline_chunk(BODY),))) is Kind.INVALID
+    chunks = (new_chunk(len(BODY)),)
+    assert space.error_of(write_op(space, file, chunks, BODY)) is Kind.INVALID
+
+
+def test_chunk_beyond_the_limit_is_refused(space: Space, file: InodeNumber) -> None:
+    largest = bytes(wire.INLINE_CHUNK_SIZE_BYTES_MAX)
+    space.write_inline(file, 0, largest)
+    body = largest + b"1"
+    assert space.error_of(write_op(space, file, (inline_chunk(body),), body)) is Kind.INVALID
+
+
+def test_known_chunk_needs_no_body_again(space: Space, file: InodeNumber) -> None:
+    chunk = space.write_inline(file, 0, BODY)
+    space.write_all(file, (Extent(50, chunk.length, chunk.id, 0),), (chunk,), 0, (b"",))
+    assert space.references(chunk) == 2
+    assert kept(space) == {chunk.id: BODY}
+
+
+def test_bytes_stay_until_the_last_reference_goes_and_go_with_it(
+    space: Space, file: InodeNumber
+) -> None:
+    chunk = space.write_inline(file, 0, BODY)
+    space.write(file, 4, new_chunk(4))
+    assert space.references(chunk) == 2
+    space.truncate(file, 4)
+    assert kept(space) == {chunk.id: BODY}
+    space.truncate(file, 0)
+    assert space.references(chunk) == 0
+    assert kept(space) == {}
+    assert space.damage() == []
+
+
+def test_bytes_of_a_removed_file_go(space: Space, bucket: InodeNumber) -> None:
+    file = space.make(bucket, b"short lived")
+    space.write_inline(file, 0, BODY)
+    space.unlink(bucket, b"short lived")
+    assert kept(space) == {}
+
+
+def test_bytes_that_no_extent_names_are_not_kept(space: Space, file: InodeNumber) -> None:
+    chunk = inline_chunk(BODY)
+    space.write_all(file, (), (chunk,), 0, (BODY,))
+    assert space.references(chunk) == 0
+    assert kept(space) == {}
+
+
+def test_dead_chunk_cannot_be_sent_again(space: Space, file: InodeNumber) -> None:
+    chunk = space.write_inline(file, 0, BODY)
+    space.truncate(file, 0)
+    assert space.error_of(write_op(space, file, (chunk,), BODY)) is Kind.INVALID
+    assert kept(space) == {}
+
+
+def test_failed_operation_leaves_no_bytes(space: Space, file: InodeNumber) -> None:
+    chunks = (inline_chunk(BODY), Chunk(new_chunk_id(), 5, b"short", PEERS[:1]))
+    assert space.error_of(write_op(space, file, chunks, BODY)) is Kind.INVALID
+    assert kept(space) == {}
+
+
+def test_chunk_that_peers_hold_now_leaves_the_metadata(space: Space, file: InodeNumber) -> None:
+    chunk = space.write_inline(file, 0, BODY)
+    moved = Chunk(chunk.id, chunk.length, chunk.digest, PEERS[:2])
+    space.write(file, 0, moved)
+    assert (space.node(file).chunks, space.node(file).inline) == ((moved,), ())
+    assert kept(space) == {}
+
+
+def test_one_answer_carries_no_more_than_was_asked_for(space: Space, file: InodeNumber) -> None:
+    chunks = [space.write_inline(file, index * 10, b"%d" % index * 10) for index in range(3)]
+    page = space.reads.extents(wire.GetExtents(file, 0, inline_max=29))
+    assert page.chunks == tuple(chunks)
+    assert page.inline == (b"0" * 10, b"1" * 10)
+    assert space.reads.extents(wire.GetExtents(file, 0)).inline == ()
+
+
+def test_every_way_to_a_node_brings_the_bytes(space: Space, bucket: InodeNumber) -> None:
+    file = space.make(bucket, b"small")
+    space.write_inline(file, 0, BODY)
+    listing = wire.ListDirectory(bucket, extents_max=4, inline_max=100)
+    (entry,) = space.reads.list_directory(listing).entries
+    resolved = space.reads.resolve(wire.Resolve((b"bucket", b"small"), 4, 100)).nodes[-1]
+    found = space.reads.lookup(wire.Lookup(bucket, b"small", 4, 100))
+    assert {entry.node.inline, resolved.inline, found.inline} == {(BODY,)}
+
+
+def test_page_of_a_directory_carries_a_bounded_number_of_bytes(
+    space: Space, bucket: InodeNumber
+) -> None:
+    body = bytes(wire.INLINE_CHUNK_SIZE_BYTES_MAX)
+    fitting_count = wire.INLINE_ANSWER_SIZE_BYTES_MAX // len(body)
+    for index in range(fitting_count + 3):
+        space.write_inline(space.make(bucket, b"%04d" % index), 0, body)
+    page = space.reads.list_directory(
+        wire.ListDirectory(bucket, extents_max=4, inline_max=len(body))
+    )
+    assert [len(entry.node.inline) for entry in page.entries] == [1] * fitting_count + [0] * 3
+    assert all(entry.node.has_all_extents for entry in page.entries)
