@@ -135,6 +135,7 @@ class MountOptions:
         subdir: `BUCKET/a/b` that is mounted in the place of the whole space.
         cache_dir: where the disk cache lies; None: the user's cache directory.
         memory: budget of buffers and the memory cache together.
+        inline_size_max: writes of at most this are kept in the router's metadata; 0: none.
         attr_timeout_s: how long the kernel may trust attributes and names.
         read_ahead_kib: of the kernel, per open file.
         deadline_s: after which a request to a space that does not answer fails.
@@ -161,6 +162,9 @@ class MountOptions:
     cache_size: int = _value("cache_size", "limit of the disk cache", parse_size, "10G", "bytes")
     memory: int = _value(
         "memory", "budget of buffers and memory cache", parse_size, "256M", "bytes"
+    )
+    inline_size_max: int = _value(
+        "inline", "keep files and writes of at most this in the metadata", parse_size, "8K", "bytes"
     )
     attr_timeout_s: float = _value(
         "attr_timeout", "trust attributes and names this long", _parse_seconds, "1", "seconds"

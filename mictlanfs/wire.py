@@ -76,6 +76,7 @@ class Path:
     LOOKUP: Final = PREFIX + "/lookup"
     NODE: Final = PREFIX + "/node"
     EXTENTS: Final = PREFIX + "/extents"
+    INLINE: Final = PREFIX + "/inline"
     LIST: Final = PREFIX + "/list"
     XATTRS: Final = PREFIX + "/xattrs"
     RESOLVE: Final = PREFIX + "/resolve"
@@ -485,9 +486,10 @@ class WriteExtents(Struct, frozen=True, tag="write"):
     it, never shrinks). `chunks` describes every chunk named that is new to the router; each must
     be durable on its peers before. One without peers is *inline*: its bytes travel in `inline`,
     which has one body for each such chunk, in their order; an empty one when the router has it.
+    With `if_content_version` of at least 0 it has no effect unless the file is of that version.
     Errors: NOT_FOUND, INVALID (not a file, an extent outside its chunk, a chunk that is unknown or
-    too large to be inline, bytes that are missing or not those of the digest), QUOTA_EXCEEDED (the
-    bucket would grow beyond its quota).
+    too large to be inline, bytes that are missing or not those of the digest), CONFLICT (another
+    version), QUOTA_EXCEEDED (the bucket would grow beyond its quota).
     """
 
     ino: InodeNumber
@@ -496,6 +498,7 @@ class WriteExtents(Struct, frozen=True, tag="write"):
     size: int
     time_ns: int
     inline: tuple[bytes, ...] = ()
+    if_content_version: int = -1
 
 
 class Release(Struct, frozen=True, tag="release"):
@@ -616,6 +619,18 @@ class ExtentPage(Struct, frozen=True):
     end: int | None
     content_version: int
     inline: tuple[bytes, ...] = ()
+
+
+class GetInline(Struct, frozen=True):
+    """Read the bytes of at most 256 inline chunks. Errors: INVALID. Answer: `InlineBodies`."""
+
+    ids: tuple[ChunkId, ...]
+
+
+class InlineBodies(Struct, frozen=True):
+    """Bytes of inline chunks in the order asked for; empty for one that is not, or not any more."""
+
+    bodies: tuple[bytes, ...]
 
 
 class ListDirectory(Struct, frozen=True):

@@ -21,12 +21,14 @@ class _Kept:
     """How the content of a file is kept.
 
     Attributes:
-        copies_min: copies of the chunk that has the fewest; 0 without chunks.
+        copies_min: copies of the chunk on peers that has the fewest; 0 without such chunks.
+        inline_count: chunks that are in the metadata and on no peer.
     """
 
     extent_count: int
     chunk_count: int
     copies_min: int
+    inline_count: int
 
 
 @click.command()
@@ -52,6 +54,7 @@ def stat(space: SpaceChoice, path: str, *, as_json: bool) -> None:
         description["extents"] = kept.extent_count
         description["chunks"] = kept.chunk_count
         description["copies"] = kept.copies_min
+        description["inline"] = kept.inline_count
         print_json(description)
     else:
         _print(raw_path, node, kept)
@@ -67,7 +70,18 @@ async def _kept(client: SpaceClient, node: Node) -> _Kept:
             async for page in pages:
                 extent_count += len(page.extents)
                 copies.update({chunk.id: len(chunk.peers) for chunk in page.chunks})
-    return _Kept(extent_count, len(copies), min(copies.values(), default=0))
+    on_peers = [count for count in copies.values() if count]
+    inline_count = len(copies) - len(on_peers)
+    return _Kept(extent_count, len(copies), min(on_peers, default=0), inline_count)
+
+
+def _described(kept: _Kept) -> str:
+    parts = [str(kept.chunk_count)]
+    if kept.inline_count:
+        parts.append(f"{kept.inline_count} in the metadata")
+    if kept.inline_count < kept.chunk_count or not kept.chunk_count:
+        parts.append(f"at least {kept.copies_min} copies of each on peers")
+    return ", ".join(parts)
 
 
 def _print(path: bytes, node: Node, kept: _Kept) -> None:
@@ -94,7 +108,7 @@ def _print(path: bytes, node: Node, kept: _Kept) -> None:
     elif attributes.kind is FileKind.FILE:
         size = f"{attributes.size} bytes ({format_size(attributes.size)})"
         lines.append(("size", f"{size}, {attributes.allocated} stored"))
-        lines.append(("chunks", f"{kept.chunk_count}, at least {kept.copies_min} copies of each"))
+        lines.append(("chunks", _described(kept)))
     if node.policy is not None:
         chunk_size = format_size(node.policy.chunk_size)
         lines.append(("policy", f"{node.policy.replicas} copies, chunks of {chunk_size}"))

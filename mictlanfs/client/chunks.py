@@ -17,6 +17,7 @@ import trio
 
 from mictlanfs import wire
 from mictlanfs.checksums import digest_of
+from mictlanfs.client.inline import FetchInline, InlineChunks
 from mictlanfs.client.lanes import Lane
 from mictlanfs.client.peermap import PeerDirectory
 from mictlanfs.client.peers import PeerClient
@@ -53,13 +54,15 @@ async def open_chunk_store(
     directory: PeerDirectory,
     fetch_peer_map: Callable[[], Awaitable[PeerMap]],
     retry: RetryPolicy,
+    fetch_inline: FetchInline | None = None,
 ) -> AsyncIterator[ChunkStore]:
     """A chunk store, with a nursery for the lanes of small chunks.
 
-    Leaving the block cancels what is still under way.
+    Leaving the block cancels what is still under way. `fetch_inline` asks a router for the bytes
+    of inline chunks; without it there are none.
     """
     async with trio.open_nursery() as nursery:
-        yield ChunkStore(nursery, peers, directory, fetch_peer_map, retry)
+        yield ChunkStore(nursery, peers, directory, fetch_peer_map, retry, fetch_inline)
         nursery.cancel_scope.cancel()
 
 
@@ -73,12 +76,14 @@ class ChunkStore:
         directory: PeerDirectory,
         fetch_peer_map: Callable[[], Awaitable[PeerMap]],
         retry: RetryPolicy,
+        fetch_inline: FetchInline | None = None,
     ) -> None:
         self._nursery = nursery
         self._peers = peers
         self._directory = directory
         self._fetch_peer_map = fetch_peer_map
         self._retry = retry
+        self._inline = InlineChunks(nursery, fetch_inline) if fetch_inline is not None else None
         self._put_lanes: dict[PeerNumber, Lane[_SmallPut, wire.FrameResult]] = {}
         self._get_lanes: dict[PeerNumber, Lane[ChunkId, memoryview]] = {}
 
@@ -199,7 +204,7 @@ class ChunkStore:
     # --- fetching --------------------------------------------------------------------------------
 
     async def fetch(self, chunk: Chunk, start: int, end: int) -> Buffer:
-        """Bytes `[start, end)` of a chunk from the best peer that has them.
+        """Bytes `[start, end)` of a chunk from the best peer that has them, or from a router.
 
         A whole chunk is verified against its digest; of a part only the length can be.
 
@@ -209,6 +214,8 @@ class ChunkStore:
         """
         if not 0 <= start < end <= chunk.length:
             raise ValueError(f"[{start}, {end}) is not within a chunk of {chunk.length} bytes")
+        if not chunk.peers and self._inline is not None:
+            return memoryview(await self._inline.fetch(chunk))[start:end]
 
         async def attempt() -> Buffer:
             errors: list[MictlanError] = []

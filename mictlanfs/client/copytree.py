@@ -257,7 +257,11 @@ class TreeGet:
             except MictlanError as error:
                 self._events.report(str(path), error)
                 continue
-            pages = self._tree.entries(attributes.ino, extents_max=EXTENTS_WITH_ENTRY_MAX)
+            pages = self._tree.entries(
+                attributes.ino,
+                extents_max=EXTENTS_WITH_ENTRY_MAX,
+                inline_max=wire.INLINE_CHUNK_SIZE_BYTES_MAX,
+            )
             async with aclosing(pages) as entries:
                 async for entry in entries:
                     target = path / os.fsdecode(entry.name)

@@ -11,13 +11,14 @@ import os
 import stat
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import trio
 
-from mictlanfs import wire
 from mictlanfs.client.chunks import ChunkStore
+from mictlanfs.client.inline import bodies_along
 from mictlanfs.client.names import Names
 from mictlanfs.client.pipeline import Budget, in_order
 from mictlanfs.client.tree import Tree
@@ -55,6 +56,15 @@ class Sink(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """An extent of the object, its chunk, and the bytes of that when they came along."""
+
+    extent: Extent
+    chunk: Chunk
+    body: bytes | None
+
+
 class Downloader:
     """Gets objects out of the space, any number at once."""
 
@@ -86,7 +96,7 @@ class Downloader:
             except MictlanError as error:
                 if error.kind is not Kind.STALE:
                     raise
-                found = await self._tree.find_followed(names, extents_max=wire.EXTENTS_PAGE_MAX)
+                found = await self._tree.find_content(names)
                 node = found.node
             else:
                 return node.attributes
@@ -102,14 +112,14 @@ class Downloader:
             MictlanError: STALE when the file changed meanwhile.
         """
 
-        async def fetch(part: tuple[Extent, Chunk]) -> Buffer:
-            extent, chunk = part
-            start = extent.chunk_offset
-            return await self._chunks.fetch(chunk, start, start + extent.length)
+        async def fetch(part: _Part) -> Buffer:
+            start, end = part.extent.chunk_offset, part.extent.chunk_offset + part.extent.length
+            if part.body is not None:
+                return memoryview(part.body)[start:end]
+            return await self._chunks.fetch(part.chunk, start, end)
 
-        async def fetched(part: tuple[Extent, Chunk], data: Buffer) -> None:
-            extent, _ = part
-            await sink.write(extent.offset, data)
+        async def fetched(part: _Part, data: Buffer) -> None:
+            await sink.write(part.extent.offset, data)
             if progress is not None:
                 progress(len(data))
 
@@ -118,7 +128,7 @@ class Downloader:
                 self._parts(node),
                 fetch,
                 fetched,
-                size_of=lambda part: part[0].length,
+                size_of=lambda part: part.extent.length,
                 budget=self._budget,
             )
             await sink.finish(node.attributes)
@@ -126,19 +136,20 @@ class Downloader:
             sink.abandon()
             raise
 
-    async def _parts(self, node: Node) -> AsyncGenerator[tuple[Extent, Chunk], None]:
+    async def _parts(self, node: Node) -> AsyncGenerator[_Part, None]:
         """Every extent with its chunk, in order of offset."""
         end = 0
         async with aclosing(self._tree.extents(node)) as pages:
             async for page in pages:
                 chunks = {chunk.id: chunk for chunk in page.chunks}
+                bodies = {c.id: body for c, body in bodies_along(page.chunks, page.inline)}
                 for extent in page.extents:
                     chunk = chunks.get(extent.chunk_id)
                     if chunk is None or extent.offset < end:
                         detail = "extents overlap, or name a chunk that is not described"
                         raise MictlanError(Kind.PROTOCOL, "read extents", detail=detail)
                     end = extent.end
-                    yield extent, chunk
+                    yield _Part(extent, chunk, bodies.get(chunk.id))
 
 
 class FileSink:

@@ -16,7 +16,7 @@ from mictlanfs import wire
 from mictlanfs.client.retry import RetryPolicy, retrying
 from mictlanfs.client.transport import HttpTransport, Response
 from mictlanfs.errors import Kind, MictlanError
-from mictlanfs.model import InodeNumber, Node, PeerMap, Struct
+from mictlanfs.model import ChunkId, InodeNumber, Node, PeerMap, Struct
 from mictlanfs.uri import ServerAddress
 
 T = TypeVar("T")
@@ -80,6 +80,14 @@ class RouterClient:
     async def extents(self, request: wire.GetExtents) -> wire.ExtentPage:
         """Read a page of extents."""
         return await self._ask(wire.Path.EXTENTS, request, wire.ExtentPage)
+
+    async def inline(self, ids: Sequence[ChunkId]) -> tuple[bytes, ...]:
+        """The bytes of inline chunks; empty for those that are not, or not any more."""
+        request = wire.GetInline(tuple(ids))
+        answer = await self._ask(wire.Path.INLINE, request, wire.InlineBodies)
+        if len(answer.bodies) != len(request.ids):
+            raise MictlanError(Kind.PROTOCOL, "decode", "InlineBodies", "their number is wrong")
+        return answer.bodies
 
     async def list(self, request: wire.ListDirectory) -> wire.ListPage:
         """Read a page of a directory."""

@@ -22,6 +22,7 @@ from mictlanfs.client.caller import Caller
 from mictlanfs.client.chunks import ChunkStore, open_chunk_store
 from mictlanfs.client.copytree import CopyEvents, TreeGet, TreePut
 from mictlanfs.client.download import Downloader, open_sink
+from mictlanfs.client.inline import INLINE_SIZE_BYTES_DEFAULT
 from mictlanfs.client.lazysession import LazySession
 from mictlanfs.client.names import Names, parse_path, show_path
 from mictlanfs.client.peermap import PeerDirectory
@@ -49,6 +50,7 @@ async def open_space(
     retry: RetryPolicy | None = None,
     caller: Caller | None = None,
     transport: HttpTransport | None = None,
+    inline_size_max: int = INLINE_SIZE_BYTES_DEFAULT,
 ) -> AsyncIterator[SpaceClient]:
     """A client of the space at `uri`, with the tasks it needs, inside the block.
 
@@ -61,6 +63,8 @@ async def open_space(
         retry: how long requests are tried again; the same deadline bounds a change.
         caller: owner of what is made; by default the user of this process.
         transport: by default one of its own; closed on leaving in either case.
+        inline_size_max: objects of at most so many bytes are kept in the metadata; 0 for none.
+            They have as many copies as the metadata has.
 
     Cancellation: changes not answered yet may or may not be applied.
 
@@ -76,7 +80,7 @@ async def open_space(
         try:
             async with (
                 open_chunk_store(
-                    PeerClient(transport), directory, router.peer_map, retry
+                    PeerClient(transport), directory, router.peer_map, retry, router.inline
                 ) as chunks,
                 trio.open_nursery() as nursery,
             ):
@@ -87,7 +91,13 @@ async def open_space(
                     retry.deadline_s,
                     lambda grant: directory.update(grant.peer_map),
                 )
-                yield SpaceClient(router, chunks, sessions, caller or Caller.of_process())
+                yield SpaceClient(
+                    router,
+                    chunks,
+                    sessions,
+                    caller or Caller.of_process(),
+                    min(inline_size_max, wire.INLINE_CHUNK_SIZE_BYTES_MAX),
+                )
                 sessions.end()
         finally:
             with trio.CancelScope(shield=True):
@@ -106,13 +116,18 @@ class SpaceClient:
     """The verbs; made by `open_space`. All raise `MictlanError` and none retries by itself."""
 
     def __init__(
-        self, router: RouterClient, chunks: ChunkStore, sessions: LazySession, caller: Caller
+        self,
+        router: RouterClient,
+        chunks: ChunkStore,
+        sessions: LazySession,
+        caller: Caller,
+        inline_size_max: int = INLINE_SIZE_BYTES_DEFAULT,
     ) -> None:
         self.router = router
         self._sessions = sessions
         self._caller = caller
         self._tree = Tree(router)
-        self._uploader = Uploader(self._tree, chunks, caller)
+        self._uploader = Uploader(self._tree, chunks, caller, inline_size_max)
         self._downloader = Downloader(self._tree, chunks)
 
     # --- objects ---------------------------------------------------------------------------------
@@ -187,7 +202,7 @@ class SpaceClient:
             MictlanError: NOT_FOUND, IS_DIRECTORY, CORRUPT, STALE (changed meanwhile), ...
         """
         names = _names(bucket, path)
-        found = await self._tree.find_followed(names, extents_max=wire.EXTENTS_PAGE_MAX)
+        found = await self._tree.find_content(names)
         node = found.node
         kind = node.attributes.kind
         if kind is FileKind.DIRECTORY:

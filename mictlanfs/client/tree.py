@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from mictlanfs import wire
+from mictlanfs.client.inline import INLINE_WITH_NODE_SIZE_BYTES
 from mictlanfs.client.names import Names, check_name, show_path
 from mictlanfs.client.router import RouterClient
 from mictlanfs.errors import Kind, MictlanError
@@ -79,7 +80,7 @@ class Tree:
         """What the bucket that an inode is or lies in uses, and its quota."""
         return await self._router.bucket_use(ino)
 
-    async def find(self, names: Names, *, extents_max: int = 0) -> Found:
+    async def find(self, names: Names, *, extents_max: int = 0, inline_max: int = 0) -> Found:
         """Walk `names` from the root as far as they exist.
 
         Raises:
@@ -88,10 +89,20 @@ class Tree:
         if len(names) > wire.RESOLVE_DEPTH_MAX:
             detail = f"more than {wire.RESOLVE_DEPTH_MAX} names"
             raise MictlanError(Kind.INVALID, "use path", detail=detail)
-        nodes = await self._router.resolve(wire.Resolve(names, extents_max))
+        nodes = await self._router.resolve(wire.Resolve(names, extents_max, inline_max))
         return Found(names, nodes)
 
-    async def find_followed(self, names: Names, *, extents_max: int = 0) -> Found:
+    async def find_content(self, names: Names) -> Found:
+        """Like `find_followed`, with the first extents and what is small of the content."""
+        return await self.find_followed(
+            names,
+            extents_max=wire.EXTENTS_PAGE_MAX,
+            inline_max=INLINE_WITH_NODE_SIZE_BYTES,
+        )
+
+    async def find_followed(
+        self, names: Names, *, extents_max: int = 0, inline_max: int = 0
+    ) -> Found:
         """Like `find`; a symlink at the very end is followed, as long as it stays in the bucket.
 
         Raises:
@@ -99,7 +110,7 @@ class Tree:
         """
         asked = names
         for _ in range(SYMLINKS_MAX):
-            found = await self.find(names, extents_max=extents_max)
+            found = await self.find(names, extents_max=extents_max, inline_max=inline_max)
             if not found.is_complete or found.node.attributes.kind is not FileKind.SYMLINK:
                 return found
             names = _followed(names, found.node.target)
@@ -107,7 +118,7 @@ class Tree:
         raise MictlanError(Kind.INVALID, "follow", show_path(asked), detail)
 
     async def entries(
-        self, ino: InodeNumber, *, extents_max: int = 0
+        self, ino: InodeNumber, *, extents_max: int = 0, inline_max: int = 0
     ) -> AsyncGenerator[wire.Entry, None]:
         """The entries of a directory in order of names, page by page.
 
@@ -119,7 +130,7 @@ class Tree:
         after = b""
         while True:
             page = await self._router.list(
-                wire.ListDirectory(ino, after, wire.LIST_ENTRIES_MAX, extents_max)
+                wire.ListDirectory(ino, after, wire.LIST_ENTRIES_MAX, extents_max, inline_max)
             )
             for entry in page.entries:
                 check_name(entry.name)
@@ -140,7 +151,7 @@ class Tree:
             if not node.has_all_extents:
                 offset = node.extents[-1].end
             version = attributes.content_version
-            yield wire.ExtentPage(node.extents, node.chunks, offset, version)
+            yield wire.ExtentPage(node.extents, node.chunks, offset, version, node.inline)
         else:
             offset = 0
         while offset is not None:

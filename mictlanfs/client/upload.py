@@ -24,6 +24,7 @@ import trio
 from mictlanfs import wire
 from mictlanfs.client.caller import Caller
 from mictlanfs.client.chunks import ChunkStore
+from mictlanfs.client.inline import inline_chunk
 from mictlanfs.client.names import Names, show_path
 from mictlanfs.client.pipeline import Budget, in_order
 from mictlanfs.client.session import Session
@@ -63,7 +64,10 @@ class Directory:
 class Uploader:
     """Puts objects into the space, any number at once."""
 
-    def __init__(self, tree: Tree, chunks: ChunkStore, caller: Caller) -> None:
+    def __init__(
+        self, tree: Tree, chunks: ChunkStore, caller: Caller, inline_size_max: int
+    ) -> None:
+        self._inline_size_max = inline_size_max
         self._tree = tree
         self._chunks = chunks
         self._caller = caller
@@ -108,10 +112,13 @@ class Uploader:
             await self._check_quota(place, source.stored_size, names)
 
         async def store(piece: Piece) -> Chunk:
+            if piece.offset == 0 and len(piece.data) <= self._inline_size_max:
+                # A small object whole: its commit carries it.
+                return inline_chunk(bytes(piece.data))
             return await self._chunks.store([piece.data], policy)
 
         async def stored(piece: Piece, chunk: Chunk) -> None:
-            await upload.add(piece.offset, chunk)
+            await upload.add(piece, chunk)
             if progress is not None:
                 progress(chunk.length)
 
@@ -178,6 +185,7 @@ class _Upload:
         self._temporary = TEMPORARY_NAME_PREFIX + new_token().encode()
         self._extents: list[Extent] = []
         self._chunks: list[Chunk] = []
+        self._inline: list[bytes] = []
         self._committed_at = trio.current_time()
         # Of the object: None until it is known.
         self._parent: InodeNumber | None = None
@@ -192,10 +200,12 @@ class _Upload:
         self._parent = parent
         self._is_one_of_many = True
 
-    async def add(self, offset: int, chunk: Chunk) -> None:
-        """Take note of a stored chunk that belongs at `offset`; commit when it is time."""
-        self._extents.append(Extent(offset, chunk.length, chunk.id, 0))
+    async def add(self, piece: Piece, chunk: Chunk) -> None:
+        """Take note of the chunk that `piece` became; commit when it is time."""
+        self._extents.append(Extent(piece.offset, chunk.length, chunk.id, 0))
         self._chunks.append(chunk)
+        if not chunk.peers:
+            self._inline.append(bytes(piece.data))
         age_s = trio.current_time() - self._committed_at
         if len(self._extents) >= EXTENTS_PER_COMMIT_MAX or age_s >= COMMIT_AFTER_S:
             await self._commit(self._write_ops, sync=False)
@@ -244,8 +254,9 @@ class _Upload:
     def _write_ops(self, parent: InodeNumber, ino: InodeNumber) -> list[wire.Operation]:
         if not self._extents:
             return []
-        extents, chunks = tuple(self._extents), tuple(self._chunks)
-        return [wire.WriteExtents(ino, extents, chunks, extents[-1].end, time.time_ns())]
+        extents, chunks, bodies = tuple(self._extents), tuple(self._chunks), tuple(self._inline)
+        now_ns = time.time_ns()
+        return [wire.WriteExtents(ino, extents, chunks, extents[-1].end, now_ns, bodies)]
 
     async def _commit(
         self,
@@ -265,6 +276,7 @@ class _Upload:
         self._is_made = True
         self._extents.clear()
         self._chunks.clear()
+        self._inline.clear()
         return touched
 
     async def _find_and_commit(

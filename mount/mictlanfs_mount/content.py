@@ -17,6 +17,7 @@ import trio
 
 from mictlanfs import wire
 from mictlanfs.client.chunks import ChunkStore
+from mictlanfs.client.inline import INLINE_WITH_NODE_SIZE_BYTES, bodies_along
 from mictlanfs.client.router import RouterClient
 from mictlanfs.client.session import Session
 from mictlanfs.clock import Clock
@@ -30,6 +31,7 @@ from mictlanfs.model import (
     Buffer,
     Chunk,
     InodeNumber,
+    Node,
 )
 from mictlanfs.taskerrors import raising_single_errors
 from mictlanfs_mount.extents import Segment
@@ -99,10 +101,10 @@ class SpaceStorage:
         """Make the bytes durable as a chunk on the peers."""
         return await self._chunks.store(pieces, policy)
 
-    async def commit(self, op: wire.WriteExtents) -> Attributes:
+    async def commit(self, op: wire.WriteExtents, *, sync: bool) -> Attributes:
         """Apply the operation at the router, however long it takes."""
         # No deadline: an operation given up here might still be applied later, over a newer one.
-        touched = await self._session.apply(op, deadline_s=_FOR_EVER_S)
+        touched = await self._session.apply(op, sync=sync, deadline_s=_FOR_EVER_S)
         return touched[0]
 
 
@@ -111,6 +113,7 @@ class Content:
 
     Args:
         deadline_s: how long a request may wait for the space.
+        inline_size_max: see `WriteBack`.
     """
 
     def __init__(
@@ -125,6 +128,7 @@ class Content:
         *,
         dirty_size_bytes_max: int,
         deadline_s: float,
+        inline_size_max: int = 0,
     ) -> None:
         self._router = router
         self._session = session
@@ -137,6 +141,7 @@ class Content:
             SpaceStorage(chunks, session),
             Budget(dirty_size_bytes_max),
             self._keep_written,
+            inline_size_max,
         )
         self.quotas = Quotas(router, self.writeback, self._know_extents, deadline_s)
 
@@ -195,7 +200,10 @@ class Content:
     async def _load_page(self, inode: Inode, offset: int) -> None:
         """Make extents from `offset` on known, unless the file changes meanwhile."""
         with stale_when_gone("read", inode.ino):
-            page = await self._router.extents(wire.GetExtents(inode.ino, offset))
+            page = await self._router.extents(
+                wire.GetExtents(inode.ino, offset, inline_max=INLINE_WITH_NODE_SIZE_BYTES)
+            )
+            self.keep_inline(page)
             if page.content_version > inode.attributes.content_version:
                 # The file was changed elsewhere, or a commit of ours is not answered yet: the size
                 # must be that of the same content.
@@ -308,11 +316,16 @@ class Content:
             inode.note_own_change(attributes)
             inode.extents.replace(segments, attributes.content_version)
 
+    def keep_inline(self, node: Node | wire.ExtentPage) -> None:
+        """Keep bytes that came along with extents."""
+        for chunk, body in bodies_along(node.chunks, node.inline):
+            self._cache.insert(chunk, [body])
+
     def _keep_written(self, chunk: Chunk, pieces: Sequence[Buffer]) -> None:
         if chunk.length <= KEEP_WRITTEN_SIZE_BYTES_MAX:
             self._cache.insert(chunk, pieces)
 
-    async def flush(self, ino: InodeNumber) -> None:
+    async def flush(self, ino: InodeNumber, *, sync: bool = False) -> None:
         """Wait until what was written to the file before is committed.
 
         Raises:
@@ -320,7 +333,7 @@ class Content:
         """
         writer = self.writeback.get(ino)
         if writer is not None:
-            await writer.flush(self._deadline_s)
+            await writer.flush(self._deadline_s, sync=sync)
 
     def drop_refused(self, ino: InodeNumber) -> None:
         """The file is cut to nothing: what a quota keeps from being stored must not prevent it."""
@@ -336,7 +349,7 @@ class Content:
 
     async def fsync(self, ino: InodeNumber) -> None:
         """Wait until what was written to the file, and every change of names, is durable."""
-        await self.flush(ino)
+        await self.flush(ino, sync=True)
         await self._session.sync()
 
     def effective(self, attributes: Attributes) -> Attributes:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import trio
 
 from mictlanfs import acl, wire
+from mictlanfs.client.inline import INLINE_WITH_NODE_SIZE_BYTES
 from mictlanfs.client.router import RouterClient
 from mictlanfs.client.session import Session
 from mictlanfs.clock import Clock
@@ -140,9 +141,11 @@ class FileSystem:
 
     async def _asked(self, ino: InodeNumber, extents_max: int = 0) -> Inode:
         with stale_when_gone("ask for", ino):
-            node = await self._router.node(wire.GetNode(ino, extents_max))
+            inline_max = INLINE_WITH_NODE_SIZE_BYTES if extents_max else 0
+            node = await self._router.node(wire.GetNode(ino, extents_max, inline_max))
         inode = self.remembered(node)
         if extents_max:
+            self._content.keep_inline(node)
             self._learn_extents(inode, node)
         return inode
 

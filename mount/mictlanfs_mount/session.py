@@ -107,7 +107,7 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
             )
         )
         chunks = await stack.enter_async_context(
-            open_chunk_store(peers, directory, router.peer_map, retry)
+            open_chunk_store(peers, directory, router.peer_map, retry, router.inline)
         )
         cache = await stack.enter_async_context(
             _open_cache(chunks.fetch, options, session.grant.space_id)
@@ -125,6 +125,7 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
             clock,
             dirty_size_bytes_max=options.memory // 2,
             deadline_s=options.deadline_s,
+            inline_size_max=options.inline_size_max,
         )
         is_durable = options.sync or options.dirsync
         filesystem = (DurableFileSystem if is_durable else VirtualFileSystem)(

@@ -5,6 +5,9 @@ Each dirty byte goes one way, and is readable from here until it is committed::
     active ----(window full, fsync, close, 1 s of age, memory short)----> sealed
     sealed ----(chunk durable on the peers)----> stored ----(router applied it)----> committed
 
+A sealed window of few bytes becomes an *inline* chunk: the commit carries it, so it is stored at
+once, and it is durable when the commit is. See `tails` for small writes that continue each other.
+
 A *window* is one chunk's worth of a file, aligned. Active bytes are merged in their window; a
 sealed window never changes. Windows are uploaded in parallel and committed strictly in the order
 they were sealed, so a later write is never overtaken by an earlier one and a file never grows
@@ -27,12 +30,14 @@ from typing import Protocol
 import trio
 
 from mictlanfs import wire
+from mictlanfs.client.inline import inline_chunk
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.intervals import split_at
-from mictlanfs.model import Attributes, BucketPolicy, Buffer, Chunk, Extent, InodeNumber
+from mictlanfs.model import MIB, Attributes, BucketPolicy, Buffer, Chunk, Extent, InodeNumber
 from mictlanfs.taskerrors import single_error
 from mictlanfs_mount.extents import Segment
 from mictlanfs_mount.pieces import Pieces
+from mictlanfs_mount.tails import Tail, Tails
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +51,7 @@ RETRY_S_MAX = 10.0
 # here and there is sealed before it is full.
 PIECES_PER_WINDOW_MAX = 2048
 EXTENTS_PER_COMMIT_MAX = 4096
+INLINE_PER_COMMIT_SIZE_BYTES_MAX = 4 * MIB
 # The file was removed for good: nobody can ever read what is still dirty.
 _GONE = frozenset({Kind.NOT_FOUND, Kind.STALE})
 
@@ -57,18 +63,36 @@ class Storage(Protocol):
         """Make the bytes durable as a chunk."""
         ...
 
-    async def commit(self, op: wire.WriteExtents) -> Attributes:
-        """Apply the operation, however long it takes; returns the file's attributes."""
+    async def commit(self, op: wire.WriteExtents, *, sync: bool) -> Attributes:
+        """Apply the operation, however long it takes; returns the file's attributes.
+
+        With `sync` it is durable on return.
+        """
         ...
 
 
 @dataclass(eq=False, slots=True)
 class _Sealed:
+    """A window on its way.
+
+    Attributes:
+        body: the bytes of an inline chunk: those of `tail`, if any, then the dirty ones.
+        tail: committed bytes right in front, which the chunk holds once more.
+    """
+
     sequence: int
     pieces: Pieces
     mtime_ns: int
     chunk: Chunk | None = None
     is_dropped: bool = False
+    body: bytes = b""
+    tail: Tail | None = None
+
+    def make_inline(self, tail: Tail | None) -> None:
+        """Let the commit carry the bytes."""
+        self.tail = tail
+        self.body = b"".join([tail.body if tail else b"", *self.pieces.buffers()])
+        self.chunk = inline_chunk(self.body)
 
 
 class Budget:
@@ -138,6 +162,8 @@ class FileWriter:
     _changed: trio.Event = field(default_factory=trio.Event)
     _is_committing: bool = False
     _hurried: trio.Event = field(default_factory=trio.Event)
+    # Somebody waits for the bytes to be durable, so that no barrier has to follow the commit.
+    _is_sync_wanted: bool = False
 
     @property
     def is_clean(self) -> bool:
@@ -201,9 +227,14 @@ class FileWriter:
 
     def _seal(self, index: int) -> None:
         sealed = _Sealed(self._sealed_count, self._windows.pop(index), self.mtime_ns)
+        tail = None if self._sealed else self.pool.tails.before(self.ino, sealed.pieces)
         self._sealed_count += 1
         self._sealed.append(sealed)
-        self.pool.nursery.start_soon(self._upload, sealed)
+        if sealed.pieces.size <= self.pool.inline_size_max:
+            sealed.make_inline(tail)
+            self.pool.nursery.start_soon(self._commit_stored)
+        else:
+            self.pool.nursery.start_soon(self._upload, sealed)
 
     async def _upload(self, sealed: _Sealed) -> None:
         delay_s = RETRY_S_FIRST
@@ -240,6 +271,11 @@ class FileWriter:
                     delay_s, count_max = RETRY_S_FIRST, None
                 except Exception as error:  # noqa: BLE001 - no defect may lose what is dirty.
                     reported = _reportable(error)
+                    first, tail = batch[0][0], batch[0][0].tail
+                    if reported.kind is Kind.CONFLICT and tail is not None:
+                        # Somebody else changed the file: only what was written here is ours.
+                        first.make_inline(None)
+                        continue
                     if reported.kind in _GONE:
                         self._give_up(reported)
                         return
@@ -256,16 +292,21 @@ class FileWriter:
 
     def _stored_prefix(self) -> list[tuple[_Sealed, Chunk]]:
         batch: list[tuple[_Sealed, Chunk]] = []
-        count = 0
+        count = inline_size = 0
         for sealed in self._sealed:
             count += sealed.pieces.count
-            if sealed.chunk is None or (batch and count > EXTENTS_PER_COMMIT_MAX):
+            inline_size += len(sealed.body)
+            is_too_much = (
+                count > EXTENTS_PER_COMMIT_MAX or inline_size > INLINE_PER_COMMIT_SIZE_BYTES_MAX
+            )
+            if sealed.chunk is None or (batch and is_too_much):
                 break
             batch.append((sealed, sealed.chunk))
         return batch
 
     async def _commit(self, batch: list[tuple[_Sealed, Chunk]]) -> None:
-        segments = [s for sealed, chunk in batch for s in _segments(sealed.pieces, chunk)]
+        segments = [s for sealed, chunk in batch for s in _segments(sealed, chunk)]
+        tail = batch[0][0].tail
         op = wire.WriteExtents(
             self.ino,
             tuple(
@@ -276,21 +317,29 @@ class FileWriter:
             tuple(chunk for _, chunk in batch),
             max(segment.end for segment in segments),
             batch[-1][0].mtime_ns,
+            tuple(sealed.body for sealed, _ in batch if sealed.body),
+            -1 if tail is None else tail.content_version,
         )
-        attributes = await self.pool.storage.commit(op)
+        attributes = await self.pool.storage.commit(op, sync=self._is_sync_wanted)
         self.pool.note_progress()
         if batch[0][0].is_dropped:
             return
         # No await until the bytes are known as committed and gone from here: a reader in between
         # would miss them.
         self.failure = None
-        for sealed, _ in batch:
+        for sealed, chunk in batch:
             assert self._sealed.popleft() is sealed
+            if sealed.body:
+                self.pool.on_stored(chunk, [sealed.body])
             self.pool.budget.release(sealed.pieces.size)
         self._committed_count = batch[-1][0].sequence + 1
         if self.is_clean:
             # Whatever went wrong on the way, everything has arrived.
             self.error = None
+            self._is_sync_wanted = False
+        last = segments[-1]
+        body = batch[-1][0].body[last.chunk_offset :]
+        self.pool.tails.note(self.ino, last.offset, body, attributes.content_version)
         self.on_committed(segments, attributes)
         self._note_change()
 
@@ -316,8 +365,10 @@ class FileWriter:
 
     # --- waiting ----------------------------------------------------------------------------------
 
-    async def flush(self, deadline_s: float) -> None:
-        """Wait until all that was written before is committed.
+    async def flush(self, deadline_s: float, *, sync: bool = False) -> None:
+        """Wait until all that was written before is committed, with `sync` durably.
+
+        What was on its way before may not be durable yet, so a barrier is still due after that.
 
         Cancellation: nothing is lost; write-back goes on.
 
@@ -325,6 +376,7 @@ class FileWriter:
             MictlanError: the failure met since the last report; TIMED_OUT when nothing has left
                 the mount for `deadline_s`. The data is kept and tried again.
         """
+        self._is_sync_wanted = sync or self._is_sync_wanted
         self.seal_all()
         self._hurry_refused()
         target_count = self._sealed_count
@@ -394,6 +446,7 @@ class WriteBack:
     Args:
         nursery: of the mount; uploads live in it.
         on_stored: told each chunk stored and its bytes, to keep them in a cache.
+        inline_size_max: windows of at most so many bytes become inline chunks; 0 for none.
     """
 
     def __init__(
@@ -402,7 +455,10 @@ class WriteBack:
         storage: Storage,
         budget: Budget,
         on_stored: Callable[[Chunk, Sequence[Buffer]], None],
+        inline_size_max: int = 0,
     ) -> None:
+        self.inline_size_max = min(inline_size_max, wire.INLINE_CHUNK_SIZE_BYTES_MAX)
+        self.tails = Tails(self.inline_size_max)
         self.nursery = nursery
         self.storage = storage
         self.budget = budget
@@ -515,11 +571,13 @@ def _reportable(error: Exception) -> MictlanError:
     return MictlanError(Kind.INTERNAL, "write back", "", str(cause))
 
 
-def _segments(pieces: Pieces, chunk: Chunk) -> list[Segment]:
+def _segments(sealed: _Sealed, chunk: Chunk) -> list[Segment]:
     """Where the runs of a window lie in the chunk that its pieces became."""
     segments: list[Segment] = []
     position = 0
-    for start, end in pieces.runs():
+    for run_start, end in sealed.pieces.runs():
+        # The tail ends where the first run begins, and both are one.
+        start = sealed.tail.start if sealed.tail is not None and not segments else run_start
         segments.append(Segment(start, end, chunk, position))
         position += end - start
     return segments

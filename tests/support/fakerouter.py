@@ -30,6 +30,7 @@ from mictlanfs.model import (
     PeerMap,
     SessionId,
     Struct,
+    inline_bodies,
 )
 from tests.support.fakenet import Request
 
@@ -75,6 +76,7 @@ class FakeRouter:
     commits: list[wire.Commit] = field(default_factory=list)
     inodes: dict[InodeNumber, Inode] = field(default_factory=dict)
     chunks: dict[ChunkId, Chunk] = field(default_factory=dict)
+    inline: dict[ChunkId, bytes] = field(default_factory=dict)
     status: wire.SpaceStatus | None = None
     inodes_per_grant: int = wire.INODE_BATCH_COUNT
     extents_page_max: int = wire.EXTENTS_PAGE_MAX
@@ -179,16 +181,25 @@ class FakeRouter:
 
     # --- reads -----------------------------------------------------------------------------------
 
-    def _node(self, inode: Inode, extents_max: int) -> Node:
+    def _bodies_of(self, chunks: Sequence[Chunk], inline_max: int) -> tuple[bytes, ...]:
+        bodies = [self.inline[chunk.id] for chunk in chunks if not chunk.peers]
+        return tuple(bodies) if sum(map(len, bodies)) <= inline_max else ()
+
+    def _get_inline(self, request: wire.GetInline) -> wire.InlineBodies:
+        return wire.InlineBodies(tuple(self.inline.get(i, b"") for i in request.ids))
+
+    def _node(self, inode: Inode, extents_max: int, inline_max: int) -> Node:
         extents = tuple(inode.extents[:extents_max])
+        chunks = self._chunks_of(extents)
         is_whole = len(extents) == len(inode.extents)
         return Node(
             inode.attributes,
             inode.target,
             extents,
-            self._chunks_of(extents),
+            chunks,
             is_whole,
             inode.policy,
+            self._bodies_of(chunks, inline_max),
         )
 
     def _chunks_of(self, extents: Sequence[Extent]) -> tuple[Chunk, ...]:
@@ -196,14 +207,14 @@ class FakeRouter:
         return tuple(self.chunks[chunk_id] for chunk_id in ids)
 
     def _resolve(self, request: wire.Resolve) -> wire.Resolved:
-        nodes = [self._node(self.inodes[ROOT_INODE], request.extents_max)]
+        nodes = [self._node(self.inodes[ROOT_INODE], request.extents_max, request.inline_max)]
         inode = self.inodes[ROOT_INODE]
         for name in request.names:
             ino = inode.entries.get(name)
             if ino is None:
                 break
             inode = self.inodes[ino]
-            nodes.append(self._node(inode, request.extents_max))
+            nodes.append(self._node(inode, request.extents_max, request.inline_max))
         return wire.Resolved(tuple(nodes))
 
     def _list(self, request: wire.ListDirectory) -> wire.ListPage:
@@ -213,7 +224,12 @@ class FakeRouter:
         names = sorted(name for name in inode.entries if name > request.after)
         page = names[: min(LIST_PAGE_MAX, request.entries_max)]
         entries = tuple(
-            wire.Entry(name, self._node(self.inodes[inode.entries[name]], request.extents_max))
+            wire.Entry(
+                name,
+                self._node(
+                    self.inodes[inode.entries[name]], request.extents_max, request.inline_max
+                ),
+            )
             for name in page
         )
         return wire.ListPage(entries, inode.attributes, inode.parent, len(page) == len(names))
@@ -224,7 +240,9 @@ class FakeRouter:
         page = tuple(behind[: min(self.extents_page_max, request.extents_max)])
         end = None if len(page) == len(behind) else page[-1].end
         version = inode.attributes.content_version
-        return wire.ExtentPage(page, self._chunks_of(page), end, version)
+        chunks = self._chunks_of(page)
+        bodies = self._bodies_of(chunks, request.inline_max)
+        return wire.ExtentPage(page, chunks, end, version, bodies)
 
     def _buckets(self, _: wire.Done) -> wire.Buckets:
         root = self.inodes[ROOT_INODE]
@@ -339,6 +357,7 @@ class FakeRouter:
         if any(extent.chunk_id not in known for extent in op.extents):
             raise MictlanError(Kind.INVALID, "write", str(op.ino), "unknown chunk")
         self.chunks.update({chunk.id: chunk for chunk in op.chunks})
+        self.inline.update({c.id: body for c, body in inline_bodies(op.chunks, op.inline)})
         for extent in op.extents:
             self._cut(inode, extent.offset, extent.end)
             inode.extents.append(extent)
@@ -379,6 +398,7 @@ _HANDLERS: dict[str, tuple[type[Any], Callable[[FakeRouter, Any], Struct]]] = {
     wire.Path.RESOLVE: (wire.Resolve, FakeRouter._resolve),
     wire.Path.LIST: (wire.ListDirectory, FakeRouter._list),
     wire.Path.EXTENTS: (wire.GetExtents, FakeRouter._extents),
+    wire.Path.INLINE: (wire.GetInline, FakeRouter._get_inline),
     wire.Path.BUCKETS: (wire.Done, FakeRouter._buckets),
     wire.Path.BUCKET_USE: (wire.GetBucketUse, FakeRouter._bucket_use),
     wire.Path.PEER_MAP: (wire.Done, FakeRouter._peer_map),

@@ -36,8 +36,16 @@ class FakeSpace:
         del self.net.servers[peer.url]
 
     @asynccontextmanager
-    async def client(self, deadline_s: float = 30.0) -> AsyncIterator[SpaceClient]:
-        """A client of the space."""
+    async def client(
+        self, deadline_s: float = 30.0, inline_size_max: int = 0
+    ) -> AsyncIterator[SpaceClient]:
+        """A client of the space; it gives every byte to peers unless told otherwise."""
         retry = RetryPolicy(deadline_s=deadline_s)
-        async with open_space(URI, retry=retry, caller=CALLER, transport=self.net) as client:
+        async with open_space(
+            URI,
+            retry=retry,
+            caller=CALLER,
+            transport=self.net,
+            inline_size_max=inline_size_max,
+        ) as client:
             yield client

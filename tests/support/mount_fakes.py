@@ -151,7 +151,7 @@ class FakeRouter:
 
     async def node(self, request: wire.GetNode) -> Node:
         await self._script.passing("node:asked")
-        node = self._space.node(request.ino, request.extents_max)
+        node = self._space.node(request.ino, request.extents_max, request.inline_max)
         await self._script.passing("node:served")
         return node
 
@@ -361,6 +361,7 @@ async def open_mount(
     deadline_s: float = 30.0,
     sync_on_close: bool = False,
     seals_aged: bool = False,
+    inline_size_max: int = 0,
 ) -> AsyncIterator[FakeMount]:
     """A mount of a space, without a kernel; its tasks are cancelled at the end.
 
@@ -386,6 +387,7 @@ async def open_mount(
                 clock,
                 dirty_size_bytes_max=dirty_size_bytes_max,
                 deadline_s=deadline_s,
+                inline_size_max=inline_size_max,
             )
             filesystem = FileSystem(
                 router,

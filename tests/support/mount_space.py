@@ -32,6 +32,7 @@ from mictlanfs.model import (
     InodeNumber,
     Node,
     PeerNumber,
+    inline_bodies,
 )
 
 _offset_of = attrgetter("offset")
@@ -185,17 +186,23 @@ class FakeSpace:
             raise MictlanError(Kind.NOT_FOUND, "find", name.decode())
         return self._record(ino)
 
-    def node(self, ino: InodeNumber, extents_max: int = 0) -> Node:
+    def node(self, ino: InodeNumber, extents_max: int = 0, inline_max: int = 0) -> Node:
         record = self._record(ino)
         extents = tuple(record.extents[: min(extents_max, self.extents_page)])
+        chunks = self._chunks_of(extents)
         return Node(
             record.attributes,
             record.target,
             extents,
-            self._chunks_of(extents),
+            chunks,
             len(extents) == len(record.extents),
             None if ino == ROOT_INODE else self.policy,
+            self._bodies_of(chunks, inline_max),
         )
+
+    def _bodies_of(self, chunks: Sequence[Chunk], inline_max: int) -> tuple[bytes, ...]:
+        bodies = [self.chunks[chunk.id] for chunk in chunks if not chunk.peers]
+        return tuple(bodies) if sum(map(len, bodies)) <= inline_max else ()
 
     def _chunks_of(self, extents: Sequence[Extent]) -> tuple[Chunk, ...]:
         named = dict.fromkeys(extent.chunk_id for extent in extents)
@@ -215,7 +222,9 @@ class FakeSpace:
         end = found[count_max].offset if len(found) > count_max else None
         page = tuple(found[:count_max])
         version = record.attributes.content_version
-        return wire.ExtentPage(page, self._chunks_of(page), end, version)
+        chunks = self._chunks_of(page)
+        bodies = self._bodies_of(chunks, request.inline_max)
+        return wire.ExtentPage(page, chunks, end, version, bodies)
 
     def page(self, request: wire.ListDirectory) -> wire.ListPage:
         record = self._directory(request.ino)
@@ -368,6 +377,9 @@ class FakeSpace:
 
     def _write_extents(self, op: wire.WriteExtents) -> list[_Record]:
         record = self._record(op.ino)
+        if op.if_content_version not in {-1, record.attributes.content_version}:
+            raise MictlanError(Kind.CONFLICT, "write", str(op.ino))
+        self.chunks |= {chunk.id: body for chunk, body in inline_bodies(op.chunks, op.inline)}
         lengths = {chunk.id: chunk.length for chunk in (*self._known_chunks.values(), *op.chunks)}
         before = 0
         for extent in op.extents:

@@ -70,7 +70,7 @@ class Storage:
     async def store(self, pieces: Sequence[Buffer], policy: BucketPolicy) -> Chunk:
         return await self._chunks.store(pieces, policy)
 
-    async def commit(self, op: wire.WriteExtents) -> Attributes:
+    async def commit(self, op: wire.WriteExtents, *, sync: bool) -> Attributes:
         await self._script.passing("WriteExtents:asked")
         (attributes,) = self._space.apply(1, op)
         await self._script.passing("WriteExtents:served")
@@ -79,7 +79,7 @@ class Storage:
 
 @asynccontextmanager
 async def open_rig(
-    limit_bytes: int = 64 * MIB, chunk_size: int = CHUNK_SIZE_BYTES
+    limit_bytes: int = 64 * MIB, chunk_size: int = CHUNK_SIZE_BYTES, inline_size_max: int = 0
 ) -> AsyncIterator[Rig]:
     space, script = FakeSpace(chunk_size), Script()
     stored: list[tuple[Chunk, bytes]] = []
@@ -89,7 +89,9 @@ async def open_rig(
 
     with raising_single_errors():
         async with trio.open_nursery() as nursery:
-            writeback = WriteBack(nursery, Storage(space, script), Budget(limit_bytes), on_stored)
+            writeback = WriteBack(
+                nursery, Storage(space, script), Budget(limit_bytes), on_stored, inline_size_max
+            )
             ino = space.add(space.bucket, b"file")
             yield Rig(space, script, writeback, nursery, ino, stored)
             nursery.cancel_scope.cancel()

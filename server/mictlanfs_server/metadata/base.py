@@ -142,6 +142,10 @@ class MetadataStore(Protocol):
         """Read a page of extents. Raises NOT_FOUND."""
         ...
 
+    async def inline(self, request: wire.GetInline) -> wire.InlineBodies:
+        """Read the bytes of inline chunks. Raises INVALID for too many."""
+        ...
+
     async def list_directory(self, request: wire.ListDirectory) -> wire.ListPage:
         """Read a page of a directory. Raises NOT_FOUND, NOT_DIRECTORY."""
         ...

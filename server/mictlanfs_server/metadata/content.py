@@ -49,6 +49,9 @@ def write_extents(tx: Transaction, op: wire.WriteExtents) -> Touched:
     record = existing(tx, op.ino, "write")
     if record.kind is not FileKind.FILE:
         raise failure(Kind.INVALID, "write", op.ino, "this is not a file")
+    if op.if_content_version not in {-1, record.content_version}:
+        detail = f"it is of content version {record.content_version}"
+        raise failure(Kind.CONFLICT, "write", op.ino, detail)
     bodies = checked_bodies(op)
     fresh = _check_chunks(tx, op, bodies)
     _check_extents(tx, op, fresh)

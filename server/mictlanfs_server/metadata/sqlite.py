@@ -143,6 +143,10 @@ class SqliteStore:
         """Read a page of extents."""
         return self._reads.extents(request)
 
+    async def inline(self, request: wire.GetInline) -> wire.InlineBodies:
+        """Read the bytes of inline chunks."""
+        return self._reads.inline(request)
+
     async def list_directory(self, request: wire.ListDirectory) -> wire.ListPage:
         """Read a page of a directory."""
         return self._reads.list_directory(request)

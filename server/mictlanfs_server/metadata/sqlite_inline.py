@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mictlanfs import wire
+from mictlanfs.errors import Kind, MictlanError
 
 if TYPE_CHECKING:
     import sqlite3
@@ -50,3 +51,17 @@ class InlineReader:
             left -= len(body)
             self._left -= len(body)
         return tuple(found)
+
+
+def read_bodies(connection: sqlite3.Connection, request: wire.GetInline) -> wire.InlineBodies:
+    """The bytes of the chunks named, empty for those whose bytes are not here.
+
+    Raises:
+        MictlanError: INVALID, when these are too many for one answer.
+    """
+    if len(request.ids) > wire.FRAME_CHUNKS_MAX:
+        detail = f"at most {wire.FRAME_CHUNKS_MAX} chunks are read at once"
+        raise MictlanError(Kind.INVALID, "inline", detail=detail)
+    # No snapshot is needed: a chunk never changes, and each is for itself.
+    rows = [connection.execute(_BODY, (chunk_id,)).fetchone() for chunk_id in request.ids]
+    return wire.InlineBodies(tuple([row[0] if row else b"" for row in rows]))

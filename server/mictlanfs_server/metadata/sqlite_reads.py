@@ -34,7 +34,7 @@ from mictlanfs.model import (
 from mictlanfs_server.metadata.base import Counts
 from mictlanfs_server.metadata.checks import INTEGER_MAX, failure
 from mictlanfs_server.metadata.rows import KINDS
-from mictlanfs_server.metadata.sqlite_inline import InlineReader
+from mictlanfs_server.metadata.sqlite_inline import InlineReader, read_bodies
 from mictlanfs_server.metadata.sqlite_rows import decode_policy
 
 if TYPE_CHECKING:
@@ -235,6 +235,10 @@ class SqliteReads:
                 chunks = tuple([chunk for chunk in chunks if chunk.id in named])
             bodies = self._inline(request.inline_max).bodies(chunks)
         return wire.ExtentPage(extents, chunks, end, attributes.content_version, bodies)
+
+    def inline(self, request: wire.GetInline) -> wire.InlineBodies:
+        """Read the bytes of inline chunks."""
+        return read_bodies(self._connection, request)
 
     def _content(self, ino: InodeNumber, offset: int, count_max: int) -> _Content:
         return _content_of(self._execute(_EXTENTS, (ino, offset, count_max)).fetchall())

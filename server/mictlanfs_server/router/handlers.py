@@ -64,6 +64,7 @@ class RouterHandlers:
             MessageRoute(path.LOOKUP, wire.Lookup, store.lookup, "resolve one name"),
             MessageRoute(path.NODE, wire.GetNode, store.node, "read one inode"),
             MessageRoute(path.EXTENTS, wire.GetExtents, store.extents, "read a page of extents"),
+            MessageRoute(path.INLINE, wire.GetInline, store.inline, "read inline chunks"),
             MessageRoute(
                 path.LIST, wire.ListDirectory, store.list_directory, "read a page of a directory"
             ),

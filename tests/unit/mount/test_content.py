@@ -531,10 +531,19 @@ async def test_sequential_write_makes_one_store_for_each_chunk_and_few_commits()
 async def test_fsync_syncs_what_was_applied_before() -> None:
     async with open_file() as file:
         await file.write(0, b"x")
+        await file.flush()
         await file.mount.content.fsync(file.ino)
         assert file.mount.script.asked("sync") == 1
         await file.mount.content.fsync(file.ino)
         assert file.mount.script.asked("sync") == 1
+
+
+async def test_commit_that_fsync_waits_for_is_durable_without_a_barrier() -> None:
+    async with open_file() as file:
+        await file.write(0, b"x")
+        await file.mount.content.fsync(file.ino)
+        assert file.mount.script.asked("WriteExtents") == 1
+        assert file.mount.script.asked("sync") == 0
 
 
 async def test_fsync_of_data_that_cannot_be_stored_does_not_claim_durability() -> None:

@@ -110,6 +110,8 @@ def test_a_local_directory_in_the_way_of_a_file_is_not_taken_for_one_of_the_spac
 
 
 def test_damage_has_its_code(cli: Run, stored: FakeSpace, here: Path) -> None:
+    for chunk_id in stored.router.inline:
+        stored.router.inline[chunk_id] = b"other"
     for peer in stored.peers:
         for chunk_id in peer.chunks:
             peer.damage(chunk_id)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mictlanfs.cli.exits import Exit
+from mictlanfs.client.inline import INLINE_SIZE_BYTES_DEFAULT
 from mictlanfs.model import FileKind
 from tests.support.fakespace import FakeSpace
 from tests.unit.mictlanfs.cli.conftest import Run
@@ -135,6 +136,7 @@ def test_a_target_is_needed(cli: Run, space: FakeSpace, args: list[str]) -> None
 def test_a_full_space_has_its_code(cli: Run, space: FakeSpace, local: Path) -> None:
     for peer in space.peers:
         peer.is_full = True
+    (local / "one").write_bytes(bytes(INLINE_SIZE_BYTES_DEFAULT + 1))
     assert cli("put", local / "one", "b").code == Exit.NO_SPACE
     assert space.router.tree(b"b") == []
 

@@ -26,7 +26,7 @@ def test_a_file_is_shown_with_how_it_is_kept(cli: Run, stored: FakeSpace) -> Non
     assert shown["kind"] == "file"
     assert shown["mode"] == "0644 -rw-r--r--"
     assert shown["size"] == f"{3 * CHUNK + 1} bytes (192.0 KiB), {3 * CHUNK + 1} stored"
-    assert shown["chunks"] == "4, at least 2 copies of each"
+    assert shown["chunks"] == "4, at least 2 copies of each on peers"
     assert shown["policy"] == "2 copies, chunks of 64.0 KiB"
 
 

@@ -1,0 +1,103 @@
+"""Small writes: carried by their commit, joined while they continue each other, never lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from mictlanfs import wire
+from mictlanfs.errors import Kind, MictlanError
+from tests.support.mount_fakes import open_mount
+from tests.support.mount_space import CHUNK_SIZE_BYTES
+from tests.support.writeback_rig import Rig, open_rig
+
+INLINE = 1000
+
+
+async def flushed(rig: Rig, offset: int, data: bytes) -> wire.WriteExtents:
+    rig.write(offset, data)
+    await rig.writer.flush(10)
+    return rig.commits[-1]
+
+
+async def test_a_small_window_needs_no_peer_and_is_kept_for_readers() -> None:
+    async with open_rig(inline_size_max=INLINE) as rig:
+        rig.write(0, b"a" * 10)
+        rig.write(100, b"b" * 10)
+        await rig.writer.flush(10)
+        (op,) = rig.commits
+        assert rig.script.asked("store") == 0
+        assert op.inline == (b"a" * 10 + b"b" * 10,)
+        assert [body for _, body in rig.stored] == list(op.inline)
+        assert rig.content == b"a" * 10 + bytes(90) + b"b" * 10
+        assert rig.writeback.budget.used_bytes == 0
+
+
+async def test_a_window_beyond_the_threshold_goes_to_peers() -> None:
+    async with open_rig(inline_size_max=INLINE) as rig:
+        op = await flushed(rig, 0, bytes(INLINE + 1))
+        assert rig.script.asked("store") == 1
+        assert op.inline == ()
+
+
+async def test_a_small_window_waits_for_the_large_one_before_it() -> None:
+    async with open_rig(inline_size_max=INLINE) as rig:
+        hold = rig.script.hold("store:asked")
+        rig.write(0, b"a" * CHUNK_SIZE_BYTES)
+        rig.write(10, b"b" * 5)
+        rig.writer.seal_all()
+        await hold.reached.wait()
+        assert rig.commits == []
+        hold.release()
+        await rig.writer.flush(10)
+        assert rig.content[8:17] == b"aabbbbbaa"
+
+
+async def test_appended_records_become_one_extent_up_to_the_threshold() -> None:
+    async with open_rig(inline_size_max=INLINE) as rig:
+        records = [b"%03d " % index * 25 for index in range(25)]
+        for index, record in enumerate(records):
+            op = await flushed(rig, index * 100, record)
+            assert len(op.inline[0]) <= INLINE
+        assert rig.content == b"".join(records)
+        extents = rig.space.node(rig.ino, 256).extents
+        assert [extent.length for extent in extents] == [INLINE, INLINE, 500]
+
+
+async def test_what_another_mount_wrote_meanwhile_is_not_undone_by_joining() -> None:
+    async with open_rig(inline_size_max=INLINE) as rig:
+        await flushed(rig, 0, b"ours ")
+        rig.space.write(rig.ino, 0, b"their")
+        op = await flushed(rig, 5, b"more")
+        assert op.inline == (b"more",)
+        assert rig.content == b"theirmore"
+        assert rig.writer.error is None
+
+
+async def test_joining_goes_on_behind_what_another_mount_wrote() -> None:
+    async with open_rig(inline_size_max=INLINE) as rig:
+        await flushed(rig, 0, b"ours ")
+        rig.space.write(rig.ino, 0, b"their")
+        await flushed(rig, 5, b"more")
+        op = await flushed(rig, 9, b"!")
+        assert op.inline == (b"more!",)
+        assert rig.content == b"theirmore!"
+
+
+async def test_a_conflict_of_a_commit_that_asks_for_no_version_is_an_error() -> None:
+    async with open_rig(inline_size_max=INLINE) as rig:
+        rig.script.fail("WriteExtents:asked", MictlanError(Kind.CONFLICT, "write"))
+        rig.write(0, b"data")
+        with pytest.raises(MictlanError) as caught:
+            await rig.writer.flush(10)
+        assert caught.value.kind is Kind.CONFLICT
+
+
+async def test_a_small_file_is_read_by_another_mount_without_a_fetch() -> None:
+    async with open_mount(inline_size_max=INLINE) as mount:
+        ino = mount.space.add(mount.space.bucket, b"small")
+        handle = (await mount.filesystem.open(ino, 2)).handle
+        await mount.filesystem.write(handle, 0, b"content")
+        await mount.filesystem.fsync(handle)
+        async with open_mount(mount.space) as other:
+            assert await other.read_all(ino) == b"content"
+            assert other.cache.reads == []
