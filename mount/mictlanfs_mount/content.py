@@ -34,6 +34,7 @@ from mictlanfs.model import (
     Node,
 )
 from mictlanfs.taskerrors import raising_single_errors
+from mictlanfs_mount.compaction import Compactor
 from mictlanfs_mount.extents import Segment
 from mictlanfs_mount.handles import FileHandle
 from mictlanfs_mount.inodes import Inode, InodeTable
@@ -136,9 +137,11 @@ class Content:
         self._inodes = inodes
         self._clock = clock
         self._deadline_s = deadline_s
+        storage = SpaceStorage(chunks, session)
+        self._compactor = Compactor(storage, self._read_committed, self._note_committed)
         self.writeback = WriteBack(
             nursery,
-            SpaceStorage(chunks, session),
+            storage,
             Budget(dirty_size_bytes_max),
             self._keep_written,
             inline_size_max,
@@ -271,6 +274,9 @@ class Content:
             body = await self._cache.read(chunk, start, end, whole=whole)
         return body
 
+    async def _read_committed(self, segment: Segment) -> Buffer:
+        return await self._read_segment(segment, whole=True)
+
     def _prefetch(self, inode: Inode, start: int, end: int) -> None:
         end = min(end, inode.attributes.size)
         if start >= end or inode.extents.first_unknown(start, end) is not None:
@@ -305,6 +311,7 @@ class Content:
 
         def on_committed(segments: list[Segment], attributes: Attributes) -> None:
             self._note_committed(ino, segments, attributes)
+            self._compactor.note(ino, segments)
 
         return self.writeback.writer(ino, inode.policy, on_committed)
 
@@ -334,6 +341,9 @@ class Content:
         writer = self.writeback.get(ino)
         if writer is not None:
             await writer.flush(self._deadline_s, sync=sync)
+        inode = self._inodes.get(ino)
+        if inode is not None and await self._compactor.compact_when_due(inode):
+            self.writeback.tails.forget(ino)
 
     def drop_refused(self, ino: InodeNumber) -> None:
         """The file is cut to nothing: what a quota keeps from being stored must not prevent it."""

@@ -33,6 +33,11 @@ class Segment:
     chunk: Chunk | None = None
     chunk_offset: int = 0
 
+    @property
+    def is_inline(self) -> bool:
+        """Whether the bytes are in the metadata."""
+        return self.chunk is not None and not self.chunk.peers
+
     def cut(self, start: int, end: int) -> Segment:
         """The part of the segment within `[start, end)`, which must not be empty."""
         start, end = max(start, self.offset), min(end, self.end)
@@ -134,6 +139,18 @@ class ExtentMap:
                 found.append(Segment(position, entry.offset))
             found.append(entry.cut(start, end))
             position = entry.end
+        return found
+
+    def inline_segments(self, size_max: int) -> list[Segment]:
+        """The first segments whose bytes are in the metadata, of at most `size_max` bytes."""
+        found: list[Segment] = []
+        size = 0
+        for entry in self._entries:
+            if entry.is_inline:
+                size += entry.end - entry.offset
+                if size > size_max:
+                    break
+                found.append(entry)
         return found
 
     def _cut_out(self, start: int, end: int) -> None:

@@ -49,6 +49,10 @@ class Tails:
         else:
             self._tails.pop(ino, None)
 
+    def forget(self, ino: InodeNumber) -> None:
+        """What follows shall be committed by itself."""
+        self._tails.pop(ino, None)
+
     def before(self, ino: InodeNumber, pieces: Pieces) -> Tail | None:
         """What `pieces` continue and still fit behind."""
         tail = self._tails.get(ino)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import trio
 
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
-from tests.support.mount_fakes import open_mount
+from mictlanfs_mount.compaction import INLINE_CHUNKS_MAX
+from mictlanfs_mount.handles import HandleNumber
+from tests.support.mount_fakes import FakeMount, open_mount
 from tests.support.mount_space import CHUNK_SIZE_BYTES
 from tests.support.writeback_rig import Rig, open_rig
 
@@ -101,3 +104,52 @@ async def test_a_small_file_is_read_by_another_mount_without_a_fetch() -> None:
         async with open_mount(mount.space) as other:
             assert await other.read_all(ino) == b"content"
             assert other.cache.reads == []
+
+
+# --- many of them --------------------------------------------------------------------------------
+
+
+async def appended(mount: FakeMount, handle: HandleNumber, count: int) -> bytes:
+    """Append records, each a chunk of its own, and flush each; returns what was written."""
+    content = b""
+    for index in range(count):
+        record = b"%03d " % index * (INLINE // 4)
+        await mount.filesystem.write(handle, len(content), record)
+        await mount.filesystem.fsync(handle)
+        content += record
+    return content
+
+
+async def test_many_inline_chunks_move_to_peers_together() -> None:
+    async with open_mount(inline_size_max=INLINE) as mount:
+        ino = mount.space.add(mount.space.bucket, b"log")
+        handle = (await mount.filesystem.open(ino, 2)).handle
+        content = await appended(mount, handle, INLINE_CHUNKS_MAX + 1)
+        assert mount.script.asked("store") == 1
+        first, last = mount.space.node(ino, 256).extents
+        assert (first.length, last.length) == (INLINE_CHUNKS_MAX * INLINE, INLINE)
+        assert mount.space.content(ino) == content
+        assert await mount.read_all(ino) == content
+
+
+async def test_moving_undoes_nothing_that_another_mount_wrote_meanwhile() -> None:
+    async with open_mount(inline_size_max=INLINE) as mount:
+        ino = mount.space.add(mount.space.bucket, b"log")
+        handle = (await mount.filesystem.open(ino, 2)).handle
+        hold = mount.script.hold("store:served")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(appended, mount, handle, INLINE_CHUNKS_MAX)
+            await hold.reached.wait()
+            mount.space.write(ino, 10, b"theirs")
+            hold.release()
+        assert mount.space.content(ino)[10:16] == b"theirs"
+        assert len(mount.space.node(ino, 256).extents) > INLINE_CHUNKS_MAX
+
+
+async def test_flush_succeeds_though_the_peers_take_nothing() -> None:
+    async with open_mount(inline_size_max=INLINE) as mount:
+        ino = mount.space.add(mount.space.bucket, b"log")
+        handle = (await mount.filesystem.open(ino, 2)).handle
+        mount.script.fail("store:asked", MictlanError(Kind.NO_SPACE, "store"))
+        content = await appended(mount, handle, INLINE_CHUNKS_MAX)
+        assert mount.space.content(ino) == content
