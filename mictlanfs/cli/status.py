@@ -66,7 +66,7 @@ def lines(status: SpaceStatus) -> Iterator[str]:
         f"{counted(status.inode_count, 'inode')}, {counted(status.chunk_count, 'chunk')}, "
         f"{format_size(status.bytes_logical)}"
     )
-    yield f"copies    {_copies_line(status)}"
+    yield f"copies    {_copies_line(status)}{_inline_part(status)}"
     for problem in status.problems:
         yield f"problem   {problem}"
 
@@ -85,6 +85,14 @@ def _peer_line(peer: PeerStatus) -> str:
     if peer.state != "up":
         parts.append(f"last seen {duration(peer.last_seen_s)} ago")
     return " ".join(parts)
+
+
+def _inline_part(status: SpaceStatus) -> str:
+    from mictlanfs.cli.output import counted
+
+    if not status.inline_count:
+        return ""
+    return f"; {counted(status.inline_count, 'small chunk')} in the metadata"
 
 
 def _copies_line(status: SpaceStatus) -> str:

@@ -90,6 +90,15 @@ def test_peers_are_named_for_each_chunk() -> None:
     assert json.loads(value) == {"31" * 16: ["peer-1", "peer-2"], "32" * 16: ["peer-2"]}
 
 
+def test_chunk_in_the_metadata_lies_on_no_peer_and_has_its_digest() -> None:
+    inline = Chunk(ONE.id, ONE.length, ONE.digest, ())
+    found = Node(node(10, WHOLE_ONE).attributes, b"", (WHOLE_ONE,), (inline,), True)
+    value = computed.of_content(computed.PEERS, found, name_of)
+    assert value is not None
+    assert json.loads(value) == {"31" * 16: []}
+    assert computed.checksum(found) == computed.checksum(node(10, WHOLE_ONE))
+
+
 def test_the_longest_lists_fit_an_extended_attribute() -> None:
     chunks = tuple(
         Chunk(ChunkId(n.to_bytes(16, "big")), 2**24, b"\xff" * 32, tuple(map(Peer, range(5))))

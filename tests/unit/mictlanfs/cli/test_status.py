@@ -53,6 +53,12 @@ def test_a_healthy_space_is_told_in_ten_lines_and_code_0(cli: Run, space: FakeSp
     ]
 
 
+def test_chunks_in_the_metadata_are_counted(cli: Run, space: FakeSpace) -> None:
+    space.router.status = msgspec.structs.replace(HEALTHY, inline_count=7)
+    line = "every chunk has all its copies; 7 small chunks in the metadata"
+    assert line in cli("status").text
+
+
 def test_a_degraded_space_says_why_and_code_1(cli: Run, space: FakeSpace) -> None:
     space.router.status = msgspec.structs.replace(
         HEALTHY,
