@@ -47,7 +47,7 @@ def copies_by_chunk(servers: LooseServers) -> Counter[bytes]:
 def test_every_chunk_is_on_two_peers(servers: LooseServers, tmp_path: Path) -> None:
     with mounted(servers.uri, tmp_path) as mount:
         for index in range(30):
-            (mount.bucket / f"small{index}").write_bytes(os.urandom(3000 * (index + 1)))
+            (mount.bucket / f"small{index}").write_bytes(os.urandom(9000 * (index + 1)))
         (mount.bucket / "large").write_bytes(os.urandom(9 * MIB))
         copies = copies_by_chunk(servers)
     assert len(copies) >= 33

@@ -1,9 +1,10 @@
 """Chunks whose bytes are kept in the metadata: what is accepted, and when the bytes go."""
 
+import msgspec
 import pytest
 
 from mictlanfs import wire
-from mictlanfs.errors import Kind
+from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.identifiers import new_chunk_id
 from mictlanfs.model import Chunk, Extent, InodeNumber
 from tests.unit.server.metadata.space import PEERS, Space, inline_chunk, new_chunk
@@ -153,3 +154,29 @@ def test_page_of_a_directory_carries_a_bounded_number_of_bytes(
     )
     assert [len(entry.node.inline) for entry in page.entries] == [1] * fitting_count + [0] * 3
     assert all(entry.node.has_all_extents for entry in page.entries)
+
+
+def test_bytes_are_read_by_chunk_and_missing_ones_are_empty(
+    space: Space, file: InodeNumber
+) -> None:
+    chunk, gone = space.write_inline(file, 0, BODY), inline_chunk(b"never sent")
+    answer = space.reads.inline(wire.GetInline((gone.id, chunk.id)))
+    assert answer.bodies == (b"", BODY)
+
+
+def test_too_many_chunks_at_once_are_refused(space: Space) -> None:
+    ids = tuple(new_chunk_id() for _ in range(wire.FRAME_CHUNKS_MAX + 1))
+    with pytest.raises(MictlanError) as caught:
+        space.reads.inline(wire.GetInline(ids))
+    assert caught.value.kind is Kind.INVALID
+
+
+def test_write_for_another_content_version_has_no_effect(space: Space, file: InodeNumber) -> None:
+    version = space.write(file, 0, new_chunk(10)).content_version
+    before = space.layout(file)
+    op = write_op(space, file, (inline_chunk(BODY),), BODY)
+    late = msgspec.structs.replace(op, if_content_version=version - 1)
+    assert space.error_of(late) is Kind.CONFLICT
+    assert (space.layout(file), kept(space)) == (before, {})
+    space.do(msgspec.structs.replace(op, if_content_version=version))
+    assert len(kept(space)) == 1
