@@ -857,12 +857,18 @@ class PeerStatus(msgspec.Struct, frozen=True):
 
 
 class SessionStatus(msgspec.Struct, frozen=True):
-    """An open session, for people."""
+    """An open session, for people.
+
+    Attributes:
+        lease_count, waited_count: leases that it holds, and for which it waits.
+    """
 
     label: str
     host: str
     pid: int
     last_seen_s: float
+    lease_count: int = 0
+    waited_count: int = 0
 
 
 class SpaceStatus(msgspec.Struct, frozen=True):

@@ -50,6 +50,12 @@ def _with(*options: Callable[[Command], Command]) -> Callable[[Command], Command
     return decorate
 
 
+lease_option = click.option(
+    "--lease-ttl",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds after which a mount that does not answer loses its leases.  [default: 10]",
+)
+
 space_options = _with(
     click.option(
         "--peers", type=click.IntRange(1, 64), help="How many peers.  [default: 3, or as before]"
@@ -70,6 +76,7 @@ space_options = _with(
         type=SIZE,
         help="How much each peer may hold, as 10G.  [default: what the disk offers, or as before]",
     ),
+    lease_option,
     click.option("--detach", is_flag=True, help="Go on in the background once all works."),
     # The write end of the pipe on which the daemon tells its launcher that all works.
     click.option("--ready-fd", type=int, hidden=True),
@@ -117,6 +124,7 @@ def server() -> None:
     show_default=True,
     help="Seconds before the chunks of deleted files are removed from peers.",
 )
+@lease_option
 @process_options
 def router(
     data: Path,
@@ -124,12 +132,13 @@ def router(
     port: int,
     router_id: str,
     gc_grace: float,
+    lease_ttl: float | None,
     insecure: bool,
     lifeline_fd: int | None,
 ) -> None:
     """Run one router in the foreground until SIGTERM or Ctrl-C."""
     from mictlanfs_server.router.app import run
-    from mictlanfs_server.router.settings import RouterSettings
+    from mictlanfs_server.router.settings import LEASE_TTL_S, RouterSettings
 
     run(
         RouterSettings(
@@ -140,6 +149,7 @@ def router(
             insecure=insecure,
             lifeline_fd=lifeline_fd,
             gc_grace_s=gc_grace,
+            lease_ttl_s=LEASE_TTL_S if lease_ttl is None else lease_ttl,
         )
     )
 
@@ -207,6 +217,7 @@ def start(
     port: int | None,
     peer_port: int | None,
     capacity: int | None,
+    lease_ttl: float | None,
     detach: bool,
     ready_fd: int | None,
 ) -> int:
@@ -217,7 +228,9 @@ def start(
     """
     from mictlanfs_server.plan import ServerOptions
 
-    options = ServerOptions(data.resolve(), peers, host, port, peer_port, capacity, insecure)
+    options = ServerOptions(
+        data.resolve(), peers, host, port, peer_port, capacity, insecure, lease_ttl
+    )
     if detach:
         return _launch("server", "start", *_arguments(options))
     _serve(options, None, ready_fd, lambda record: record.uri)
@@ -243,6 +256,7 @@ def up(
     port: int | None,
     peer_port: int | None,
     capacity: int | None,
+    lease_ttl: float | None,
     detach: bool,
     ready_fd: int | None,
 ) -> int:
@@ -257,7 +271,9 @@ def up(
     from mictlanfs_server.welcome import Welcome
 
     parse_mount_options(mount_options)
-    options = ServerOptions(data.resolve(), peers, None, port, peer_port, capacity)
+    options = ServerOptions(
+        data.resolve(), peers, None, port, peer_port, capacity, lease_ttl_s=lease_ttl
+    )
     mount = MountRequest(resolved(mountpoint), mount_options)
     if detach:
         given = ("-o", mount_options) if mount_options else ()
@@ -287,6 +303,7 @@ def _arguments(options: ServerOptions) -> list[str]:
         "--port": options.port,
         "--peer-port": options.peer_port,
         "--capacity": options.capacity,
+        "--lease-ttl": options.lease_ttl_s,
     }
     given = [str(part) for item in values.items() if item[1] is not None for part in item]
     return [*given, "--insecure"] if options.insecure else given

@@ -122,7 +122,7 @@ def serve_space(
         with _mountpoint_made(mount) as mounted, lifeline() as lifeline_fd:
             record = replace(record, supervisor=current_process(), mount=mounted)
             _write(claim, record)
-            space = _Space(claim, record, mount, lifeline_fd)
+            space = _Space(claim, record, mount, lifeline_fd, options.lease_ttl_s)
             try:
                 trio.run(space.serve, on_ready)
             finally:
@@ -239,9 +239,15 @@ class _Space:
     """One run of a space."""
 
     def __init__(
-        self, claim: Claim, record: SpaceRecord, mount: MountRequest | None, lifeline_fd: int
+        self,
+        claim: Claim,
+        record: SpaceRecord,
+        mount: MountRequest | None,
+        lifeline_fd: int,
+        lease_ttl_s: float | None = None,
     ) -> None:
         self._claim = claim
+        self._lease_ttl_s = lease_ttl_s
         self._record = record
         self._mount = mount
         self._lifeline_fd = lifeline_fd
@@ -312,8 +318,10 @@ class _Space:
 
     def _router_spec(self) -> ChildSpec:
         directory = self._claim.directory
+        ttl_s = self._lease_ttl_s
         return self._server_spec(
             ROUTER,
+            *(() if ttl_s is None else ("--lease-ttl", str(ttl_s))),
             *("--data", str(directory.router), "--port", str(self._record.port)),
             *("--id", ROUTER_ID),
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -34,8 +35,25 @@ _MSGPACK_HEADER: Final = (b"content-type", wire.MSGPACK.encode())
 _JSON_HEADER: Final = (b"content-type", JSON.encode())
 
 RequestT = TypeVar("RequestT", bound=Struct)
-# What a handler answers: a message, or one that is encoded already.
-Handler = Callable[[RequestT], Awaitable[Struct | bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer with more to it than a message.
+
+    Attributes:
+        headers: besides the length and the type of the body.
+    """
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...]
+
+
+# What a handler answers: a message, one that is encoded already, or with status and headers.
+Handler = Callable[[RequestT], Awaitable[Struct | bytes | Reply]]
+# The same with the value of a header of the request, when it has one.
+HeaderHandler = Callable[[RequestT, bytes | None], Awaitable[Struct | bytes | Reply]]
 
 
 class _Disconnected(Exception):  # noqa: N818 - tells of an event, like ClientDisconnect
@@ -48,7 +66,17 @@ def message_route(path: str, request_type: type[RequestT], handler: Handler[Requ
     A `MictlanError` of the handler becomes the JSON answer that `wire.decode_error` reads; any
     other exception is logged with its traceback and becomes INTERNAL.
     """
-    endpoint = _MessageEndpoint(path, request_type, handler)
+    return _route(path, _MessageEndpoint(path, request_type, handler, None))
+
+
+def header_route(
+    path: str, request_type: type[RequestT], handler: HeaderHandler[RequestT], header: str
+) -> Route:
+    """A message route whose handler also gets the value of a header of the request."""
+    return _route(path, _MessageEndpoint(path, request_type, handler, header.lower().encode()))
+
+
+def _route(path: str, endpoint: _MessageEndpoint) -> Route:
     return Route(path, endpoint, methods=["POST"], name=path, include_in_schema=False)
 
 
@@ -56,26 +84,41 @@ class _MessageEndpoint:
     """The ASGI application of one message route."""
 
     def __init__(
-        self, path: str, request_type: type[Struct], handler: Callable[[Any], Awaitable[Any]]
+        self,
+        path: str,
+        request_type: type[Struct],
+        handler: Callable[..., Awaitable[Any]],
+        header: bytes | None,
     ) -> None:
         self._path = path
         self._request_type = request_type
         self._handler = handler
+        self._header = header
+
+    def _answer(self, scope: Scope, request: Struct) -> Awaitable[Any]:
+        if self._header is None:
+            return self._handler(request)
+        value = next((value for name, value in scope["headers"] if name == self._header), None)
+        return self._handler(request, value)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_s = time.perf_counter()
         status, body, header = 200, b"", _MSGPACK_HEADER
+        more: tuple[tuple[bytes, bytes], ...] = ()
         try:
             request = wire.decode(await read_body(scope, receive), self._request_type)
-            answer = await self._handler(request)
-            body = answer if isinstance(answer, bytes) else wire.encode(answer)
+            answer = await self._answer(scope, request)
+            if isinstance(answer, Reply):
+                status, body, more = answer.status, answer.body, answer.headers
+            else:
+                body = answer if isinstance(answer, bytes) else wire.encode(answer)
         except _Disconnected:
             return
         except Exception as error:  # noqa: BLE001 - `to_mictlan_error` logs what is not ours
             failure = to_mictlan_error(error, self._path)
             status, header = HTTP_STATUS[failure.kind], _JSON_HEADER
             body = wire.encode_error(failure)
-        headers = [header, (b"content-length", b"%d" % len(body))]
+        headers = [header, (b"content-length", b"%d" % len(body)), *more]
         if status == HTTP_STATUS[Kind.TOO_LARGE]:
             # The rest of the body is still on its way; nobody will read it.
             headers.append((b"connection", b"close"))

@@ -36,6 +36,7 @@ class ServerOptions:
         data: absolute.
         port, peer_port: 0: any free one; peers listen on `peer_port` and the ports behind it.
         capacity: bytes, of each peer.
+        lease_ttl_s: of the router, for this run only.
     """
 
     data: Path
@@ -45,6 +46,7 @@ class ServerOptions:
     peer_port: int | None = None
     capacity: int | None = None
     insecure: bool = False
+    lease_ttl_s: float | None = None
 
 
 def peer_id(index: int) -> str:

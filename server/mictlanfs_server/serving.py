@@ -90,6 +90,7 @@ def serve(
     insecure: bool,
     lifeline_fd: int | None = None,
     on_listening: Callable[[Listener], None] | None = None,
+    on_stopping: Callable[[], None] | None = None,
     direct_bodies: bool = False,
 ) -> None:
     """Serve `app` until SIGTERM, SIGINT, the end of the lifeline or `Listener.stop`.
@@ -105,6 +106,7 @@ def serve(
         lifeline_fd: the read end of a pipe whose write end the supervisor holds open; taken over.
         on_listening: called once, in this thread, when the socket is bound and before the
             application starts.
+        on_stopping: called in the event loop when the end comes, before requests are waited for.
         direct_bodies: whether large bodies are offered as `bodies.RequestBody`.
 
     Raises:
@@ -118,6 +120,7 @@ def serve(
     try:
         address = bound.getsockname()
         server = _Server(_config(app, direct_bodies=direct_bodies))
+        server.on_stopping = on_stopping
         if on_listening is not None:
             on_listening(Listener(address[0], address[1], server.stop))
         log.info("listening on %s port %d", *address[:2], extra={"pid": os.getpid()})
@@ -191,6 +194,13 @@ class _Server(uvicorn.Server):
     """uvicorn with a lifeline, ending with status 0 after a signal."""
 
     error: MictlanError | None = None
+    on_stopping: Callable[[], None] | None = None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, let requests end, end the application."""
+        if self.on_stopping is not None:
+            self.on_stopping()
+        await super().shutdown(sockets)
 
     def stop(self, error: MictlanError | None = None) -> None:
         """End in order. Safe in any thread: uvicorn looks at the flag ten times a second."""

@@ -114,7 +114,7 @@ def open_session(rows: Rows, request: wire.OpenSession, session: SessionId, now_
     """Record a new session. Returns its epoch, which no other session ever has."""
     epoch = rows.counter("next_epoch")
     rows.set_counter("next_epoch", epoch + 1)
-    rows.insert_session(session, epoch, request.host, request.pid, request.label, now_ns)
+    rows.insert_session(session, epoch, request, now_ns)
     return epoch
 
 

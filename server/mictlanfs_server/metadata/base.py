@@ -2,7 +2,8 @@
 
 Every method is atomic. A change is visible to every read that begins after it returned. Reads are
 consistent in themselves: names, inodes, extents, chunks and replicas of one answer are from one
-moment.
+moment. What a session reads (all under "reads") is answered without giving up the event loop, so
+that leases can be granted in the same step.
 
 Cancellation: a change whose caller is cancelled may still be applied; a batch can be asked for
 again by its number, everything else is harmless when repeated.
@@ -10,12 +11,21 @@ again by its number, everything else is harmless when repeated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from mictlanfs import wire
-from mictlanfs.model import Attributes, ChunkId, Node, PeerInfo, PeerMap, PeerNumber, SessionId
+from mictlanfs.model import (
+    Attributes,
+    ChunkId,
+    InodeNumber,
+    Node,
+    PeerInfo,
+    PeerMap,
+    PeerNumber,
+    SessionId,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +35,7 @@ class SessionRecord:
     Attributes:
         epoch: its fencing token.
         seen_ns: when it was last heard of, by the router's clock, some seconds late.
+        leases: whether it holds leases.
     """
 
     session: SessionId
@@ -33,6 +44,30 @@ class SessionRecord:
     pid: int
     label: str
     seen_ns: int
+    leases: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedInode:
+    """An inode and the key of its lease.
+
+    Attributes:
+        key: itself for a directory and for what has not exactly one name, else the directory that
+            names it.
+        parents: of a file with several names, the directories that hold them; else empty.
+    """
+
+    ino: InodeNumber
+    key: InodeNumber
+    parents: tuple[InodeNumber, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KeysFound:
+    """Those of the inodes and names asked for that exist."""
+
+    inodes: dict[InodeNumber, KeyedInode]
+    places: dict[tuple[InodeNumber, bytes], KeyedInode]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +133,7 @@ class MetadataStore(Protocol):
         ...
 
     async def close_session(self, session: SessionId) -> None:
-        """End a session; what it sustained is let go, soon. An unknown one is no error."""
+        """End a session, durably; what it sustained is let go, soon. An unknown one is no error."""
         ...
 
     async def sessions(self) -> list[SessionRecord]:
@@ -160,6 +195,12 @@ class MetadataStore(Protocol):
 
     async def resolve(self, request: wire.Resolve) -> wire.Resolved:
         """Walk names from the root as far as they exist. Raises NAME_TOO_LONG when too deep."""
+        ...
+
+    async def keys(
+        self, inodes: Collection[InodeNumber], places: Collection[tuple[InodeNumber, bytes]]
+    ) -> KeysFound:
+        """Find the keys of inodes, and of what names stand for; cheap for thousands."""
         ...
 
     async def buckets(self) -> wire.Buckets:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MIGRATIONS = Migrations("mictlanfs-metadata")
 # "MICT": tells our files from any other SQLite database.
 APPLICATION_ID = 0x4D494354
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 # STRICT tables came with 3.37, RETURNING and MATERIALIZED before.
 SQLITE_VERSION_MIN = (3, 37, 0)
 
@@ -138,6 +138,13 @@ def _inline_chunks(database: Database) -> None:
         """
     )
     database.execute("PRAGMA user_version = 3")
+
+
+@MIGRATIONS(name="0004-sessions-with-leases")
+def _sessions_with_leases(database: Database) -> None:
+    # After a restart only those count that may hold leases.
+    database.execute("ALTER TABLE session ADD COLUMN leases INTEGER NOT NULL DEFAULT 0")
+    database.execute("PRAGMA user_version = 4")
 
 
 def _make_space(connection: sqlite3.Connection, now_ns: int) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from mictlanfs import wire
 from mictlanfs.model import (
     Attributes,
     BucketPolicy,
@@ -260,7 +261,7 @@ class Rows(Protocol):
     # --- sessions ---
 
     def insert_session(
-        self, session: SessionId, epoch: int, host: str, pid: int, label: str, seen_ns: int
+        self, session: SessionId, epoch: int, request: wire.OpenSession, seen_ns: int
     ) -> None:
         """Add a session."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,6 +18,7 @@ from mictlanfs.identifiers import new_token
 from mictlanfs.model import (
     Attributes,
     ChunkId,
+    InodeNumber,
     Node,
     PeerInfo,
     PeerMap,
@@ -25,8 +26,15 @@ from mictlanfs.model import (
     SessionId,
 )
 from mictlanfs_server.metadata import apply
-from mictlanfs_server.metadata.base import Counts, DeadChunk, ReplicaCounts, SessionRecord
+from mictlanfs_server.metadata.base import (
+    Counts,
+    DeadChunk,
+    KeysFound,
+    ReplicaCounts,
+    SessionRecord,
+)
 from mictlanfs_server.metadata.migrations import migrate
+from mictlanfs_server.metadata.sqlite_keys import SqliteKeys
 from mictlanfs_server.metadata.sqlite_reads import SqliteReads
 from mictlanfs_server.metadata.sqlite_scans import SqliteScans
 from mictlanfs_server.metadata.sqlite_upkeep import (
@@ -61,6 +69,7 @@ class SqliteStore:
         self._wall_ns = wall_ns
         self._connection = connect(path, read_only=True)
         self._reads = SqliteReads(self._connection)
+        self._keys = SqliteKeys(self._connection)
         self._writer = Writer(path, self._reads.forget_policies)
         self._scan_connection = connect(path, read_only=True)
         self._scans = SqliteScans(self._scan_connection)
@@ -100,11 +109,16 @@ class SqliteStore:
             return apply.open_session(rows, request, session, now_ns)
 
         epoch = await self._change(work, sync=True)
-        return SessionRecord(session, epoch, request.host, request.pid, request.label, now_ns)
+        return SessionRecord(
+            session, epoch, request.host, request.pid, request.label, now_ns, request.leases
+        )
 
     async def close_session(self, session: SessionId) -> None:
         """End a session; what it sustained is let go, soon. An unknown one is no error."""
-        await self._change(lambda rows: apply.close_session(rows, session, self._wall_ns()))
+        # Durably: a session whose leases went to others must not be back after a power loss.
+        await self._change(
+            lambda rows: apply.close_session(rows, session, self._wall_ns()), sync=True
+        )
 
     async def sessions(self) -> list[SessionRecord]:
         """All open sessions."""
@@ -162,6 +176,12 @@ class SqliteStore:
     async def resolve(self, request: wire.Resolve) -> wire.Resolved:
         """Walk names from the root as far as they exist."""
         return self._reads.resolve(request)
+
+    async def keys(
+        self, inodes: Collection[InodeNumber], places: Collection[tuple[InodeNumber, bytes]]
+    ) -> KeysFound:
+        """Find the keys of inodes, and of what names stand for."""
+        return self._keys.find(inodes, places)
 
     async def buckets(self) -> wire.Buckets:
         """All buckets in order of names."""

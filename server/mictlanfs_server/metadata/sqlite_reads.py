@@ -35,6 +35,7 @@ from mictlanfs_server.metadata.base import Counts
 from mictlanfs_server.metadata.checks import INTEGER_MAX, failure
 from mictlanfs_server.metadata.rows import KINDS
 from mictlanfs_server.metadata.sqlite_inline import InlineReader, read_bodies
+from mictlanfs_server.metadata.sqlite_keys import is_own_key
 from mictlanfs_server.metadata.sqlite_rows import decode_policy
 
 if TYPE_CHECKING:
@@ -392,8 +393,9 @@ def _node_of(
     extents, chunks = content
     # Extents do not overlap, so they are all there exactly when they cover what is allocated.
     has_all = attributes.allocated == sum([extent.length for extent in extents])
+    key = attributes.ino if is_own_key(attributes.kind, attributes.nlink) else row[_PARENT]
     bodies = inline.bodies(chunks) if chunks else ()
-    return Node(attributes, row[_TARGET], extents, chunks, has_all, policy, bodies)
+    return Node(attributes, row[_TARGET], extents, chunks, has_all, policy, key, bodies)
 
 
 def _content_of(rows: Iterable[Row]) -> _Content:

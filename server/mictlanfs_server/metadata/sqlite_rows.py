@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
+    from mictlanfs import wire
+
 _INSERT_INODE = "INSERT INTO inode VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 # Not REPLACE, which would delete and insert the row.
 _UPDATE_INODE = """
@@ -337,12 +339,15 @@ class SqliteRows:
     # --- sessions ---
 
     def insert_session(
-        self, session: SessionId, epoch: int, host: str, pid: int, label: str, seen_ns: int
+        self, session: SessionId, epoch: int, request: wire.OpenSession, seen_ns: int
     ) -> None:
         """Add a session."""
         self._execute(
-            "INSERT INTO session VALUES (?, ?, ?, ?, ?, ?, 0)",
-            (session, epoch, host, pid, label, seen_ns),
+            "INSERT INTO session VALUES (?, ?, ?, ?, ?, ?, 0, ?)",
+            (
+                *(session, epoch, request.host, request.pid, request.label, seen_ns),
+                request.leases,
+            ),
         )
 
     def session_epoch(self, session: SessionId) -> int | None:

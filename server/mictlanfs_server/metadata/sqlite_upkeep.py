@@ -26,9 +26,13 @@ _FORGET_CHUNK = """
 def read_sessions(connection: sqlite3.Connection) -> list[SessionRecord]:
     """All open sessions."""
     rows = connection.execute(
-        "SELECT id, epoch, host, pid, label, seen_ns FROM session WHERE is_ended = 0 ORDER BY epoch"
+        "SELECT id, epoch, host, pid, label, seen_ns, leases FROM session"
+        " WHERE is_ended = 0 ORDER BY epoch"
     )
-    return [SessionRecord(*row) for row in rows.fetchall()]
+    return [
+        SessionRecord(session, epoch, host, pid, label, seen_ns, bool(leases))
+        for session, epoch, host, pid, label, seen_ns, leases in rows.fetchall()
+    ]
 
 
 def touch_sessions(rows: SqliteRows, seen_ns: Mapping[SessionId, int]) -> None:

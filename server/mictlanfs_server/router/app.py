@@ -16,21 +16,28 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 from fastapi.responses import Response
+from starlette.routing import Route
 
 from mictlanfs import __version__, wire
 from mictlanfs.client.transport import HttpTransport
 from mictlanfs.clock import Clock, SystemClock
+from mictlanfs.errors import HTTP_STATUS, MictlanError
+from mictlanfs.model import Struct
 from mictlanfs_server.http import (
     HeaderMiddleware,
+    Reply,
     describe_messages,
+    header_route,
     install_error_handlers,
     json_response,
     message_route,
+    to_mictlan_error,
 )
 from mictlanfs_server.metadata.sqlite import SqliteStore
 from mictlanfs_server.router.collector import Collector, Transport
 from mictlanfs_server.router.datadir import DataDirectory
-from mictlanfs_server.router.handlers import RouterHandlers
+from mictlanfs_server.router.gate import LeasedAnswer, LeaseGate
+from mictlanfs_server.router.handlers import MessageRoute, ReadRoute, RouterHandlers
 from mictlanfs_server.router.membership import Membership
 from mictlanfs_server.router.peermap import PublicPeerMap
 from mictlanfs_server.router.sessions import SessionTable
@@ -48,6 +55,8 @@ has the header `x-mictlanfs-peer-map`: the version of the peer map.
 
 """
 
+_GRANTS_HEADER = (wire.HEADER_GRANTS.encode(), b"1")
+
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
@@ -57,6 +66,7 @@ class _Parts:
     handlers: RouterHandlers
     report: StatusReport
     collector: Collector
+    gate: LeaseGate
 
 
 class _Router:
@@ -86,13 +96,17 @@ class _Router:
                 own = transport = HttpTransport()
                 stack.push_async_callback(own.aclose)
             parts = self._parts = await self._build(transport)
-            work = asyncio.create_task(parts.collector.run(), name="router-collector")
+            tasks = [
+                asyncio.create_task(parts.collector.run(), name="router-collector"),
+                asyncio.create_task(parts.gate.run(), name="router-leases"),
+            ]
             try:
                 yield parts
             finally:
-                work.cancel()
-                with suppress(asyncio.CancelledError):
-                    await work
+                for task in tasks:
+                    task.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await task
 
     async def _build(self, transport: Transport) -> _Parts:
         settings, clock, store = self._settings, self._clock, self._store
@@ -107,12 +121,19 @@ class _Router:
         peer_map = PublicPeerMap(store, membership, saved)
         await peer_map.publish()
         sessions = SessionTable(clock, settings.session_ttl_s, await store.sessions())
+        gate = LeaseGate(store, sessions, clock, settings.lease_ttl_s)
         return _Parts(
             peer_map,
-            RouterHandlers(settings, store, sessions, membership, peer_map),
-            StatusReport(store, membership, sessions, clock, settings.router_id),
-            Collector(settings, store, sessions, membership, peer_map, transport, clock),
+            RouterHandlers(settings, store, sessions, membership, peer_map, gate),
+            StatusReport(store, membership, sessions, clock, settings.router_id, gate.table.counts),
+            Collector(settings, store, sessions, membership, peer_map, transport, clock, gate.end),
+            gate,
         )
+
+    def stop_waiting(self) -> None:
+        """End every request that waits for a lease or for events, so that the router can stop."""
+        if self._parts is not None:
+            self._parts.gate.stop()
 
     def peer_map_header(self) -> bytes:
         """The version of the peer map; 0 before the router is ready."""
@@ -148,19 +169,24 @@ def create_app(
         title="MictlanFS router", version=__version__, description=DESCRIPTION, lifespan=lifespan
     )
     app.state.unlock = router.unlock
+    app.state.stop_waiting = router.stop_waiting
     app.add_middleware(HeaderMiddleware, name=wire.HEADER_PEER_MAP, value=router.peer_map_header)
     install_error_handlers(app)
     return app
 
 
 def _add_routes(app: FastAPI, parts: _Parts) -> None:
-    messages = parts.handlers.routes()
+    messages, reads = parts.handlers.routes(), parts.handlers.reads()
+    commit, *rest = messages
+    described: list[MessageRoute | ReadRoute] = [commit, *reads, *rest]
     app.description = DESCRIPTION + describe_messages(
-        (route.path, route.request_type, route.purpose) for route in messages
+        (route.path, route.request_type, route.purpose) for route in described
     )
     # Before everything else: they are tried in order, the most frequent first.
     app.router.routes[:0] = [
-        message_route(route.path, route.request_type, route.handler) for route in messages
+        message_route(commit.path, commit.request_type, commit.handler),
+        *(_read_route(route) for route in reads),
+        *(message_route(route.path, route.request_type, route.handler) for route in rest),
     ]
 
     async def status() -> Response:
@@ -193,6 +219,21 @@ def _add_routes(app: FastAPI, parts: _Parts) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
+def _read_route(route: ReadRoute) -> Route:
+    async def answer(request: Struct, session: bytes | None) -> Struct | Reply:
+        found = await route.handler(request, session)
+        if not isinstance(found, LeasedAnswer):
+            return found
+        if isinstance(found.answer, MictlanError):
+            failure = to_mictlan_error(found.answer, route.path)
+            status, body = HTTP_STATUS[failure.kind], wire.encode_error(failure)
+        else:
+            status, body = 200, wire.encode(found.answer)
+        return Reply(status, b"".join(wire.frame(found.grants, [body])), (_GRANTS_HEADER,))
+
+    return header_route(route.path, route.request_type, answer, wire.HEADER_SESSION)
+
+
 def run(
     settings: RouterSettings, *, on_listening: Callable[[Listener], None] | None = None
 ) -> None:
@@ -216,6 +257,7 @@ def run(
             insecure=settings.insecure,
             lifeline_fd=settings.lifeline_fd,
             on_listening=on_listening,
+            on_stopping=app.state.stop_waiting,
         )
     finally:
         # The lifespan never ran when the address was refused.

@@ -15,12 +15,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
-from mictlanfs.model import Buffer, ChunkId, PeerNumber, PeerState
+from mictlanfs.model import Buffer, ChunkId, PeerNumber, PeerState, SessionId
 
 if TYPE_CHECKING:
     from mictlanfs.clock import Clock
@@ -84,7 +84,9 @@ class Collector:
         peer_map: PublicPeerMap,
         transport: Transport,
         clock: Clock,
+        end_session: Callable[[SessionId], Awaitable[None]],
     ) -> None:
+        self._end_session = end_session
         self._settings = settings
         self._store = store
         self._sessions = sessions
@@ -135,8 +137,7 @@ class Collector:
     async def _expire_sessions(self) -> None:
         for record in self._sessions.expired():
             log.warning("session %s of %s on %s expired", record.session, record.label, record.host)
-            await self._store.close_session(record.session)
-            self._sessions.remove(record.session)
+            await self._end_session(record.session)
 
     async def reclaim(self) -> None:
         """Let go of everything that ended sessions and removed files left, slice by slice."""

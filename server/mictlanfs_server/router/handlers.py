@@ -15,9 +15,11 @@ from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import REPLICAS_DEFAULT, PeerMap, PeerState, Struct
 from mictlanfs_server.router.membership import check_protocol
+from mictlanfs_server.router.reading import Read, Reading
 
 if TYPE_CHECKING:
     from mictlanfs_server.metadata.base import MetadataStore
+    from mictlanfs_server.router.gate import LeaseGate
     from mictlanfs_server.router.membership import Membership
     from mictlanfs_server.router.peermap import PublicPeerMap
     from mictlanfs_server.router.sessions import SessionTable
@@ -39,6 +41,16 @@ class MessageRoute:
     purpose: str
 
 
+@dataclass(frozen=True, slots=True)
+class ReadRoute:
+    """The same of a read, which also gets the value of `wire.HEADER_SESSION`."""
+
+    path: str
+    request_type: type[Struct]
+    handler: Read
+    purpose: str
+
+
 class RouterHandlers:
     """The verbs of the router protocol."""
 
@@ -49,7 +61,9 @@ class RouterHandlers:
         sessions: SessionTable,
         membership: Membership,
         peer_map: PublicPeerMap,
+        gate: LeaseGate,
     ) -> None:
+        self._gate = gate
         self._settings = settings
         self._store = store
         self._sessions = sessions
@@ -58,19 +72,16 @@ class RouterHandlers:
 
     def routes(self) -> list[MessageRoute]:
         """All messages a router answers."""
-        path, store = wire.Path, self._store
+        path = wire.Path
         return [
             MessageRoute(path.COMMIT, wire.Commit, self.commit, "apply a batch of operations"),
-            MessageRoute(path.LOOKUP, wire.Lookup, store.lookup, "resolve one name"),
-            MessageRoute(path.NODE, wire.GetNode, store.node, "read one inode"),
-            MessageRoute(path.EXTENTS, wire.GetExtents, store.extents, "read a page of extents"),
-            MessageRoute(path.INLINE, wire.GetInline, store.inline, "read inline chunks"),
+            MessageRoute(path.LEASE_ACQUIRE, wire.Acquire, self.acquire, "get leases for writing"),
+            MessageRoute(path.LEASE_RELEASE, wire.ReleaseLeases, self.release, "give up leases"),
+            MessageRoute(path.INLINE, wire.GetInline, self._store.inline, "read inline chunks"),
             MessageRoute(
-                path.LIST, wire.ListDirectory, store.list_directory, "read a page of a directory"
+                path.SESSION_EVENTS, wire.AwaitEvents, self.await_events, "hear of recalls"
             ),
-            MessageRoute(path.RESOLVE, wire.Resolve, store.resolve, "walk a path from the root"),
-            MessageRoute(path.PATH, wire.GetPath, store.path, "find the path of an inode"),
-            MessageRoute(path.XATTRS, wire.GetXattrs, store.xattrs, "read extended attributes"),
+            MessageRoute(path.LEASE_CLAIM, wire.Claim, self.claim, "claim leases after a restart"),
             MessageRoute(
                 path.SESSION_HEARTBEAT, wire.SessionRef, self.heartbeat, "keep a session alive"
             ),
@@ -82,13 +93,34 @@ class RouterHandlers:
             MessageRoute(path.STATFS, wire.Done, self.statfs, "read space and counts"),
             MessageRoute(path.BUCKETS, wire.Done, self.buckets, "list all buckets"),
             MessageRoute(
-                path.BUCKET_USE, wire.GetBucketUse, store.bucket_use, "read what a bucket uses"
+                path.BUCKET_USE,
+                wire.GetBucketUse,
+                self._store.bucket_use,
+                "read what a bucket uses",
             ),
             MessageRoute(path.PEER_MAP, wire.Done, self.read_peer_map, "read the peer map"),
             MessageRoute(
                 path.PEER_ANNOUNCE, wire.PeerAnnounce, self.announce, "register, or stay, a peer"
             ),
             MessageRoute(path.PEER_LEAVE, wire.PeerLeave, self.leave, "a peer stops in order"),
+        ]
+
+    def reads(self) -> list[ReadRoute]:
+        """All reads that leases may come with, the most frequent first."""
+        path, reading = wire.Path, Reading(self._store, self._sessions, self._gate)
+        return [
+            ReadRoute(path.LOOKUP, wire.Lookup, reading.lookup(), "resolve one name"),
+            ReadRoute(path.NODE, wire.GetNode, reading.node(), "read one inode"),
+            ReadRoute(path.EXTENTS, wire.GetExtents, reading.extents(), "read a page of extents"),
+            ReadRoute(
+                path.LIST,
+                wire.ListDirectory,
+                reading.list_directory(),
+                "read a page of a directory",
+            ),
+            ReadRoute(path.RESOLVE, wire.Resolve, reading.resolve(), "walk a path from the root"),
+            ReadRoute(path.PATH, wire.GetPath, reading.path(), "find the path of an inode"),
+            ReadRoute(path.XATTRS, wire.GetXattrs, reading.xattrs(), "read extended attributes"),
         ]
 
     # --- sessions --------------------------------------------------------------------------------
@@ -103,6 +135,8 @@ class RouterHandlers:
             raise MictlanError(Kind.INVALID, "open session", detail="this is no process number")
         record = await self._store.open_session(request)
         self._sessions.add(record)
+        if request.leases:
+            self._gate.table.add(record.session)
         inodes = await self._store.take_inodes(wire.INODE_BATCH_COUNT)
         log.info("session %s opened by %s on %s", record.session, record.label, record.host)
         return wire.SessionGrant(
@@ -114,6 +148,8 @@ class RouterHandlers:
             inodes=inodes,
             root=await self._store.root(),
             peer_map=self._peer_map.peer_map,
+            lease_ttl_s=self._settings.lease_ttl_s if request.leases else 0.0,
+            incarnation=self._gate.table.incarnation,
         )
 
     async def heartbeat(self, request: wire.SessionRef) -> wire.Done:
@@ -127,8 +163,7 @@ class RouterHandlers:
             self._sessions.touch(request.session, request.epoch)
         except MictlanError:
             return wire.Done()
-        await self._store.close_session(request.session)
-        self._sessions.remove(request.session)
+        await self._gate.close(request.session)
         log.info("session %s closed", request.session)
         return wire.Done()
 
@@ -140,7 +175,31 @@ class RouterHandlers:
     async def commit(self, request: wire.Commit) -> bytes:
         """Apply a batch. Raises FENCED, CONFLICT, INVALID."""
         self._sessions.touch(request.session, request.epoch)
-        return await self._store.commit(request)
+        return await self._gate.commit(request)
+
+    # --- leases ----------------------------------------------------------------------------------
+
+    async def acquire(self, request: wire.Acquire) -> wire.Acquired:
+        """Grant leases for writing. Raises FENCED, NOT_FOUND, NOT_DIRECTORY, INVALID."""
+        self._sessions.touch(request.session, request.epoch)
+        return await self._gate.acquire(request)
+
+    async def release(self, request: wire.ReleaseLeases) -> wire.Done:
+        """A session gives up leases. Raises FENCED, INVALID."""
+        self._sessions.touch(request.session, request.epoch)
+        self._gate.release(request)
+        return wire.Done()
+
+    async def await_events(self, request: wire.AwaitEvents) -> wire.Events:
+        """Tell of recalls. Raises FENCED, INVALID."""
+        self._sessions.touch(request.session, request.epoch)
+        return await self._gate.await_events(request)
+
+    async def claim(self, request: wire.Claim) -> wire.Done:
+        """A session tells what it held before a restart. Raises FENCED, CONFLICT, INVALID."""
+        self._sessions.touch(request.session, request.epoch)
+        self._gate.claim(request)
+        return wire.Done()
 
     # --- the space -------------------------------------------------------------------------------
 

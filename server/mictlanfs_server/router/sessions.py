@@ -14,7 +14,7 @@ from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from mictlanfs.clock import Clock
     from mictlanfs.model import SessionId
@@ -46,6 +46,20 @@ class SessionTable:
         """A session was closed; an unknown one is no error."""
         self._sessions.pop(session, None)
 
+    def with_leases(self) -> list[SessionId]:
+        """The open sessions that may hold leases."""
+        return [session for session, known in self._sessions.items() if known.record.leases]
+
+    def record(self, session: SessionId) -> SessionRecord | None:
+        """An open session."""
+        known = self._sessions.get(session)
+        return known.record if known else None
+
+    def is_open(self, session: SessionId, epoch: int) -> bool:
+        """Whether a session is open with this epoch; no sign of life."""
+        known = self._sessions.get(session)
+        return known is not None and known.record.epoch == epoch
+
     def touch(self, session: SessionId, epoch: int) -> None:
         """A session was heard of. Raises FENCED when it is not open with this epoch."""
         known = self._sessions.get(session)
@@ -75,8 +89,10 @@ class SessionTable:
                 unsaved[session] = now_ns - int((now_s - known.last_seen_s) * 1e9)
         return unsaved
 
-    def statuses(self) -> list[wire.SessionStatus]:
-        """The sessions, for people."""
+    def statuses(
+        self, leases: Callable[[SessionId], tuple[int, int]] = lambda _: (0, 0)
+    ) -> list[wire.SessionStatus]:
+        """The sessions, for people, with how many leases each holds and waits for."""
         now_s = self._clock.monotonic_s()
         return [
             wire.SessionStatus(
@@ -84,6 +100,9 @@ class SessionTable:
                 host=known.record.host,
                 pid=known.record.pid,
                 last_seen_s=now_s - known.last_seen_s,
+                lease_count=held,
+                waited_count=waited,
             )
-            for known in self._sessions.values()
+            for session, known in self._sessions.items()
+            for held, waited in [leases(session)]
         ]

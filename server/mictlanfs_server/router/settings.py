@@ -7,6 +7,8 @@ from pathlib import Path
 
 from mictlanfs.errors import UsageError
 
+LEASE_TTL_S = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class RouterSettings:
@@ -22,6 +24,8 @@ class RouterSettings:
         gc_grace_s: seconds between the last reference to a chunk and its deletion.
         session_ttl_s: seconds of silence after which a session is ended.
         heartbeat_s: seconds between the heartbeats of a session.
+        lease_ttl_s: seconds for which a session may trust its leases without an answer of the
+            router, and in which it must give up one that is recalled.
         peer_heartbeat_s: seconds between the heartbeats of a peer.
         peer_suspect_s: seconds of silence after which a peer is used last.
         peer_down_s: seconds of silence after which a peer is not used.
@@ -36,6 +40,7 @@ class RouterSettings:
     gc_grace_s: float = 600.0
     session_ttl_s: float = 30.0
     heartbeat_s: float = 5.0
+    lease_ttl_s: float = LEASE_TTL_S
     peer_heartbeat_s: float = 1.0
     peer_suspect_s: float = 3.0
     peer_down_s: float = 10.0
@@ -46,6 +51,8 @@ class RouterSettings:
             raise UsageError("the grace period before chunks are deleted cannot be negative")
         if not 0 < self.heartbeat_s < self.session_ttl_s:
             raise UsageError("a session's heartbeat must come more often than its time to live")
+        if not 0 < self.lease_ttl_s < self.session_ttl_s:
+            raise UsageError("a lease must end before the session that holds it")
         if not 0 < self.peer_heartbeat_s < self.peer_suspect_s <= self.peer_down_s:
             raise UsageError(
                 "a peer's heartbeat must come before it is suspect, and that before it is down"

@@ -10,9 +10,10 @@ from mictlanfs.model import PeerState
 from mictlanfs_server.metadata.base import ReplicaCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mictlanfs.clock import Clock
+    from mictlanfs.model import SessionId
     from mictlanfs_server.metadata.base import MetadataStore
     from mictlanfs_server.router.membership import Membership
     from mictlanfs_server.router.sessions import SessionTable
@@ -65,12 +66,14 @@ class StatusReport:
         sessions: SessionTable,
         clock: Clock,
         router_id: str,
+        leases: Callable[[SessionId], tuple[int, int]],
     ) -> None:
         self._store = store
         self._membership = membership
         self._sessions = sessions
         self._clock = clock
         self._router_id = router_id
+        self._leases = leases
         self._started_s = clock.monotonic_s()
         self._replicas = ReplicaCounter(store, membership, clock)
 
@@ -88,7 +91,7 @@ class StatusReport:
             is_healthy=not problems,
             problems=problems,
             peers=peers,
-            sessions=self._sessions.statuses(),
+            sessions=self._sessions.statuses(self._leases),
             bucket_count=counts.buckets,
             inode_count=counts.inodes,
             chunk_count=counts.chunks,

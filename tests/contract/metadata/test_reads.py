@@ -26,8 +26,9 @@ def test_new_space_has_an_empty_root(form: Form) -> None:
         assert (await store.buckets()).buckets == ()
         page = await store.list_directory(wire.ListDirectory(ROOT_INODE))
         assert page == wire.ListPage((), root, ROOT_INODE, True)
-        assert await store.node(wire.GetNode(ROOT_INODE)) == Node(root, has_all_extents=True)
-        assert (await store.resolve(wire.Resolve(()))).nodes == (Node(root, has_all_extents=True),)
+        node = Node(root, has_all_extents=True, key=ROOT_INODE)
+        assert await store.node(wire.GetNode(ROOT_INODE)) == node
+        assert (await store.resolve(wire.Resolve(()))).nodes == (node,)
         counts = await store.counts()
         assert (counts.buckets, counts.inodes, counts.chunks) == (0, 1, 0)
 

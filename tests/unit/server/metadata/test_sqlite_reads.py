@@ -50,6 +50,7 @@ def test_lookup_gives_the_node_with_extents_chunks_and_policy(
         (chunk,),
         True,
         BucketPolicy(),
+        key=bucket,
     )
     assert node == expected
 

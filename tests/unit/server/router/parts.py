@@ -10,6 +10,7 @@ from mictlanfs import wire
 from mictlanfs.model import ROOT_INODE, Chunk, FileKind, InodeNumber
 from mictlanfs_server.metadata.sqlite import SqliteStore
 from mictlanfs_server.router.collector import Collector
+from mictlanfs_server.router.gate import LeaseGate
 from mictlanfs_server.router.handlers import RouterHandlers
 from mictlanfs_server.router.membership import Membership
 from mictlanfs_server.router.peermap import PublicPeerMap
@@ -37,6 +38,7 @@ class Parts:
     handlers: RouterHandlers
     collector: Collector
     report: StatusReport
+    gate: LeaseGate
 
     async def announce(self, *numbers: int, chunk_count: int = 0, used: int = 0) -> None:
         for number in numbers:
@@ -45,8 +47,8 @@ class Parts:
                 announce(number, space_id=space_id, chunk_count=chunk_count, used=used)
             )
 
-    async def open_session(self, label: str = "test") -> wire.SessionGrant:
-        request = wire.OpenSession(wire.PROTOCOL_VERSION, "host", 7, label)
+    async def open_session(self, label: str = "test", *, leases: bool = False) -> wire.SessionGrant:
+        request = wire.OpenSession(wire.PROTOCOL_VERSION, "host", 7, label, leases)
         return await self.handlers.open_session(request)
 
     async def file_of(self, *chunks: Chunk) -> tuple[Client, InodeNumber, InodeNumber]:
@@ -68,6 +70,7 @@ async def build(folder: Path, clock: FakeClock, peers: FakePeers) -> Parts:
     membership = Membership(clock, store.space_id, saved, suspect_s=3, down_s=10)
     peer_map = PublicPeerMap(store, membership, saved)
     sessions = SessionTable(clock, settings.session_ttl_s, await store.sessions())
+    gate = LeaseGate(store, sessions, clock, settings.lease_ttl_s)
     return Parts(
         clock,
         peers,
@@ -75,9 +78,10 @@ async def build(folder: Path, clock: FakeClock, peers: FakePeers) -> Parts:
         membership,
         peer_map,
         sessions,
-        RouterHandlers(settings, store, sessions, membership, peer_map),
-        Collector(settings, store, sessions, membership, peer_map, peers, clock),
-        StatusReport(store, membership, sessions, clock, settings.router_id),
+        RouterHandlers(settings, store, sessions, membership, peer_map, gate),
+        Collector(settings, store, sessions, membership, peer_map, peers, clock, gate.end),
+        StatusReport(store, membership, sessions, clock, settings.router_id, gate.table.counts),
+        gate,
     )
 
 

@@ -49,6 +49,12 @@ class Caller:
         return msgspec.json.decode(response.content, type=wire.SpaceStatus)
 
 
+async def leased(caller: Caller, session: str, message: wire.Lookup) -> httpx.Response:
+    return await caller.client.post(
+        wire.Path.LOOKUP, content=wire.encode(message), headers={wire.HEADER_SESSION: session}
+    )
+
+
 @contextlib.asynccontextmanager
 async def running(settings: RouterSettings) -> AsyncIterator[Caller]:
     app = create_app(settings, transport=FakePeers())
@@ -294,3 +300,32 @@ def test_process_serves_until_it_is_told_to_stop_and_loses_nothing(tmp_path: Pat
         return (await caller.status()).bucket_count
 
     assert with_router(tmp_path, look) == 1
+
+
+# --- leases ---
+
+
+def test_read_with_a_session_is_a_frame_with_its_leases(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(RouterSettings(tmp_path)) as caller:
+            request = wire.OpenSession(wire.PROTOCOL_VERSION, "host", 1, "test", leases=True)
+            grant = await caller.ask(wire.Path.SESSION_OPEN, request, wire.SessionGrant)
+            assert grant.lease_ttl_s == 10
+            session = f"{grant.session}:{grant.epoch}"
+            found = await leased(caller, session, wire.Lookup(ROOT_INODE, b"."))
+            assert (found.status_code, found.headers[wire.HEADER_GRANTS]) == (200, "1")
+            grants, body = wire.unframe(found.content, wire.Grants)
+            assert ROOT_INODE in grants.keys
+            assert wire.decode(body, Node).key == ROOT_INODE
+            missing = await leased(caller, session, wire.Lookup(ROOT_INODE, b"none"))
+            assert (missing.status_code, missing.headers[wire.HEADER_GRANTS]) == (404, "1")
+            later, body = wire.unframe(missing.content, wire.Grants)
+            assert later.keys == (ROOT_INODE,)
+            assert later.stamp > grants.stamp > grant.incarnation
+            assert wire.decode_error(404, body).kind is Kind.NOT_FOUND
+            fenced = await leased(caller, f"{grant.session}:77", wire.Lookup(ROOT_INODE, b"."))
+            assert fenced.status_code == HTTP_STATUS[Kind.FENCED]
+            (status,) = (await caller.status()).sessions
+            assert (status.lease_count, status.waited_count) == (1, 0)
+
+    asyncio.run(scenario())

@@ -164,7 +164,9 @@ def test_refused_peer_is_not_in_the_map(tmp_path: Path) -> None:
 
 def test_every_message_path_of_the_protocol_has_one_route(tmp_path: Path) -> None:
     async def scenario(parts: Parts) -> list[str]:
-        return [route.path for route in parts.handlers.routes()]
+        handlers = parts.handlers
+        reads = [route.path for route in handlers.reads()]
+        return [*reads, *(route.path for route in handlers.routes())]
 
     paths = run_parts(tmp_path, scenario)
     all_paths = {value for name, value in vars(wire.Path).items() if name.isupper()}
