@@ -272,27 +272,22 @@ class LeaseGate:
 
     async def close(self, session: SessionId) -> None:
         """A session ends by its own wish: it trusts nothing any more."""
-        await self._shut(session)
+        # First in the store: behind every commit that the writer has already got.
+        await self._store.close_session(session)
+        self._refuse(session)
         self.table.remove(session)
 
     async def end(self, session: SessionId) -> None:
-        """A session is ended that may not know: its leases are free when it cannot trust them."""
-        self.table.fence(session)
-        await self._shut(session)
-        if session not in self.table:
-            self.table.remove(session)
-        self._remove_free()
+        """A session is ended that may not know: what it holds is free when it cannot trust it."""
+        if session in self.table:
+            self.table.fence(session)
+            self._refuse(session)
+        else:
+            await self.close(session)
 
-    async def _shut(self, session: SessionId) -> None:
-        # First in the store: behind every commit that the writer has already got.
-        await self._store.close_session(session)
+    def _refuse(self, session: SessionId) -> None:
         self._sessions.remove(session)
         self._wake(session)
-
-    def _remove_free(self) -> None:
-        for session in self.table.free():
-            if self._sessions.record(session) is None:
-                self.table.remove(session)
 
     async def run(self) -> None:
         """Look after those who do not answer, until cancelled."""
@@ -321,10 +316,11 @@ class LeaseGate:
                     *(session, record.label, record.host, reason),
                 )
             self.table.fence(session)
-        for session in self.table.fenced():
-            if self._sessions.record(session) is not None:
-                await self._shut(session)
-        self._remove_free()
+            self._refuse(session)
+        for session in self.table.free():
+            # Only now in the store. A router that was started again in between has to wait for
+            # what the session trusts, and would not know of a session that had ended there.
+            await self.close(session)
 
     def stop(self) -> None:
         """The router stops: nobody waits any longer."""

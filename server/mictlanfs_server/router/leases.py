@@ -505,10 +505,6 @@ class LeaseTable:
                 return f"it did not give up a lease for {waited_s:.1f} s"
         return ""
 
-    def fenced(self) -> list[SessionId]:
-        """The sessions that are fenced and whose leases are not free yet."""
-        return [s for s, m in self._members.items() if m.free_s is not None]
-
     def fence(self, session: SessionId) -> None:
         """A session is refused from now on. Its leases are free only when it cannot trust them.
 

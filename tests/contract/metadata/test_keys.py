@@ -6,7 +6,7 @@ import pytest
 
 from mictlanfs import wire
 from mictlanfs.errors import MictlanError
-from mictlanfs.model import ROOT_INODE, FileKind, InodeNumber
+from mictlanfs.model import ROOT_INODE, Extent, FileKind, InodeNumber
 from mictlanfs_server.metadata.base import MetadataStore
 from mictlanfs_server.router import leasekeys
 from tests.contract.metadata.forms import Client, Form, new_chunk
@@ -86,16 +86,15 @@ class Tree:
     def _change(self) -> wire.Operation:
         ino = self.random.choice(self.known or [ROOT_INODE])
         chunk = new_chunk()
-        extents = (wire.Extent(0, chunk.length, chunk.id, 0),)
-        return self.random.choice(
-            [
-                wire.SetAttributes(ino, 9, mode=self.random.randrange(0o777)),
-                wire.SetXattr(ino, b"user.x", b"1", 9),
-                wire.RemoveXattr(ino, b"user.x", 9),
-                wire.WriteExtents(ino, extents, (chunk,), 10, 9),
-                wire.Link(ino, *self._place(), 9),
-            ]
-        )
+        extents = (Extent(0, chunk.length, chunk.id, 0),)
+        choices: list[wire.Operation] = [
+            wire.SetAttributes(ino, 9, mode=self.random.randrange(0o777)),
+            wire.SetXattr(ino, b"user.x", b"1", 9),
+            wire.RemoveXattr(ino, b"user.x", 9),
+            wire.WriteExtents(ino, extents, (chunk,), 10, 9),
+            wire.Link(ino, *self._place(), 9),
+        ]
+        return self.random.choice(choices)
 
     def operation(self) -> wire.Operation:
         parent, name = self._place()

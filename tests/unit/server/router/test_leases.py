@@ -334,7 +334,6 @@ def test_leases_of_a_fenced_session_are_free_when_it_cannot_trust_them() -> None
     assert not table.is_clear(ticket)
     assert not table.is_clear(other)
     assert table.grant_reads(A, [InodeNumber(9)]).keys == ()
-    assert table.fenced() == [A]
     table.clock.advance(TTL_S * 0.1)
     assert table.free() == [A]
     assert table.overdue() == []
