@@ -607,8 +607,11 @@ class World:
         """From now on all goes well: everything that was asked is answered, and soon."""
         for session in self.sessions:
             session.is_stopped = False
-        table = self.router.table
-        is_calm = table.is_readable(None, ()) and not self.router.refused
+        table, present = self.router.table, {session.id for session in self.mounts}
+        is_calm = table.is_readable(None, ()) and not any(
+            session in table and (session in self.router.refused or session not in present)
+            for session in self.router.sessions
+        )
         # Only who is to be fenced may hold up others for long.
         for _ in range(100 if is_calm else 3000):
             for _ in range(len(self.messages)):
@@ -677,14 +680,14 @@ def random_step(world: World, chance: random.Random) -> None:
     number = chance.randrange(1000)
     # How often of a thousand, and what.
     acts: list[tuple[int, Callable[[], None]]] = [
-        (450, lambda: world.deliver(number)),
+        (440, lambda: world.deliver(number)),
         (100, world.router.write),
         (250, lambda: ask(session, chance)),
         (100, lambda: world.advance(chance.choice([0.001, 0.006, 0.1, 1.0, 2.0, 4.0]))),
         (30, lambda: world.lose(number)),
         (30, lambda: world.repeat(number)),
         (20, lambda: stop_or_go_on(session)),
-        (5, lambda: world.router.end(session.id)),
+        (15, lambda: world.router.end(session.id)),
         (5, lambda: world.pause_router(chance.choice([0.5, 12.0]))),
         (10, lambda: world.restart(is_applied=chance.random() < 0.5)),
     ]

@@ -110,6 +110,7 @@ def test_a_router_is_run_as_told(monkeypatch: pytest.MonkeyPatch, here: Path) ->
     seen: list[RouterSettings] = []
     monkeypatch.setattr(router_app, "run", seen.append)
     words = "--data d --host ::1 --port 5 --id r --gc-grace 1.5 --insecure --lifeline-fd 9"
+    words += " --lease-ttl 0.5"
     assert run(["server", "router", *words.split()]) == 0
     assert run(["server", "router", "--data", "d"]) == 0
     assert seen == [
@@ -121,6 +122,7 @@ def test_a_router_is_run_as_told(monkeypatch: pytest.MonkeyPatch, here: Path) ->
             insecure=True,
             lifeline_fd=9,
             gc_grace_s=1.5,
+            lease_ttl_s=0.5,
         ),
         RouterSettings(data=here / "d"),
     ]
@@ -169,12 +171,16 @@ def test_what_is_not_said_is_left_to_the_space(served: Served, here: Path) -> No
     assert served.mount is None
 
 
-EVERYTHING = "--peers 2 --host ::1 --port 0 --peer-port 20000 --capacity 1M --insecure"
+EVERYTHING = (
+    "--peers 2 --host ::1 --port 0 --peer-port 20000 --capacity 1M --lease-ttl 2 --insecure"
+)
 
 
 def test_what_is_said_is_passed_on(served: Served, here: Path) -> None:
     assert run(["server", "start", "--data", "d", *EVERYTHING.split()]) == 0
-    assert served.options == ServerOptions(here / "d", 2, "::1", 0, 20000, 1024**2, insecure=True)
+    assert served.options == ServerOptions(
+        here / "d", 2, "::1", 0, 20000, 1024**2, insecure=True, lease_ttl_s=2
+    )
 
 
 def test_the_port_may_come_from_the_variable_of_mictlanx(
@@ -217,7 +223,7 @@ def test_a_wrong_mount_option_is_told_before_anything_is_started(
     [
         f"server start --data d {EVERYTHING}",
         "server start --data d",
-        "up m --data d --peers 2 --capacity 5 -o ro,uid=5",
+        "up m --data d --peers 2 --capacity 5 --lease-ttl 3 -o ro,uid=5",
         "up",
     ],
 )

@@ -246,6 +246,15 @@ def option(spec: ChildSpec, name: str) -> str:
     return spec.command[spec.command.index(name) + 1]
 
 
+def test_time_to_live_of_leases_is_passed_to_the_router() -> None:
+    claim = Claim(SpaceDirectory(Path("/data")), is_fresh=True)
+    for ttl_s, words in ((None, []), (0.5, ["--lease-ttl", "0.5"])):
+        space = cluster._Space(claim, RECORD, None, 7, ttl_s)
+        command = space._router_spec().command
+        assert [word for word in words if word not in command] == []
+        assert ("--lease-ttl" in command) is bool(words)
+
+
 def test_the_router_starts_first_and_the_mount_last() -> None:
     specs = specs_of(RECORD, MountRequest(Path("/mnt/vss"), "ro,uid=5"))
     assert list(specs) == ["router", "peer-0", "peer-1", "mount"]

@@ -16,8 +16,10 @@ from mictlanfs.model import SessionId, Struct
 from mictlanfs_server import http
 from mictlanfs_server.http import (
     HeaderMiddleware,
+    Reply,
     describe_messages,
     error_response,
+    header_route,
     install_error_handlers,
     json_response,
     message_route,
@@ -233,3 +235,27 @@ def test_description_names_path_fields_and_purpose() -> None:
     text = describe_messages([(PATH, wire.Lookup, "resolve one name")])
     line = text.splitlines()[-1]
     assert line == "| `/ask` | `Lookup`(parent, name, extents_max, inline_max) | resolve one name |"
+
+
+def test_handler_gets_a_header_and_gives_status_and_headers() -> None:
+    seen = []
+
+    async def handler(request: wire.TakeInodes, value: bytes | None) -> Reply:
+        seen.append((request.count, value))
+        return Reply(418, b"tea", ((b"x-leaf", b"green"),))
+
+    app = Starlette(routes=[header_route(PATH, wire.TakeInodes, handler, "X-Pot")])
+
+    async def send() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
+            given = {"x-pot": "warm"}
+            return [
+                await client.post(PATH, content=REQUEST, headers=given),
+                await client.post(PATH, content=REQUEST),
+            ]
+
+    for response in asyncio.run(send()):
+        assert (response.status_code, response.content) == (418, b"tea")
+        assert response.headers["x-leaf"] == "green"
+    assert seen == [(7, b"warm"), (7, None)]

@@ -85,11 +85,13 @@ async def build(folder: Path, clock: FakeClock, peers: FakePeers) -> Parts:
     )
 
 
-def run_parts(folder: Path, scenario: Callable[[Parts], Awaitable[T]]) -> T:
+def run_parts(
+    folder: Path, scenario: Callable[[Parts], Awaitable[T]], clock: FakeClock | None = None
+) -> T:
     """Build a router over `folder`, run the scenario, close it."""
 
     async def main() -> T:
-        parts = await build(folder, FakeClock(), FakePeers())
+        parts = await build(folder, clock or FakeClock(), FakePeers())
         try:
             return await scenario(parts)
         finally:

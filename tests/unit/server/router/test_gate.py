@@ -3,6 +3,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import pytest
 
 from mictlanfs import wire
@@ -10,6 +11,7 @@ from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import ROOT_INODE, FileKind, InodeNumber
 from mictlanfs_server.router.gate import LeasedAnswer
 from tests.contract.metadata.forms import Client, kind_of
+from tests.unit.server.router.fakes import FakeClock
 from tests.unit.server.router.parts import Parts, run_parts
 
 T = TypeVar("T")
@@ -226,3 +228,126 @@ def test_second_request_for_events_ends_the_first(tmp_path: Path) -> None:
         await acquire
 
     run_parts(tmp_path, scenario)
+
+
+def test_session_without_leases_is_granted_none_and_cannot_ask(tmp_path: Path) -> None:
+    async def scenario(parts: Parts) -> None:
+        _, bucket, file = await space(parts)
+        plain = Mount(parts, await parts.open_session())
+        assert plain.grant.lease_ttl_s == 0
+        assert (await plain.read(wire.GetNode(file))).grants.keys == ()
+        await mount(parts)
+        assert (await plain.read(wire.GetNode(file))).grants.keys == ()
+        recall = wire.Recall((bucket,), 0, 2**62)
+        for work in (plain.acquire(file), plain.events(), plain.release(recall)):
+            assert await kind_of(work) is Kind.INVALID
+        # What it says of its own leases is not believed.
+        reader = await mount(parts)
+        await reader.read(wire.GetNode(file))
+        commit = await started(plain.commit(chmod(file, 0o600), is_covered=True))
+        await reader.obey()
+        await commit
+
+    run_parts(tmp_path, scenario)
+
+
+def test_unreasonable_requests_are_invalid(tmp_path: Path) -> None:
+    async def scenario(parts: Parts) -> None:
+        one = await mount(parts)
+        many = tuple(InodeNumber(number) for number in range(wire.LEASES_COUNT_MAX + 1))
+        claim = wire.Claim(one.grant.session, one.grant.epoch, 1, many, (), True)
+        for work in (
+            one.release(wire.Recall(many, 0, 1)),
+            one.release(wire.Recall((), wire.LeaseMode.WRITE, 1)),
+            one.acquire(*range(wire.ACQUIRE_COUNT_MAX + 1)),
+            one.acquire(places=(wire.Place(ROOT_INODE, b".."),)),
+            parts.handlers.claim(claim),
+        ):
+            assert await kind_of(work) is Kind.INVALID
+        read = parts.handlers.reads()[0]
+        answer = await read.handler(wire.Lookup(ROOT_INODE, b"x"), b"no session")
+        assert isinstance(answer, LeasedAnswer)
+        assert isinstance(answer.answer, MictlanError)
+        assert answer.answer.kind is Kind.INVALID
+
+    run_parts(tmp_path, scenario)
+
+
+def test_session_that_closes_leaves_its_leases_to_who_waits(tmp_path: Path) -> None:
+    async def scenario(parts: Parts) -> None:
+        _, bucket, file = await space(parts)
+        holder, waiter = await mount(parts), await mount(parts)
+        await holder.acquire(file)
+        poll, own = await started(waiter.events()), await started(waiter.acquire(file))
+        await parts.handlers.close_session(
+            wire.SessionRef(holder.grant.session, holder.grant.epoch)
+        )
+        assert (await own).keys == (bucket,)
+        await parts.handlers.close_session(
+            wire.SessionRef(waiter.grant.session, waiter.grant.epoch)
+        )
+        assert await kind_of(poll) is Kind.FENCED
+
+    run_parts(tmp_path, scenario)
+
+
+def test_what_a_fenced_session_waits_for_fails(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(parts: Parts) -> None:
+        _, _, file = await space(parts)
+        holder, waiter = await mount(parts), await mount(parts)
+        await holder.acquire(file)
+        await waiter.read(wire.GetNode(ROOT_INODE))
+        acquire = await started(waiter.acquire(file))
+        await parts.gate.end(waiter.grant.session)
+        assert await kind_of(acquire) is Kind.FENCED
+        # It may trust what it holds: the database keeps it until it cannot.
+        assert len(await parts.store.sessions()) == 3
+        change = await started(holder.commit(chmod(ROOT_INODE, 0o700)))
+        parts.clock.advance(11)
+        await parts.gate.tick(11)
+        await change
+        assert len(await parts.store.sessions()) == 2
+
+    run_parts(tmp_path, scenario)
+    caplog.clear()
+
+
+def test_router_that_stops_lets_nobody_wait(tmp_path: Path) -> None:
+    async def scenario(parts: Parts) -> None:
+        _, _, file = await space(parts)
+        holder, waiter = await mount(parts), await mount(parts)
+        await holder.acquire(file)
+        poll, acquire = await started(waiter.events()), await started(waiter.acquire(file))
+        parts.gate.stop()
+        assert (await poll).recalls == ()
+        assert await kind_of(acquire) is Kind.UNAVAILABLE
+
+    run_parts(tmp_path, scenario)
+
+
+def test_router_started_again_waits_for_the_claims_of_its_sessions(tmp_path: Path) -> None:
+    async def before(parts: Parts) -> tuple[wire.SessionGrant, InodeNumber, InodeNumber]:
+        _, bucket, file = await space(parts)
+        holder = await mount(parts)
+        await holder.acquire(file)
+        return holder.grant, bucket, file
+
+    grant, bucket, file = run_parts(tmp_path, before)
+
+    async def after(parts: Parts) -> None:
+        holder, reader = Mount(parts, grant), await mount(parts)
+        read = await started(reader.read(wire.GetNode(file)))
+        events = await holder.events()
+        assert events.recalls == ()
+        assert events.incarnation != grant.incarnation
+        await parts.handlers.claim(
+            wire.Claim(grant.session, grant.epoch, events.incarnation, (), (bucket,), True)
+        )
+        holder.grant = msgspec.structs.replace(grant, incarnation=events.incarnation)
+        parts.clock.advance(1)
+        await holder.obey()
+        assert (await read).grants.keys == (bucket,)
+
+    run_parts(tmp_path, after, FakeClock(now_s=200.0))

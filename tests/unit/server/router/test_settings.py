@@ -20,6 +20,8 @@ def test_defaults_are_those_of_the_reference() -> None:
         {"heartbeat_s": 30},
         {"heartbeat_s": 0},
         {"session_ttl_s": 1},
+        {"lease_ttl_s": 0},
+        {"lease_ttl_s": 30},
         {"peer_heartbeat_s": 3},
         {"peer_heartbeat_s": 0},
         {"peer_suspect_s": 11},
