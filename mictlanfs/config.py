@@ -26,6 +26,8 @@ _OPTION = "option"
 # One that separates options, not one inside a value.
 _COMMA = r"(?<!\\),"
 _UID_MAX = 2**32 - 2
+WRITE_BACK = "write-back"
+WRITE_THROUGH = "write-through"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,12 @@ def _parse_subdir(text: str) -> str:
     return "/".join(names)
 
 
+def _parse_metadata(text: str) -> str:
+    if text not in {WRITE_BACK, WRITE_THROUGH}:
+        raise ValueError(f"it is neither {WRITE_BACK} nor {WRITE_THROUGH}")
+    return text
+
+
 def _flag(*options: Option, default: bool = False) -> bool:
     """A field that flags set; the last one given wins."""
     return dataclasses.field(default=default, metadata={_OPTION: options})
@@ -139,6 +147,8 @@ class MountOptions:
         attr_timeout_s: how long the kernel may trust attributes and names.
         read_ahead_kib: of the kernel, per open file.
         deadline_s: after which a request to a space that does not answer fails.
+        leases: whether what the space tells is kept for as long as a lease covers it.
+        metadata: when the router is told of changes of names and attributes.
         spin: whether `mictlanfs_mount.requestloop` waits for requests.
         fsname: shown as the source in /proc/mounts; None: the URI.
         sync, dirsync: as in mount(8); `sync` implies the other.
@@ -184,6 +194,21 @@ class MountOptions:
     )
     dirsync: bool = _flag(
         Option("dirsync", "every change of names and attributes returns when it is durable")
+    )
+    leases: bool = _flag(
+        Option("leases", "keep what is known until another mount changes it (default)"),
+        Option(
+            "noleases",
+            "ask the space again after attr_timeout, and change nothing ahead of it",
+            value=False,
+        ),
+        default=True,
+    )
+    metadata: str = _value(
+        "metadata",
+        "tell the router of changes soon (write-back) or before a call returns (write-through)",
+        _parse_metadata,
+        WRITE_BACK,
     )
     spin: bool = _flag(
         Option("spin", "look for the next request before sleeping, which is quicker (default)"),

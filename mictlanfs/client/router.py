@@ -7,13 +7,14 @@ TIMED_OUT once the retry policy is exhausted. A cancelled request may or may not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
 from mictlanfs import wire
-from mictlanfs.client.retry import RetryPolicy, retrying
+from mictlanfs.client.retry import NO_RETRY, RetryPolicy, retrying
 from mictlanfs.client.transport import HttpTransport, Response
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import ChunkId, InodeNumber, Node, PeerMap, Struct
@@ -22,10 +23,45 @@ from mictlanfs.uri import ServerAddress
 T = TypeVar("T")
 
 REQUEST_TIMEOUT_S = 15.0
+# On top of the time after which the router answers that nothing happened.
+EVENTS_MARGIN_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Leased(Generic[T]):
+    """The answer to a read that asked for leases, also when it is an error.
+
+    Attributes:
+        grants: leases that came along.
+    """
+
+    answer: T | MictlanError
+    grants: wire.Grants
+
+
+class Lessee(Protocol):
+    """Who wants leases with the answers to reads."""
+
+    @property
+    def ref(self) -> wire.SessionRef:
+        """The session that they are for."""
+        ...
+
+    def on_grants(self, grants: wire.Grants) -> None:
+        """Leases came along. Called before the answer is given to whoever asked."""
+        ...
+
+    async def replace(self, fenced: wire.SessionRef) -> None:
+        """The session was fenced: open another one."""
+        ...
 
 
 class RouterClient:
-    """The verbs of the router protocol; see the request structures in `mictlanfs.wire`."""
+    """The verbs of the router protocol; see the request structures in `mictlanfs.wire`.
+
+    Attributes:
+        lessee: who gets leases with every read; None: nobody.
+    """
 
     def __init__(
         self,
@@ -43,6 +79,7 @@ class RouterClient:
         self._retry = retry
         self._on_peer_map_version = on_peer_map_version
         self.request_count = 0
+        self.lessee: Lessee | None = None
 
     @property
     def addresses(self) -> tuple[ServerAddress, ...]:
@@ -69,17 +106,70 @@ class RouterClient:
         """Apply a batch of operations."""
         return await self._ask(wire.Path.COMMIT, batch, wire.CommitAnswer, retry)
 
+    async def events(self, request: wire.AwaitEvents, wait_s: float) -> wire.Events:
+        """What happened to the leases of a session. Waits; never tried again here."""
+        body = wire.encode(request)
+        timeout_s = wait_s + EVENTS_MARGIN_S
+        response = await self._send(
+            "POST", wire.Path.SESSION_EVENTS, body, NO_RETRY, timeout_s=timeout_s
+        )
+        return wire.decode(response.body, wire.Events)
+
+    async def acquire(self, request: wire.Acquire) -> wire.Acquired:
+        """Get leases for writing; waits for those who hold them."""
+        return await self._ask(wire.Path.LEASE_ACQUIRE, request, wire.Acquired)
+
+    async def release(self, request: wire.ReleaseLeases) -> None:
+        """Give up leases."""
+        await self._ask(wire.Path.LEASE_RELEASE, request, wire.Done)
+
+    async def claim(self, request: wire.Claim) -> None:
+        """Tell a router that was started again which leases the session held."""
+        await self._ask(wire.Path.LEASE_CLAIM, request, wire.Done)
+
+    async def leased(self, path: str, request: Struct, answer: type[T]) -> Leased[T]:
+        """Any of the reads below, with the leases for `lessee` that come along.
+
+        An error of the read itself is in what is returned; others are raised.
+        """
+        assert self.lessee is not None, "nobody wants leases"
+        body = wire.encode(request)
+        for is_last in (False, True):
+            ref = self.lessee.ref
+            headers = {wire.HEADER_SESSION: f"{ref.session}:{ref.epoch}"}
+            try:
+                response = await self._send("POST", path, body, self._retry, headers=headers)
+                break
+            except MictlanError as error:
+                if is_last or error.kind is not Kind.FENCED:
+                    raise
+                await self.lessee.replace(ref)
+        grants, rest = wire.unframe(response.body, wire.Grants)
+        if ref == self.lessee.ref:
+            self.lessee.on_grants(grants)
+        if response.status != 200:
+            return Leased(wire.decode_error(response.status, rest), grants)
+        return Leased(wire.decode(rest, answer), grants)
+
+    async def _read(self, path: str, request: Struct, answer: type[T]) -> T:
+        if self.lessee is None:
+            return await self._ask(path, request, answer)
+        leased = await self.leased(path, request, answer)
+        if isinstance(leased.answer, MictlanError):
+            raise leased.answer
+        return leased.answer
+
     async def lookup(self, request: wire.Lookup) -> Node:
         """Resolve one name."""
-        return await self._ask(wire.Path.LOOKUP, request, Node)
+        return await self._read(wire.Path.LOOKUP, request, Node)
 
     async def node(self, request: wire.GetNode) -> Node:
         """Read one inode."""
-        return await self._ask(wire.Path.NODE, request, Node)
+        return await self._read(wire.Path.NODE, request, Node)
 
     async def extents(self, request: wire.GetExtents) -> wire.ExtentPage:
         """Read a page of extents."""
-        return await self._ask(wire.Path.EXTENTS, request, wire.ExtentPage)
+        return await self._read(wire.Path.EXTENTS, request, wire.ExtentPage)
 
     async def inline(self, ids: Sequence[ChunkId]) -> tuple[bytes, ...]:
         """The bytes of inline chunks; empty for those that are not, or not any more."""
@@ -91,21 +181,21 @@ class RouterClient:
 
     async def list(self, request: wire.ListDirectory) -> wire.ListPage:
         """Read a page of a directory."""
-        return await self._ask(wire.Path.LIST, request, wire.ListPage)
+        return await self._read(wire.Path.LIST, request, wire.ListPage)
 
     async def xattrs(self, ino: InodeNumber) -> dict[bytes, bytes]:
         """Read all extended attributes of an inode."""
-        answer = await self._ask(wire.Path.XATTRS, wire.GetXattrs(ino), wire.Xattrs)
+        answer = await self._read(wire.Path.XATTRS, wire.GetXattrs(ino), wire.Xattrs)
         return answer.values
 
     async def path(self, ino: InodeNumber) -> tuple[bytes, ...]:
         """The names from the root down to an inode."""
-        answer = await self._ask(wire.Path.PATH, wire.GetPath(ino), wire.InodePath)
+        answer = await self._read(wire.Path.PATH, wire.GetPath(ino), wire.InodePath)
         return answer.names
 
     async def resolve(self, request: wire.Resolve) -> tuple[Node, ...]:
         """Walk names from the root as far as they exist."""
-        return (await self._ask(wire.Path.RESOLVE, request, wire.Resolved)).nodes
+        return (await self._read(wire.Path.RESOLVE, request, wire.Resolved)).nodes
 
     async def statfs(self) -> wire.StatFs:
         """Space and counts."""
@@ -139,8 +229,18 @@ class RouterClient:
         return wire.decode(response.body, answer)
 
     async def _send(
-        self, method: str, path: str, body: bytes | None, retry: RetryPolicy
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        retry: RetryPolicy,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> Response:
+        """One exchange; an error that brings leases is returned, every other one is raised."""
+        sent_headers = {"content-type": wire.MSGPACK, **(headers or {})}
+
         async def attempt() -> Response:
             router = self._routers[self._current_index]
             self.request_count += 1
@@ -149,10 +249,10 @@ class RouterClient:
                     method,
                     router.base_url + path,
                     body=body,
-                    headers={"content-type": wire.MSGPACK} if body is not None else None,
-                    timeout_s=REQUEST_TIMEOUT_S,
+                    headers=sent_headers if body is not None else None,
+                    timeout_s=timeout_s,
                 )
-                if response.status != 200:
+                if response.status != 200 and wire.HEADER_GRANTS not in response.headers:
                     raise wire.decode_error(response.status, response.body)
             except MictlanError as error:
                 if error.is_retryable:

@@ -23,6 +23,7 @@ import trio
 from mictlanfs import wire
 from mictlanfs.client.retry import FOR_EVER
 from mictlanfs.client.router import RouterClient
+from mictlanfs.clock import Clock, SystemClock
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Attributes, InodeNumber
 
@@ -30,6 +31,11 @@ log = logging.getLogger(__name__)
 
 # Ask for the next batch of inode numbers while this many are left.
 INODES_LOW_COUNT = 128
+# What was posted leaves once this much waits, or when the first of it is this old.
+POSTED_COUNT_MAX = 128
+POSTED_AGE_S_MAX = 0.25
+# Who posts waits while this much has not been answered.
+UNANSWERED_COUNT_MAX = 8192
 CLOSE_TIMEOUT_S = 5.0
 # The session cannot go on. CONFLICT: a power cut took the router back behind batches that it had
 # answered and nobody had asked to be durable, so the numbers do not fit any more.
@@ -49,9 +55,34 @@ class _Request:
     size: int
     sync: bool
     stop_on_error: bool
+    is_covered: bool = False
     done: trio.Event = field(default_factory=trio.Event)
     results: tuple[wire.OpResult, ...] = ()
     error: MictlanError | None = None
+
+    def settle(self) -> None:
+        """It was answered."""
+        self.done.set()
+
+
+@dataclass(eq=False, slots=True)
+class _Posted:
+    """An operation that nobody waits for; it is covered by leases for writing."""
+
+    ops: tuple[wire.Operation, ...]
+    size: int
+    on_result: Callable[[wire.Operation, wire.OpResult], None]
+    results: tuple[wire.OpResult, ...] = ()
+    error: MictlanError | None = None
+    sync = False
+    stop_on_error = False
+    is_covered = True
+
+    def settle(self) -> None:
+        """It was answered."""
+        error = self.error
+        result = wire.OpResult((), wire.WireError.of(error)) if error else self.results[0]
+        self.on_result(self.ops[0], result)
 
 
 @asynccontextmanager
@@ -61,6 +92,8 @@ async def open_session(
     *,
     deadline_s: float = 30.0,
     on_grant: Callable[[wire.SessionGrant], None] | None = None,
+    leases: bool = False,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Session]:
     """Open a session and keep it alive inside the block; close it on leaving.
 
@@ -69,16 +102,22 @@ async def open_session(
         label: what `status` shows of this session, e.g. a mountpoint.
         deadline_s: how long `apply` waits for an answer before it gives up.
         on_grant: called with each grant: at once, and again after a fenced session is replaced.
+        leases: whether the session will hold leases; see `wire.OpenSession`.
+        clock: the system's when None.
 
     Cancellation: operations not answered yet may or may not be applied.
 
     Raises:
         MictlanError: the router cannot be reached or refuses.
     """
-    request = wire.OpenSession(wire.PROTOCOL_VERSION, socket.gethostname(), os.getpid(), label)
+    request = wire.OpenSession(
+        wire.PROTOCOL_VERSION, socket.gethostname(), os.getpid(), label, leases
+    )
+    clock = clock or SystemClock()
+    asked_s = clock.monotonic_s()
     grant = await router.open_session(request)
     async with trio.open_nursery() as nursery:
-        session = Session(nursery, router, request, grant, deadline_s, on_grant)
+        session = Session(nursery, router, request, grant, deadline_s, on_grant, clock, asked_s)
         nursery.start_soon(session.keep_alive)
         nursery.start_soon(session.send_batches)
         try:
@@ -90,7 +129,15 @@ async def open_session(
 
 
 class Session:
-    """The writing side of a space; made by `open_session`."""
+    """The writing side of a space; made by `open_session`.
+
+    Attributes:
+        grant: as the router gave it last.
+        grant_asked_s: when (monotonic) it was asked for.
+        on_replaced: called with the grant of a session that takes the place of a fenced one.
+    """
+
+    on_replaced: Callable[[wire.SessionGrant], None] | None = None
 
     def __init__(
         self,
@@ -100,27 +147,38 @@ class Session:
         grant: wire.SessionGrant,
         deadline_s: float,
         on_grant: Callable[[wire.SessionGrant], None] | None,
+        clock: Clock,
+        asked_s: float,
     ) -> None:
+        self._clock = clock
         self._nursery = nursery
         self._router = router
         self._request = request
         self._deadline_s = deadline_s
         self._on_grant = on_grant
-        self._waiting: deque[_Request] = deque()
+        self._waiting: deque[_Request | _Posted] = deque()
+        # How many requests were ever made, and how many of them were answered, in order.
+        self._asked_count = 0
+        self._answered_count = 0
+        self._answered = trio.Event()
+        self._has_timer = False
         self._has_work = trio.Event()
         self._inodes: deque[wire.InodeRange] = deque()
         self._inode_lock = trio.Lock()
         self._reopen_lock = trio.Lock()
         self._is_refilling = False
-        self._accept(grant)
+        self._accept(grant, asked_s)
 
-    def _accept(self, grant: wire.SessionGrant) -> None:
+    def _accept(self, grant: wire.SessionGrant, asked_s: float) -> None:
         self.grant = grant
+        self.grant_asked_s = asked_s
         self._next_number = 1
         self._durable_number = 0
         self._inodes.append(grant.inodes)
         if self._on_grant is not None:
             self._on_grant(grant)
+        if self.on_replaced is not None:
+            self.on_replaced(grant)
 
     @property
     def ref(self) -> wire.SessionRef:
@@ -130,12 +188,18 @@ class Session:
     # --- operations ------------------------------------------------------------------------------
 
     async def apply(
-        self, op: wire.Operation, *, sync: bool = False, deadline_s: float | None = None
+        self,
+        op: wire.Operation,
+        *,
+        sync: bool = False,
+        deadline_s: float | None = None,
+        is_covered: bool = False,
     ) -> tuple[Attributes, ...]:
         """Apply one operation and return the attributes of the inodes it touched.
 
         With `sync` it is on the router's disk before this returns. `deadline_s` replaces the
-        session's.
+        session's. `is_covered` as in `wire.Commit`. It has its place in the log when this first
+        suspends, so what was found of leases just before still holds.
 
         Cancellation: the operation may or may not be applied.
 
@@ -143,7 +207,13 @@ class Session:
             MictlanError: the operation failed; or TIMED_OUT: no answer within the deadline, and
                 the operation may or may not be applied later.
         """
-        (result,) = await self._submit((op,), sync=sync, stop_on_error=False, deadline_s=deadline_s)
+        (result,) = await self._submit(
+            (op,),
+            sync=sync,
+            stop_on_error=False,
+            deadline_s=deadline_s,
+            is_covered=is_covered,
+        )
         if result.error is not None:
             raise result.error.to_error()
         return result.touched
@@ -181,8 +251,68 @@ class Session:
 
         Costs nothing when all are durable already. Errors and cancellation: as for `apply`.
         """
-        if self._durable_number < self._next_number - 1:
+        if self.unanswered_count or self._durable_number < self._next_number - 1:
             await self._submit((), sync=True, stop_on_error=False)
+
+    # --- operations that nobody waits for --------------------------------------------------------
+
+    @property
+    def unanswered_count(self) -> int:
+        """How many operations, or groups of them, wait or are under way."""
+        return self._asked_count - self._answered_count
+
+    def post(
+        self, op: wire.Operation, on_result: Callable[[wire.Operation, wire.OpResult], None]
+    ) -> None:
+        """Put an operation that leases for writing cover into the log; it leaves within a while.
+
+        `on_result` is called with it and its result, in the order of the log, without a
+        suspension. The error of an operation that was never applied is that of the batch.
+        """
+        self._enqueue(_Posted((op,), _size_of(op), on_result))
+        if len(self._waiting) >= POSTED_COUNT_MAX:
+            self._has_work.set()
+        elif not self._has_timer:
+            self._has_timer = True
+            self._nursery.start_soon(self._send_in_a_while)
+
+    async def _send_in_a_while(self) -> None:
+        await trio.sleep(POSTED_AGE_S_MAX)
+        self._has_timer = False
+        if self._waiting:
+            self._has_work.set()
+
+    async def flush(self) -> None:
+        """Wait until everything posted or applied before is answered, however long it takes."""
+        await self._answered_until(self._asked_count)
+
+    async def flush_within_deadline(self) -> None:
+        """As `flush`. Raises TIMED_OUT after the deadline of the session."""
+        with trio.move_on_after(self._deadline_s):
+            return await self.flush()
+        raise MictlanError(Kind.TIMED_OUT, "commit", "", "the router does not answer")
+
+    async def wait_for_room(self) -> None:
+        """Wait while too much is unanswered. Raises TIMED_OUT after the deadline of the session."""
+        if self.unanswered_count <= UNANSWERED_COUNT_MAX:
+            return None
+        with trio.move_on_after(self._deadline_s):
+            return await self._answered_until(self._asked_count - UNANSWERED_COUNT_MAX // 2)
+        raise MictlanError(Kind.TIMED_OUT, "commit", "", "the router does not answer")
+
+    async def _answered_until(self, count: int) -> None:
+        self._has_work.set()
+        while self._answered_count < count:
+            await self._answered.wait()
+
+    def _enqueue(self, request: _Request | _Posted) -> None:
+        self._waiting.append(request)
+        self._asked_count += 1
+
+    def _count_answered(self, count: int) -> None:
+        self._answered_count += count
+        self._answered.set()
+        self._answered = trio.Event()
 
     async def _submit(
         self,
@@ -191,14 +321,15 @@ class Session:
         sync: bool,
         stop_on_error: bool,
         deadline_s: float | None = None,
+        is_covered: bool = False,
     ) -> tuple[wire.OpResult, ...]:
         if len(ops) > wire.BATCH_OPS_MAX:
             raise ValueError(f"{len(ops)} operations, more than {wire.BATCH_OPS_MAX}")
         size = sum(map(_size_of, ops))
         if size > wire.BATCH_SIZE_BYTES_MAX:
             raise ValueError(f"{size} bytes of operations, more than {wire.BATCH_SIZE_BYTES_MAX}")
-        request = _Request(ops, size, sync, stop_on_error)
-        self._waiting.append(request)
+        request = _Request(ops, size, sync, stop_on_error, is_covered)
+        self._enqueue(request)
         self._has_work.set()
         try:
             with trio.move_on_after(self._deadline_s if deadline_s is None else deadline_s):
@@ -206,6 +337,7 @@ class Session:
         finally:
             if not request.done.is_set() and request in self._waiting:
                 self._waiting.remove(request)
+                self._count_answered(1)
         if not request.done.is_set():
             detail = f"the router did not answer within {self._deadline_s:g} s"
             raise MictlanError(Kind.TIMED_OUT, "commit", "", detail)
@@ -221,8 +353,9 @@ class Session:
             while self._waiting:
                 await self._send_batch(self._take_batch())
 
-    def _take_batch(self) -> list[_Request]:
+    def _take_batch(self) -> list[_Request | _Posted]:
         batch = [self._waiting.popleft()]
+        is_covered = batch[0].is_covered or not batch[0].ops
         count, size = len(batch[0].ops), batch[0].size
         while self._waiting and not batch[0].stop_on_error:
             following = self._waiting[0]
@@ -230,6 +363,7 @@ class Session:
             size += following.size
             if (
                 following.stop_on_error
+                or (following.ops and following.is_covered != is_covered)
                 or count > wire.BATCH_OPS_MAX
                 or size > wire.BATCH_SIZE_BYTES_MAX
             ):
@@ -237,29 +371,35 @@ class Session:
             batch.append(self._waiting.popleft())
         return batch
 
-    async def _send_batch(self, batch: list[_Request]) -> None:
+    async def _send_batch(self, batch: list[_Request | _Posted]) -> None:
         ops = tuple(op for request in batch for op in request.ops)
         sync = any(request.sync for request in batch)
+        is_covered = any(request.is_covered for request in batch)
         try:
-            answer = await self._commit(ops, sync, batch[0].stop_on_error)
+            answer = await self._commit(ops, sync, batch[0].stop_on_error, is_covered)
         except MictlanError as error:
             for request in batch:
                 request.error = error
-                request.done.set()
-            return
-        start = 0
-        for request in batch:
-            request.results = answer.results[start : start + len(request.ops)]
-            start += len(request.ops)
-            request.done.set()
+                request.settle()
+        else:
+            start = 0
+            for request in batch:
+                request.results = answer.results[start : start + len(request.ops)]
+                start += len(request.ops)
+                request.settle()
+        self._count_answered(len(batch))
 
     async def _commit(
-        self, ops: tuple[wire.Operation, ...], sync: bool, stop_on_error: bool
+        self,
+        ops: tuple[wire.Operation, ...],
+        sync: bool,
+        stop_on_error: bool,
+        is_covered: bool,
     ) -> wire.CommitAnswer:
         while True:
             ref = self.ref
             commit = wire.Commit(
-                ref.session, ref.epoch, self._next_number, ops, sync, stop_on_error
+                ref.session, ref.epoch, self._next_number, ops, sync, stop_on_error, is_covered
             )
             try:
                 # Without a deadline: a batch once sent may have been applied, so nothing may
@@ -268,7 +408,11 @@ class Session:
             except MictlanError as error:
                 if error.kind not in _LOST:
                     raise
-                await self._reopen(ref)
+                await self.replace(ref)
+                if is_covered:
+                    # The leases went with the session: others may have changed the same since.
+                    detail = "the session was fenced before this was applied"
+                    raise MictlanError(Kind.FENCED, "commit", "", detail) from error
                 continue
             self._next_number += len(answer.results)
             if sync:
@@ -297,17 +441,27 @@ class Session:
         except MictlanError as error:
             log.info("the session was not closed: %s", error)
 
-    async def _reopen(self, fenced: wire.SessionRef) -> None:
-        """Replace the session `fenced`, unless another task has done so meanwhile."""
+    async def replace(self, fenced: wire.SessionRef) -> None:
+        """Replace the session `fenced`, unless another task has done so meanwhile.
+
+        Raises:
+            MictlanError: the router cannot be reached.
+        """
         async with self._reopen_lock:
             if self.ref != fenced:
                 return
             log.warning("the session was fenced or forgotten; opening a new one")
+            asked_s = self._clock.monotonic_s()
             grant = await self._router.open_session(self._request)
             self._inodes.clear()
-            self._accept(grant)
+            self._accept(grant, asked_s)
 
     # --- inode numbers ---------------------------------------------------------------------------
+
+    @property
+    def has_inodes(self) -> bool:
+        """Whether `new_inode` would not suspend."""
+        return bool(self._inodes)
 
     async def new_inode(self) -> InodeNumber:
         """A number for a new inode. Suspends only when none is left.
@@ -350,7 +504,7 @@ class Session:
             except MictlanError as error:
                 if error.kind is not Kind.FENCED:
                     raise
-                await self._reopen(ref)
+                await self.replace(ref)
 
 
 def _size_of(op: wire.Operation) -> int:

@@ -43,14 +43,17 @@ class Presentation:
         """The inode that the kernel means."""
         return self.root if ino == pyfuse3.ROOT_INODE else InodeNumber(ino)
 
-    def entry(self, attributes: Attributes, validity_s: float) -> pyfuse3.EntryAttributes:
-        """Attributes, and for how long the kernel may trust them and the name."""
+    def entry(
+        self, attributes: Attributes, name_validity_s: float, validity_s: float
+    ) -> pyfuse3.EntryAttributes:
+        """Attributes, and for how long the kernel may trust the name and them."""
         # Nearly every request ends here, so it does without calls, and sets no zero: a new entry
         # is all zeros but for what is set. Numbers are never reused: the generation stays 0.
         entry = pyfuse3.EntryAttributes()
         ino, kind = attributes.ino, attributes.kind
         entry.st_ino = _ROOT if ino == self.root else ino
-        entry.entry_timeout = entry.attr_timeout = validity_s
+        entry.entry_timeout = name_validity_s
+        entry.attr_timeout = validity_s
         # As `Attributes.st_mode` makes it.
         mode = (kind << 12) | attributes.mode
         entry.st_mode = mode & ~self.umask
@@ -67,3 +70,11 @@ class Presentation:
         entry.st_mtime_ns = attributes.mtime_ns
         entry.st_ctime_ns = attributes.ctime_ns
         return entry
+
+
+def absent(validity_s: float) -> pyfuse3.EntryAttributes:
+    """The answer to a lookup of a name that does not exist, which the kernel may remember."""
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = pyfuse3.InodeT(0)
+    entry.entry_timeout = validity_s
+    return entry

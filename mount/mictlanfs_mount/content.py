@@ -8,7 +8,7 @@ is one state of the file; `docs/concurrency.md` tells the races one by one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -34,6 +34,7 @@ from mictlanfs.model import (
     Node,
 )
 from mictlanfs.taskerrors import raising_single_errors
+from mictlanfs.wire import LeaseMode
 from mictlanfs_mount.compaction import Compactor
 from mictlanfs_mount.extents import Segment
 from mictlanfs_mount.handles import FileHandle
@@ -94,9 +95,12 @@ class Cache(Protocol):
 class SpaceStorage:
     """Where write-back puts data: the peers, then the router."""
 
-    def __init__(self, chunks: ChunkStore, session: Session) -> None:
+    def __init__(
+        self, chunks: ChunkStore, session: Session, is_covered: Callable[[InodeNumber], bool]
+    ) -> None:
         self._chunks = chunks
         self._session = session
+        self._is_covered = is_covered
 
     async def store(self, pieces: Sequence[Buffer], policy: BucketPolicy) -> Chunk:
         """Make the bytes durable as a chunk on the peers."""
@@ -105,7 +109,9 @@ class SpaceStorage:
     async def commit(self, op: wire.WriteExtents, *, sync: bool) -> Attributes:
         """Apply the operation at the router, however long it takes."""
         # No deadline: an operation given up here might still be applied later, over a newer one.
-        touched = await self._session.apply(op, sync=sync, deadline_s=_FOR_EVER_S)
+        touched = await self._session.apply(
+            op, sync=sync, deadline_s=_FOR_EVER_S, is_covered=self._is_covered(op.ino)
+        )
         return touched[0]
 
 
@@ -137,7 +143,7 @@ class Content:
         self._inodes = inodes
         self._clock = clock
         self._deadline_s = deadline_s
-        storage = SpaceStorage(chunks, session)
+        storage = SpaceStorage(chunks, session, self._is_covered)
         self._compactor = Compactor(storage, self._read_committed, self._note_committed)
         self.writeback = WriteBack(
             nursery,
@@ -300,20 +306,37 @@ class Content:
             raise MictlanError(Kind.TOO_LARGE, "write", str(handle.inode.ino))
         if not data:
             return
-        if self.writeback.budget.is_exhausted:
-            await self.writeback.wait_for_room(self._deadline_s)
+        await self.wait_for_room()
         if handle.inode.policy.quota:
             await self.quotas.admit(handle.inode, offset, len(data))
         self._writer(handle.inode).write(offset, data, self._clock.wall_ns())
 
+    async def wait_for_room(self) -> None:
+        """Wait while the budget of dirty bytes is used up. Suspends only then."""
+        if self.writeback.budget.is_exhausted:
+            await self.writeback.wait_for_room(self._deadline_s)
+
+    def _is_covered(self, ino: InodeNumber) -> bool:
+        """Whether a lease for writing covers the file, also one that is being given up."""
+        inode = self._inodes.get(ino)
+        lease = None if inode is None else inode.lease
+        return lease is not None and lease.mode == LeaseMode.WRITE
+
     def _writer(self, inode: Inode) -> FileWriter:
         ino = inode.ino
+        # Kept in the table for as long as there are dirty bytes: they belong to its lease.
+        inode.is_dirty = True
+        self._inodes.keep(inode)
 
         def on_committed(segments: list[Segment], attributes: Attributes) -> None:
             self._note_committed(ino, segments, attributes)
             self._compactor.note(ino, segments)
 
-        return self.writeback.writer(ino, inode.policy, on_committed)
+        def on_forgotten() -> None:
+            inode.is_dirty = False
+            self._inodes.drop_unused(inode)
+
+        return self.writeback.writer(ino, inode.policy, on_committed, on_forgotten)
 
     def _note_committed(
         self, ino: InodeNumber, segments: list[Segment], attributes: Attributes

@@ -25,8 +25,13 @@ class DurableFileSystem(VirtualFileSystem):
         await self._session.sync()
         return touched
 
+    async def _after_change(self) -> None:
+        await self._session.sync()
+        await super()._after_change()
+
     async def setattr(self, ino: InodeNumber, **changes: Any) -> Inode:
         """Change attributes, as `FileSystem.setattr` does."""
         inode = await super().setattr(ino, **changes)
-        await self._session.sync()
+        # Also what waits for dirty bytes of the file.
+        await self._content.fsync(ino)
         return inode

@@ -117,10 +117,13 @@ class FileSystem:
         """Attributes as an application must see them now."""
         return self._content.effective(inode.attributes)
 
-    def validity_s(self, inode: Inode, name_valid_until_s: float = float("inf")) -> float:
-        """For how many seconds more the kernel may use the inode's attributes and name."""
-        valid_until_s = min(inode.valid_until_s, name_valid_until_s)
-        return max(0.0, valid_until_s - self._clock.monotonic_s())
+    def validity_s(self, inode: Inode) -> float:
+        """For how many seconds more the kernel may use the inode's attributes."""
+        return max(0.0, inode.valid_until_s - self._clock.monotonic_s())
+
+    def name_validity_s(self, parent: InodeNumber, name: bytes, inode: Inode | None) -> float:
+        """For how many seconds more the kernel may use a name, or believe that there is none."""
+        return 0.0 if inode is None else self.validity_s(inode)
 
     def remembered(self, node: Node, valid_until_s: float | None = None) -> Inode:
         """The inode of a node the router sent, entered in the table."""
@@ -196,7 +199,7 @@ class FileSystem:
     ) -> Inode:
         """Create a node; the errors are those of `wire.MakeNode`."""
         directory = await self._known(parent)
-        gid, mode = _inherited(directory.attributes, kind, caller.gid, mode)
+        gid, mode = inherited(directory.attributes, kind, caller.gid, mode)
         umask = 0 if kind is FileKind.SYMLINK else caller.umask & 0o777
         ino = await self._session.new_inode()
         op = wire.MakeNode(
@@ -318,7 +321,7 @@ class FileSystem:
     ) -> Inode:
         """Change attributes; None leaves one as it is."""
         inode = await self._known(ino)
-        times_ns = (_nearest_time(atime_ns), _nearest_time(mtime_ns))
+        times_ns = (nearest_time(atime_ns), nearest_time(mtime_ns))
         if size == 0:
             self._content.drop_refused(ino)
         # What was written before must not be applied after: it would undo the size or the time.
@@ -362,6 +365,14 @@ class FileSystem:
             page = await self._router.list(wire.ListDirectory(handle.inode.ino, after))
             handle.add_page(page, self._valid_from_now())
         return handle
+
+    def listed(self, handle: DirectoryHandle, index: int) -> tuple[bytes, Inode, float]:
+        """An entry that `readdir` has read: name, inode, and for how long the name may be used."""
+        found = handle.entries[index]
+        valid_until_s = handle.valid_until_s(index)
+        inode = self.remembered(found.node, valid_until_s)
+        left_s = min(valid_until_s, inode.valid_until_s) - self._clock.monotonic_s()
+        return found.name, inode, max(0.0, left_s)
 
     async def releasedir(self, number: HandleNumber) -> None:
         """Close a directory."""
@@ -593,12 +604,12 @@ class FileSystem:
         return lost_bytes
 
 
-def _nearest_time(time_ns: int | None) -> int | None:
+def nearest_time(time_ns: int | None) -> int | None:
     """The nearest time that can be kept, as other file systems do it; see utimensat(2)."""
     return None if time_ns is None else min(max(time_ns, TIME_NS_MIN), TIME_NS_MAX)
 
 
-def _inherited(directory: Attributes, kind: FileKind, gid: int, mode: int) -> tuple[int, int]:
+def inherited(directory: Attributes, kind: FileKind, gid: int, mode: int) -> tuple[int, int]:
     """Group and mode of a new node: a set-group-id directory passes its group on. See mkdir(2)."""
     if not directory.mode & stat.S_ISGID:
         return gid, mode

@@ -42,8 +42,17 @@ class DirectoryHandle:
     # For each entry until when it may be used, and the content of the directory that it is of.
     _origins: list[tuple[float, int]] = field(default_factory=list)
 
+    # In the place of `entries`, where leases keep the names of the directory.
+    snapshot: list[tuple[bytes, Inode]] | None = None
+
+    @property
+    def count(self) -> int:
+        """How many entries were read so far."""
+        return len(self.entries if self.snapshot is None else self.snapshot)
+
     def restart(self) -> None:
         """Read the directory anew: rewinddir(3)."""
+        self.snapshot = None
         self.entries = []
         self._origins = []
         self.is_complete = False

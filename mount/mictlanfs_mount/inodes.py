@@ -1,15 +1,20 @@
 """The inodes the kernel knows, or this mount has open: one table.
 
 Owns lookup counts, open counts and what is known of each inode's attributes, extents and extended
-attributes. An entry lives while the kernel holds a reference or a handle is open; what is dirty
-without either is known to write-back, which needs no entry. No I/O, no awaits. No descriptor is
-held per inode.
+attributes. An entry lives while the kernel holds a reference, a handle is open, a name that a lease
+keeps stands for it, a change made here is not answered yet, or bytes of it are dirty. No I/O, no
+awaits. No descriptor is held per inode.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import msgspec
+
 from mictlanfs.model import Attributes, BucketPolicy, InodeNumber
 from mictlanfs_mount.extents import ExtentMap
+from mictlanfs_mount.leases import Lease
 
 
 class Inode:
@@ -26,6 +31,11 @@ class Inode:
         reopening: for threads whose open was refused as stale, until when (monotonic) their next
             one is the kernel's repetition of it.
         xattrs, xattrs_version: extended attributes and the inode version they belong to.
+        lease: that covers what is known; None: nothing does.
+        name_count: names kept by leases that stand for it.
+        pending_count: changes of attributes made here that the router has not answered yet. While
+            there are any, `attributes` is ahead of what the router tells.
+        is_dirty: whether write-back has bytes of it, or an error to report.
     """
 
     __slots__ = (
@@ -33,9 +43,13 @@ class Inode:
         "bucket",
         "extents",
         "ino",
+        "is_dirty",
         "kernel_content_version",
+        "lease",
         "lookup_count",
+        "name_count",
         "open_count",
+        "pending_count",
         "policy",
         "reopening",
         "target",
@@ -60,10 +74,14 @@ class Inode:
         self.reopening: dict[int, float] = {}
         self.xattrs: dict[bytes, bytes] = {}
         self.xattrs_version = -1
+        self.lease: Lease | None = None
+        self.name_count = 0
+        self.pending_count = 0
+        self.is_dirty = False
 
     def learn(self, attributes: Attributes, valid_until_s: float) -> None:
         """Take over attributes, unless newer ones are held already."""
-        if attributes.version < self.attributes.version:
+        if attributes.version < self.attributes.version or self.pending_count:
             return
         if attributes.version == self.attributes.version:
             # A page of a directory may have been read before the attributes were last asked for.
@@ -84,7 +102,15 @@ class Inode:
             self.told_content_version = version
         if self.kernel_content_version == version - 1:
             self.kernel_content_version = version
-        if attributes.version > self.attributes.version:
+        if self.pending_count:
+            self.attributes = msgspec.structs.replace(
+                self.attributes,
+                size=attributes.size,
+                allocated=attributes.allocated,
+                version=attributes.version,
+                content_version=version,
+            )
+        elif attributes.version > self.attributes.version:
             self.attributes = attributes
 
 
@@ -101,6 +127,9 @@ class InodeTable:
 
     def __len__(self) -> int:
         return len(self._inodes)
+
+    def __iter__(self) -> Iterator[Inode]:
+        return iter(list(self._inodes.values()))
 
     def get(self, ino: InodeNumber) -> Inode | None:
         """The inode, None when it is not in the table."""
@@ -133,6 +162,13 @@ class InodeTable:
 
     def drop_unused(self, inode: Inode) -> None:
         """Remove the entry when nothing refers to it."""
-        is_unused = inode.lookup_count == 0 and inode.open_count == 0 and inode.ino != self.root
+        is_unused = (
+            inode.lookup_count == 0
+            and inode.open_count == 0
+            and inode.name_count == 0
+            and inode.pending_count == 0
+            and not inode.is_dirty
+            and inode.ino != self.root
+        )
         if is_unused and self._inodes.get(inode.ino) is inode:
             del self._inodes[inode.ino]

@@ -16,17 +16,19 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import pyfuse3
 from pyfuse3 import FileHandleT, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
 
-from mictlanfs.errors import LOG_LEVEL, MictlanError
+from mictlanfs.errors import LOG_LEVEL, Kind, MictlanError
 from mictlanfs.model import (
     NAME_SIZE_BYTES_MAX,
     XATTR_LIST_SIZE_BYTES_MAX,
     FileKind,
+    InodeNumber,
 )
 from mictlanfs.taskerrors import single_error
-from mictlanfs_mount.attributes import Presentation
+from mictlanfs_mount.attributes import Presentation, absent
 from mictlanfs_mount.filesystem import Caller, FileSystem, Opened
 from mictlanfs_mount.handles import DirectoryHandle, HandleNumber
 from mictlanfs_mount.inodes import Inode
+from mictlanfs_mount.notify import KernelInode
 from mictlanfs_mount.setids import after_change
 
 log = logging.getLogger(__name__)
@@ -103,15 +105,21 @@ class Operations(pyfuse3.Operations):
         filesystem.inodes.root = presentation.root
         self.enable_acl = filesystem.has_acls = presentation.is_as_stored
 
-    def _entry(self, inode: Inode) -> pyfuse3.EntryAttributes:
-        inode.told_content_version = inode.attributes.content_version
-        return self._shown.entry(self._fs.attributes_of(inode), self._fs.validity_s(inode))
+    def to_kernel(self, ino: InodeNumber) -> KernelInode:
+        """The number by which the kernel knows an inode."""
+        return KernelInode(self._shown.to_kernel(ino))
 
-    def _looked_up(self, inode: Inode) -> pyfuse3.EntryAttributes:
+    def _entry(self, inode: Inode, name_validity_s: float = 0.0) -> pyfuse3.EntryAttributes:
+        inode.told_content_version = inode.attributes.content_version
+        return self._shown.entry(
+            self._fs.attributes_of(inode), name_validity_s, self._fs.validity_s(inode)
+        )
+
+    def _looked_up(self, inode: Inode, parent: InodeNumber, name: bytes) -> pyfuse3.EntryAttributes:
         """An entry that the kernel will count as a reference."""
         inode.lookup_count += 1
         self._fs.inodes.keep(inode)
-        return self._entry(inode)
+        return self._entry(inode, self._fs.name_validity_s(parent, name, inode))
 
     # --- names -----------------------------------------------------------------------------------
 
@@ -123,7 +131,14 @@ class Operations(pyfuse3.Operations):
         parent = self._shown.from_kernel(parent_inode)
         if len(name) > NAME_SIZE_BYTES_MAX:
             raise FUSEError(errno.ENAMETOOLONG)
-        return self._looked_up(await self._fs.lookup(parent, name))
+        try:
+            inode = await self._fs.lookup(parent, name)
+        except MictlanError as error:
+            validity_s = self._fs.name_validity_s(parent, name, None)
+            if error.kind is not Kind.NOT_FOUND or validity_s == 0:
+                raise
+            return absent(validity_s)
+        return self._looked_up(inode, parent, name)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         """The kernel gave up references. Must not raise, not even `FUSEError`."""
@@ -176,8 +191,9 @@ class Operations(pyfuse3.Operations):
         rdev: int = 0,
         target: bytes = b"",
     ) -> pyfuse3.EntryAttributes:
+        parent = self._shown.from_kernel(parent_inode)
         inode = await self._fs.make(
-            self._shown.from_kernel(parent_inode),
+            parent,
             name,
             kind,
             mode,
@@ -185,7 +201,7 @@ class Operations(pyfuse3.Operations):
             rdev=rdev,
             target=target,
         )
-        return self._looked_up(inode)
+        return self._looked_up(inode, parent, name)
 
     @handler
     async def link(
@@ -198,7 +214,7 @@ class Operations(pyfuse3.Operations):
         """Create a hard link."""
         new_parent = self._shown.from_kernel(new_parent_inode)
         linked = await self._fs.link(self._shown.from_kernel(inode), new_parent, new_name)
-        return self._looked_up(linked)
+        return self._looked_up(linked, new_parent, new_name)
 
     @handler
     async def unlink(
@@ -317,7 +333,7 @@ class Operations(pyfuse3.Operations):
             self._fs.rewinddir(HandleNumber(fh))
         while True:
             handle = await self._fs.readdir(HandleNumber(fh), max(index - 2, 0))
-            if index >= 2 + len(handle.entries):
+            if index >= 2 + handle.count:
                 return
             reply = self._reply_dot if index < 2 else self._reply_entry
             if not reply(token, handle, index):
@@ -337,16 +353,15 @@ class Operations(pyfuse3.Operations):
     def _reply_entry(
         self, token: pyfuse3.ReaddirToken, handle: DirectoryHandle, index: int
     ) -> bool:
-        found = handle.entries[index - 2]
-        valid_until_s = handle.valid_until_s(index - 2)
-        inode = self._fs.remembered(found.node, valid_until_s)
+        name, inode, name_validity_s = self._fs.listed(handle, index - 2)
         entry = self._shown.entry(
-            self._fs.attributes_of(inode), self._fs.validity_s(inode, valid_until_s)
+            self._fs.attributes_of(inode), name_validity_s, self._fs.validity_s(inode)
         )
-        is_sent = pyfuse3.readdir_reply(token, FileNameT(found.name), entry, index + 1)
+        is_sent = pyfuse3.readdir_reply(token, FileNameT(name), entry, index + 1)
         if is_sent:
             inode.told_content_version = inode.attributes.content_version
             inode.lookup_count += 1
+            self._fs.inodes.keep(inode)
         else:
             self._fs.inodes.drop_unused(inode)
         return is_sent
@@ -375,7 +390,7 @@ class Operations(pyfuse3.Operations):
         """Create a file and open it."""
         parent = self._shown.from_kernel(parent_inode)
         opened, inode = await self._fs.create(parent, name, mode, flags, _caller(ctx))
-        return _file_info(opened), self._looked_up(inode)
+        return _file_info(opened), self._looked_up(inode, parent, name)
 
     @handler
     async def open(

@@ -31,10 +31,10 @@ from mictlanfs.client.peermap import PeerDirectory
 from mictlanfs.client.peers import PeerClient
 from mictlanfs.client.retry import RetryPolicy
 from mictlanfs.client.router import RouterClient
-from mictlanfs.client.session import open_session
+from mictlanfs.client.session import Session, open_session
 from mictlanfs.client.transport import HttpTransport
-from mictlanfs.clock import SystemClock
-from mictlanfs.config import MountOptions
+from mictlanfs.clock import Clock, SystemClock
+from mictlanfs.config import WRITE_THROUGH, MountOptions
 from mictlanfs.errors import Kind, MictlanError, UsageError
 from mictlanfs.identifiers import boot_id
 from mictlanfs.model import ROOT_INODE, FileKind, InodeNumber
@@ -50,6 +50,10 @@ from mictlanfs_mount.durable import DurableFileSystem
 from mictlanfs_mount.filesystem import FileSystem
 from mictlanfs_mount.inodes import InodeTable
 from mictlanfs_mount.kernel import raise_limits
+from mictlanfs_mount.kernelcache import NotifiedKernel
+from mictlanfs_mount.leasekeeper import LeaseKeeper
+from mictlanfs_mount.leases import LeaseTable
+from mictlanfs_mount.notify import open_notifier
 from mictlanfs_mount.operations import Operations
 from mictlanfs_mount.requestloop import quick_requests
 from mictlanfs_mount.selfreport import SelfReport
@@ -64,6 +68,9 @@ CONNECT_DEADLINE_S = 5.0
 # How long an unmount may take to store what is dirty while the space does not answer.
 FLUSH_DEADLINE_S = 60.0
 CACHE_SLOTS_MAX = 16
+# The part of the memory that names and attributes may fill, and what one of them takes (measured).
+NAME_MEMORY_SHARE = 4
+KEPT_NAME_SIZE_BYTES = 1200
 # Carried flags of `-o` that libfuse turns into flags of mount(2).
 _MOUNT_FLAGS = frozenset({"dev", "nodev", "suid", "nosuid", "exec", "noexec", "noatime"})
 
@@ -103,7 +110,11 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
         presentation = await _presentation(impatient, options)
         session = await stack.enter_async_context(
             open_session(
-                router, str(settings.mountpoint), deadline_s=options.deadline_s, on_grant=on_grant
+                router,
+                str(settings.mountpoint),
+                deadline_s=options.deadline_s,
+                on_grant=on_grant,
+                leases=options.leases,
             )
         )
         chunks = await stack.enter_async_context(
@@ -139,6 +150,9 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
             sync_on_close=options.sync_on_close or options.sync,
         )
         kernel_requests: Counter[str] = Counter()
+        if options.leases and session.grant.lease_ttl_s:
+            keeper = _lease(filesystem, router, session, clock, options)
+            nursery.start_soon(keeper.follow_events, filesystem)
         filesystem.views = SelfReport(
             settings,
             router,
@@ -154,6 +168,22 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
         operations = Operations(filesystem, presentation, kernel_requests)
         await _serve(settings, filesystem, operations, notify_ready)
         nursery.cancel_scope.cancel()
+
+
+def _lease(
+    filesystem: VirtualFileSystem,
+    router: RouterClient,
+    session: Session,
+    clock: Clock,
+    options: MountOptions,
+) -> LeaseKeeper:
+    """Let the file system keep what it is told, and be ahead of the router, under leases."""
+    table = LeaseTable(clock, options.memory // NAME_MEMORY_SHARE // KEPT_NAME_SIZE_BYTES)
+    keeper = filesystem.keeper = LeaseKeeper(router, session, table, clock)
+    filesystem.writes_through = options.metadata == WRITE_THROUGH
+    router.lessee = keeper
+    session.on_replaced = keeper.on_grant
+    return keeper
 
 
 async def _presentation(router: RouterClient, options: MountOptions) -> Presentation:
@@ -205,7 +235,7 @@ def _cache_directories(options: MountOptions, space_id: str) -> list[Path]:
 
 async def _serve(
     settings: MountSettings,
-    filesystem: FileSystem,
+    filesystem: VirtualFileSystem,
     operations: Operations,
     notify_ready: Callable[[], None],
 ) -> None:
@@ -222,8 +252,10 @@ async def _serve(
             nursery.start_soon(_handle_signals, filesystem)
             nursery.start_soon(_dump_stacks_on_request)
             nursery.start_soon(_announce, settings, notify_ready)
-            with quick_requests(is_wanted=settings.options.spin):
+            with open_notifier() as notifier, quick_requests(is_wanted=settings.options.spin):
+                filesystem.kernel = NotifiedKernel(notifier, operations.to_kernel)
                 await pyfuse3.main()
+                filesystem.kernel = None
             lost_bytes = await filesystem.flush_all(FLUSH_DEADLINE_S)
             nursery.cancel_scope.cancel()
     finally:

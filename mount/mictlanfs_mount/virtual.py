@@ -19,9 +19,10 @@ from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Attributes, Buffer, FileKind, InodeNumber, Node
 from mictlanfs_mount import computed
 from mictlanfs_mount.content import stale_when_gone
-from mictlanfs_mount.filesystem import Caller, FileSystem, Opened
+from mictlanfs_mount.filesystem import Caller, Opened
 from mictlanfs_mount.handles import DirectoryHandle, FileHandle, HandleNumber
 from mictlanfs_mount.inodes import Inode
+from mictlanfs_mount.leased import LeasedFileSystem
 from mictlanfs_mount.setids import IsMember, in_every_group
 
 DIRECTORY_NAME: Final = b".mictlanfs"
@@ -57,7 +58,7 @@ def is_virtual(ino: InodeNumber) -> bool:
     return _FIRST_FILE <= ino <= DIRECTORY_INODE
 
 
-class VirtualFileSystem(FileSystem):
+class VirtualFileSystem(LeasedFileSystem):
     """A file system with what its mount has to tell.
 
     Attributes:
@@ -273,6 +274,7 @@ class VirtualFileSystem(FileSystem):
             return None
         if name == computed.SIZE:
             return b"%d" % self.attributes_of(inode).size
+        await self._catch_up(ino)
         with stale_when_gone("getxattr", ino):
             if name in computed.OF_PATH:
                 if inode.attributes.nlink == 0:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -144,12 +144,14 @@ class FileWriter:
         error: the last failure that nobody was told of.
         failure: the last failure since something was committed.
         on_committed: told the segments committed and the file's new attributes.
+        on_forgotten: told when there is nothing left to store or to report.
     """
 
     ino: InodeNumber
     policy: BucketPolicy
     pool: WriteBack
     on_committed: Callable[[list[Segment], Attributes], None]
+    on_forgotten: Callable[[], None]
     end: int = 0
     mtime_ns: int = 0
     error: MictlanError | None = None
@@ -164,6 +166,8 @@ class FileWriter:
     _hurried: trio.Event = field(default_factory=trio.Event)
     # Somebody waits for the bytes to be durable, so that no barrier has to follow the commit.
     _is_sync_wanted: bool = False
+    # What is to be done when so many windows are committed.
+    _afterwards: deque[tuple[int, Callable[[], None]]] = field(default_factory=deque)
 
     @property
     def is_clean(self) -> bool:
@@ -341,7 +345,18 @@ class FileWriter:
         body = batch[-1][0].body[last.chunk_offset :]
         self.pool.tails.note(self.ino, last.offset, body, attributes.content_version)
         self.on_committed(segments, attributes)
+        self._do_afterwards()
         self._note_change()
+
+    def post_after(self, act: Callable[[], None]) -> None:
+        """Do something once all that was written before is committed, or dropped."""
+        self.seal_all()
+        self._afterwards.append((self._sealed_count, act))
+        self._do_afterwards()
+
+    def _do_afterwards(self) -> None:
+        while self._afterwards and self._afterwards[0][0] <= self._committed_count:
+            self._afterwards.popleft()[1]()
 
     def _fail(self, error: MictlanError) -> None:
         log.warning("write-back of inode %d failed, will be tried again: %s", self.ino, error)
@@ -420,6 +435,16 @@ class FileWriter:
             self.error = None
             self.discard()
 
+    async def store(self) -> None:
+        """Wait, however long it takes, until all that was written before is committed or dropped.
+
+        Reports nothing: a failure on the way stays for those who flush.
+        """
+        self.seal_all()
+        target_count = self._sealed_count
+        while self._committed_count < target_count:
+            await self._changed.wait()
+
     def raise_error(self) -> None:
         """Report the last failure, once."""
         error, self.error = self.error, None
@@ -437,6 +462,7 @@ class FileWriter:
             sealed.is_dropped = True
         self._sealed.clear()
         self._committed_count = self._sealed_count
+        self._do_afterwards()
         self._note_change()
 
 
@@ -472,12 +498,17 @@ class WriteBack:
         ino: InodeNumber,
         policy: BucketPolicy,
         on_committed: Callable[[list[Segment], Attributes], None],
+        on_forgotten: Callable[[], None],
     ) -> FileWriter:
         """The writer of a file, made when the file is clean."""
         writer = self._writers.get(ino)
         if writer is None:
-            writer = self._writers[ino] = FileWriter(ino, policy, self, on_committed)
+            writer = FileWriter(ino, policy, self, on_committed, on_forgotten)
+            self._writers[ino] = writer
         return writer
+
+    def __iter__(self) -> Iterator[FileWriter]:
+        return iter(list(self._writers.values()))
 
     def get(self, ino: InodeNumber) -> FileWriter | None:
         """The writer of a dirty file; None when it is clean."""
@@ -487,6 +518,7 @@ class WriteBack:
         """The writer is clean. One with an unreported error stays to report it."""
         if writer.error is None and self._writers.get(writer.ino) is writer:
             del self._writers[writer.ino]
+            writer.on_forgotten()
 
     def note_progress(self) -> None:
         """Bytes have left the mount."""

@@ -199,7 +199,7 @@ class FakeRouter:
             chunks,
             is_whole,
             inode.policy,
-            self._bodies_of(chunks, inline_max),
+            inline=self._bodies_of(chunks, inline_max),
         )
 
     def _chunks_of(self, extents: Sequence[Extent]) -> tuple[Chunk, ...]:

@@ -217,7 +217,12 @@ class FakeSession:
         return self._space.new_inode()
 
     async def apply(
-        self, op: wire.Operation, *, sync: bool = False, deadline_s: float | None = None
+        self,
+        op: wire.Operation,
+        *,
+        sync: bool = False,
+        deadline_s: float | None = None,
+        is_covered: bool = False,
     ) -> tuple[Attributes, ...]:
         request = _Request(op, sync)
         self._waiting.append(request)

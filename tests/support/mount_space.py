@@ -197,7 +197,7 @@ class FakeSpace:
             chunks,
             len(extents) == len(record.extents),
             None if ino == ROOT_INODE else self.policy,
-            self._bodies_of(chunks, inline_max),
+            inline=self._bodies_of(chunks, inline_max),
         )
 
     def _bodies_of(self, chunks: Sequence[Chunk], inline_max: int) -> tuple[bytes, ...]:

@@ -42,7 +42,7 @@ class Rig:
         def on_committed(segments: list[Segment], attributes: Attributes) -> None:
             self.committed.append((segments, attributes))
 
-        return self.writeback.writer(ino, self.space.policy, on_committed)
+        return self.writeback.writer(ino, self.space.policy, on_committed, lambda: None)
 
     def write(self, offset: int, data: bytes) -> int:
         """Write, at a time of its own, which is returned."""

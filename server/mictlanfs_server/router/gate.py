@@ -160,8 +160,13 @@ class LeaseGate:
         table, session = self.table, batch.session
         table.committed(session)
         try:
-            if not batch.ops or (batch.is_covered and session in table):
+            if not batch.ops:
                 return await self._store.commit(batch)
+            if batch.is_covered and session in table:
+                answer = await self._store.commit(batch)
+                if made := leasekeys.directories_made(batch.ops):
+                    table.grant_made(session, made)
+                return answer
             keys = None if table.is_unused else await self._enter(batch)
             table.begin_commit(session, keys)
             try:

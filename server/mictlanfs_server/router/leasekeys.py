@@ -145,3 +145,8 @@ def of_list(request: wire.ListDirectory, page: wire.ListPage) -> list[InodeNumbe
 def of_resolved(_: wire.Resolve, answer: wire.Resolved) -> list[InodeNumber]:
     """Every directory on the way; what was found."""
     return list(dict.fromkeys(node.key for node in answer.nodes))
+
+
+def directories_made(ops: Iterable[wire.Operation]) -> list[InodeNumber]:
+    """The directories that operations make: each is a key of its own."""
+    return [op.ino for op in ops if type(op) is wire.MakeNode and op.kind is FileKind.DIRECTORY]

@@ -349,6 +349,19 @@ class LeaseTable:
         self.withdraw(ticket)
         return stamp
 
+    def grant_made(self, session: SessionId, keys: Iterable[InodeNumber]) -> None:
+        """Directories were made under leases for writing: they are leased with them.
+
+        Nobody else can have asked for them yet.
+        """
+        member = self._members.get(session)
+        if member is None:
+            return
+        now_s = self._clock.monotonic_s()
+        for key in keys:
+            hold = member.holds[key] = Hold(WRITE, self._stamp, now_s)
+            self._holders.setdefault(key, {})[session] = hold
+
     def begin_commit(self, session: SessionId, keys: frozenset[InodeNumber] | None) -> None:
         """A commit is under way, without leases, on these keys; None: on any."""
         if keys is None:

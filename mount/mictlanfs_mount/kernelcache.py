@@ -1,0 +1,90 @@
+"""What the kernel keeps of this mount, and how it is made to forget it in time.
+
+Names are the difficult part. To expire one the kernel takes the lock of its directory, which a
+request that this mount has not answered yet may hold, and that request may be waiting for the very
+lease that is being given up. So the lock is waited for in a thread and for a moment only; then, or
+when there are many names, the kernel is told to look up every name of the mount anew, which takes
+no lock. A kernel that cannot do that (before 6.16) is not told to keep names at all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import trio
+
+from mictlanfs.model import InodeNumber
+from mictlanfs_mount.notify import KernelInode, KernelNotifier
+
+log = logging.getLogger(__name__)
+
+# Above this many names one look-up of each name in use is cheaper than a message for each.
+EXPIRED_COUNT_MAX = 512
+LOCK_WAIT_S_MAX = 0.05
+# A read under way locks its page; what it returns was true when it began.
+PAGES_WAIT_S_MAX = 0.25
+# Messages between two points at which other tasks may run.
+MESSAGES_PER_TURN = 256
+
+
+class NotifiedKernel:
+    """The kernel's cache of a mount.
+
+    Args:
+        notifier: sends the messages.
+        to_kernel: the number by which the kernel knows an inode.
+    """
+
+    def __init__(
+        self, notifier: KernelNotifier, to_kernel: Callable[[InodeNumber], KernelInode]
+    ) -> None:
+        self._notifier = notifier
+        self._to_kernel = to_kernel
+        # Threads that wait for a lock longer than anybody waits for them.
+        self._limiter = trio.CapacityLimiter(8)
+
+    @property
+    def keeps_names(self) -> bool:
+        """Whether names may be told to be kept: whether they can be made forgotten at any time."""
+        return self._notifier.has_epoch
+
+    def attributes_changed(self, ino: InodeNumber) -> None:
+        """The kernel must ask for the attributes of an inode again; never waits."""
+        self._notifier.invalidate_attributes(self._to_kernel(ino))
+
+    async def forget(
+        self, names: Sequence[tuple[InodeNumber, bytes]], inodes: Sequence[InodeNumber]
+    ) -> None:
+        """Nothing of these is used any more when this returns."""
+        for index, ino in enumerate(inodes):
+            self._notifier.invalidate_attributes(self._to_kernel(ino))
+            if index % MESSAGES_PER_TURN == MESSAGES_PER_TURN - 1:
+                await trio.lowlevel.checkpoint()
+        if not names or not self._notifier.has_epoch:
+            return
+        is_expired = False
+        if len(names) <= EXPIRED_COUNT_MAX:
+            expired = [(self._to_kernel(parent), name) for parent, name in names]
+            with trio.move_on_after(LOCK_WAIT_S_MAX):
+                await trio.to_thread.run_sync(
+                    self._expire, expired, abandon_on_cancel=True, limiter=self._limiter
+                )
+                is_expired = True
+        if not is_expired:
+            self._notifier.increment_epoch()
+
+    def _expire(self, names: Sequence[tuple[KernelInode, bytes]]) -> None:
+        for parent, name in names:
+            self._notifier.expire_entry(parent, name)
+
+    async def forget_pages(self, inodes: Sequence[InodeNumber]) -> None:
+        """Cached content of these is not used any more, but for reads under way."""
+        for ino in inodes:
+            with trio.move_on_after(PAGES_WAIT_S_MAX):
+                await trio.to_thread.run_sync(
+                    self._notifier.invalidate_pages,
+                    self._to_kernel(ino),
+                    abandon_on_cancel=True,
+                    limiter=self._limiter,
+                )

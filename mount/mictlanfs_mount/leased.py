@@ -1,0 +1,703 @@
+"""A file system that changes things under leases for writing and tells the router afterwards.
+
+A change that a lease covers is checked and applied here, exactly as the router will do it, put into
+the log of the session, and its verb returns. Nobody else can see or change what it touched before
+the lease is given up, which waits for the log. What happens when:
+
+- *here at once*: nodes made, names of files removed, files renamed, empty directories removed,
+  modes, owners and times changed, bytes written;
+- *at the router, with the leases it needs, before the verb returns*: everything else (the root,
+  hard links, directories renamed, exchanges, other sizes, extended attributes and what depends on
+  them). It waits for the log, so it comes after what was done before.
+
+What is written has its place behind what was changed before it, and before what is changed after:
+a change of attributes of a file with dirty bytes waits for them (`FileWriter.post_after`), unseen.
+
+Invariant: from the look at the leases to the entry in the log there is no await.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import trio
+
+from mictlanfs import wire
+from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.model import ROOT_INODE, Attributes, BucketPolicy, FileKind, InodeNumber, Node
+from mictlanfs_mount.content import stale_when_gone
+from mictlanfs_mount.filesystem import Caller, inherited, nearest_time
+from mictlanfs_mount.handles import HandleNumber
+from mictlanfs_mount.inodes import Inode
+from mictlanfs_mount.leasedreads import LeasedReads
+from mictlanfs_mount.leases import Lease
+
+log = logging.getLogger(__name__)
+
+# How often leases that were recalled before they could be used are asked for again.
+ATTEMPTS_MAX = 100
+_ALWAYS_WANTED = "other mounts want it all the time"
+_SPECIAL = (FileKind.BLOCK_DEVICE, FileKind.CHARACTER_DEVICE)
+# How often a recall looks whether the session, and with it the lease, has ended.
+STORE_LOOK_S = 0.5
+
+
+class LeasedFileSystem(LeasedReads):
+    """All verbs under leases.
+
+    Attributes:
+        writes_through: whether every change is on the router before its verb returns.
+    """
+
+    writes_through = False
+    # What the router refused of what was applied here, and nobody was told of.
+    _refusal: MictlanError | None = None
+
+    # --- leases for writing ----------------------------------------------------------------------
+
+    async def _own_name(self, parent: InodeNumber, name: bytes) -> tuple[Lease, Inode]:
+        """Lease a directory for writing, know what a name in it stands for, and the directory.
+
+        No await since the look at the lease when this returns.
+        """
+        (owned,) = await self._own_names(wire.Place(parent, name))
+        return owned
+
+    async def _own_names(self, *places: wire.Place) -> list[tuple[Lease, Inode]]:
+        """As `_own_name`, for several names at once."""
+        for _ in range(ATTEMPTS_MAX):
+            owned = [found for place in places if (found := self._owned_now(place)) is not None]
+            if len(owned) == len(places):
+                return owned
+            await self._acquire((), places)
+        raise MictlanError(Kind.BUSY, "lease", str(places[0].parent), _ALWAYS_WANTED)
+
+    def _owned_now(self, place: wire.Place) -> tuple[Lease, Inode] | None:
+        assert self.keeper is not None
+        table = self.keeper.table
+        lease = table.writable(place.parent)
+        directory = self.inodes.get(place.parent)
+        if lease is None or directory is None or not lease.knows(place.name):
+            return None
+        return (lease, directory) if table.covers(directory) else None
+
+    async def _acquire(
+        self, inodes: tuple[InodeNumber, ...], places: tuple[wire.Place, ...]
+    ) -> tuple[InodeNumber, ...]:
+        """Get leases for writing and learn what comes with them; returns the keys."""
+        assert self.keeper is not None
+        with stale_when_gone("lease", (inodes or (places[0].parent,))[0]):
+            got = await self.keeper.acquire(inodes, places)
+        grants = wire.Grants(got.keys, got.stamp)
+        for node in got.nodes:
+            self._learned(node, grants)
+        for place, found in zip(places, got.found, strict=True):
+            inode = None if found is None else self._learned(found, grants)
+            lease = self.keeper.covering(place.parent, grants)
+            if lease is not None and not lease.knows(place.name):
+                self.keeper.table.set_name(lease, place.name, inode)
+        return got.keys
+
+    async def _own_inode(self, ino: InodeNumber) -> tuple[Lease, Inode]:
+        """Lease what covers an inode for writing, and know the inode. No await afterwards."""
+        assert self.keeper is not None
+        table = self.keeper.table
+        for _ in range(ATTEMPTS_MAX):
+            inode = self.inodes.get(ino)
+            if inode is not None and inode.lease is not None and table.covers(inode):
+                lease = table.writable(inode.lease.key)
+                if lease is inode.lease:
+                    return lease, inode
+            await self._acquire((ino,), ())
+        raise MictlanError(Kind.BUSY, "lease", str(ino), _ALWAYS_WANTED)
+
+    def is_owned(self, ino: InodeNumber) -> bool:
+        """Whether what covers an inode is leased for writing now."""
+        inode = self.inodes.get(ino)
+        if self.keeper is None or inode is None or inode.lease is None:
+            return False
+        return self.keeper.table.writable(inode.lease.key) is inode.lease
+
+    async def _wait_for_room(self) -> None:
+        """Wait while the log is too long, and see that not too many names are kept."""
+        assert self.keeper is not None
+        await self._session.wait_for_room()
+        if self.keeper.table.is_crowded:
+            await self._make_room()
+
+    # --- the log ---------------------------------------------------------------------------------
+
+    def _post(self, op: wire.Operation, *inodes: Inode) -> None:
+        """Put a change that is applied here into the log. No await since the look at the lease."""
+        for inode in inodes:
+            inode.pending_count += 1
+
+        def on_result(op: wire.Operation, result: wire.OpResult) -> None:
+            self._settle(op, result, inodes)
+
+        self._session.post(op, on_result)
+
+    def _settle(self, op: wire.Operation, result: wire.OpResult, inodes: Sequence[Inode]) -> None:
+        """The router answered to a change that was applied here before."""
+        for inode in inodes:
+            inode.pending_count -= 1
+        if result.error is not None:
+            self._note_refused(op, result.error, inodes)
+        for attributes in result.touched:
+            known = self.inodes.get(attributes.ino)
+            if known is None or known.pending_count:
+                continue
+            if attributes.version >= known.attributes.version:
+                self._check_foretold(op, known, attributes)
+                known.attributes = attributes
+        for inode in inodes:
+            self.inodes.drop_unused(inode)
+        if isinstance(op, wire.RemoveDirectory) and result.error is None and self.keeper:
+            self.keeper.forget(result.touched[0].ino)
+
+    def _note_refused(
+        self, op: wire.Operation, error: wire.WireError, inodes: Sequence[Inode]
+    ) -> None:
+        """A change that was applied here was not applied there: what is known is not true."""
+        failure = error.to_error()
+        log.error("%s was refused by the router: %s", type(op).__name__, failure)
+        self._refusal = failure
+        for inode in inodes:
+            inode.lease = None
+            if self.keeper is not None and inode.attributes.kind is FileKind.DIRECTORY:
+                lease = self.keeper.table.held(inode.ino)
+                if lease is not None:
+                    self.keeper.table.forget_names(lease)
+
+    def _check_foretold(self, op: wire.Operation, inode: Inode, attributes: Attributes) -> None:
+        """Say when the router did something else than was foretold: a defect of ours."""
+        if _seen(inode.attributes) != _seen(attributes):
+            log.warning(
+                "%s was foretold wrongly: %s, not %s",
+                type(op).__name__,
+                inode.attributes,
+                attributes,
+            )
+            if self.kernel is not None:
+                self.kernel.attributes_changed(inode.ino)
+
+    async def _after_change(self) -> None:
+        """A change is in the log: wait as long as the options of the mount say."""
+        if self.writes_through:
+            await self._session.flush()
+            self._raise_refusal()
+
+    def _raise_refusal(self) -> None:
+        """Report, once, that the router refused what was applied here."""
+        refusal, self._refusal = self._refusal, None
+        if refusal is not None:
+            raise refusal
+
+    async def _synchronously(
+        self,
+        op: wire.Operation,
+        inodes: tuple[InodeNumber, ...],
+        places: tuple[wire.Place, ...] = (),
+    ) -> tuple[Attributes, ...]:
+        """Apply a change at the router under leases on all it touches."""
+        assert self.keeper is not None
+        table = self.keeper.table
+        for _ in range(ATTEMPTS_MAX):
+            keys = await self._acquire(inodes, places)
+            if all(table.writable(key) is not None for key in keys):
+                break
+        else:
+            raise MictlanError(Kind.BUSY, "lease", str(inodes), _ALWAYS_WANTED)
+        touched = await self._session.apply(op, is_covered=True)
+        for attributes in touched:
+            inode = self.inodes.get(attributes.ino)
+            if inode is not None:
+                inode.learn(attributes, 0.0)
+        await self._after_change()
+        return touched
+
+    # --- making ----------------------------------------------------------------------------------
+
+    async def make(
+        self,
+        parent: InodeNumber,
+        name: bytes,
+        kind: FileKind,
+        mode: int,
+        caller: Caller,
+        *,
+        rdev: int = 0,
+        target: bytes = b"",
+    ) -> Inode:
+        """Create a node; the errors are those of `wire.MakeNode`."""
+        if self.keeper is None:
+            return await super().make(parent, name, kind, mode, caller, rdev=rdev, target=target)
+        await self._wait_for_room()
+        # First, so that nothing is awaited between the look at the lease and the log. A number
+        # that is not used is not missed.
+        ino = await self._session.new_inode()
+        lease, directory = await self._own_name(parent, name)
+        if lease.names.get(name) is not None:
+            raise MictlanError(Kind.EXISTS, "make", os.fsdecode(name))
+        known = directory.attributes
+        gid, mode = inherited(known, kind, caller.gid, mode)
+        umask = 0 if kind is FileKind.SYMLINK else caller.umask & 0o777
+        op = wire.MakeNode(
+            parent,
+            name,
+            ino,
+            kind,
+            mode & 0o7777 & ~umask,
+            caller.uid,
+            gid,
+            self._clock.wall_ns(),
+            rdev if kind in _SPECIAL else 0,
+            target,
+            masked=mode & umask,
+        )
+        if parent == ROOT_INODE or known.has_xattrs or known.nlink == 0:
+            # Inheriting an access control list, and the rules of the root, are the router's.
+            return await self._make_at_router(op, directory)
+        inode = self._made(op, lease, directory)
+        await self._after_change()
+        return inode
+
+    def _made(self, op: wire.MakeNode, lease: Lease, directory: Inode) -> Inode:
+        assert self.keeper is not None
+        is_directory = op.kind is FileKind.DIRECTORY
+        attributes = Attributes(
+            op.ino,
+            op.kind,
+            op.mode,
+            op.uid,
+            op.gid,
+            len(op.target),
+            op.time_ns,
+            op.time_ns,
+            op.time_ns,
+            2 if is_directory else 1,
+            op.rdev,
+            version=1,
+            content_version=1,
+        )
+        inode = self.remembered(Node(attributes, op.target, policy=directory.policy), 0.0)
+        inode.lease = self.keeper.table.made(op.ino, lease) if is_directory else lease
+        inode.extents.reset(1)
+        inode.extents.learn(0, None, (), ())
+        self.keeper.table.set_name(lease, op.name, inode)
+        _change_entries(directory, op.time_ns, entries=1, directories=int(is_directory))
+        self._post(op, inode, directory)
+        return inode
+
+    async def _make_at_router(self, op: wire.MakeNode, directory: Inode) -> Inode:
+        assert self.keeper is not None
+        touched = await self._synchronously(op, (), (wire.Place(op.parent, op.name),))
+        policy = BucketPolicy() if op.parent == ROOT_INODE else directory.policy
+        inode = self.remembered(Node(touched[0], op.target, policy=policy), 0.0)
+        inode.extents.reset(touched[0].content_version)
+        inode.extents.learn(0, None, (), ())
+        lease = self.keeper.table.writable(op.parent)
+        if lease is not None:
+            self.keeper.table.set_name(lease, op.name, inode)
+            if op.kind is not FileKind.DIRECTORY:
+                inode.lease = lease
+        return inode
+
+    async def link(self, ino: InodeNumber, parent: InodeNumber, name: bytes) -> Inode:
+        """Give an inode another name; the errors are those of `wire.Link`."""
+        if self.keeper is None:
+            return await super().link(ino, parent, name)
+        await self._content.flush(ino)
+        op = wire.Link(ino, parent, name, self._clock.wall_ns())
+        await self._synchronously(op, (ino,), (wire.Place(parent, name),))
+        inode = self._now_covered_otherwise(ino)
+        self._set_name_if_leased(parent, name, inode)
+        return inode or await self._known(ino)
+
+    def _now_covered_otherwise(self, ino: InodeNumber) -> Inode | None:
+        """The number of names changed between one and more, and with it what covers the inode."""
+        inode = self.inodes.get(ino)
+        if inode is not None:
+            inode.lease = None
+        return inode
+
+    def _set_name_if_leased(self, parent: InodeNumber, name: bytes, inode: Inode | None) -> None:
+        assert self.keeper is not None
+        lease = self.keeper.table.writable(parent)
+        if lease is not None:
+            self.keeper.table.set_name(lease, name, inode)
+
+    # --- removing --------------------------------------------------------------------------------
+
+    async def unlink(self, parent: InodeNumber, name: bytes) -> None:
+        """Remove a name of what is not a directory."""
+        if self.keeper is None:
+            return await super().unlink(parent, name)
+        await self._wait_for_room()
+        lease, directory, inode = await self._own_entry(parent, name, "unlink")
+        if inode.attributes.kind is FileKind.DIRECTORY:
+            raise MictlanError(Kind.IS_DIRECTORY, "unlink", os.fsdecode(name))
+        sustain = inode.open_count > 0
+        op = wire.Unlink(parent, name, self._clock.wall_ns(), sustain)
+        if inode.attributes.nlink != 1 or parent == ROOT_INODE:
+            await self._synchronously(op, (), (wire.Place(parent, name),))
+            self._set_name_if_leased(parent, name, None)
+            self._now_covered_otherwise(inode.ino)
+            await self._let_go(inode.attributes, sustain=sustain)
+            return None
+        self._remove_entry(lease, directory, name, op.time_ns)
+        self._lose_last_name(inode, op.time_ns)
+        self._post(op, inode, directory)
+        if not sustain:
+            self._content.discard(inode.ino)
+        await self._after_change()
+        return None
+
+    async def _own_entry(
+        self, parent: InodeNumber, name: bytes, operation: str
+    ) -> tuple[Lease, Inode, Inode]:
+        """Lease a directory for writing and know what is under a name of it. No await afterwards.
+
+        Returns:
+            The lease, the directory, and what the name stands for, covered.
+        """
+        assert self.keeper is not None
+        for _ in range(ATTEMPTS_MAX):
+            lease, directory = await self._own_name(parent, name)
+            inode = lease.names.get(name)
+            if inode is None:
+                raise MictlanError(Kind.NOT_FOUND, operation, os.fsdecode(name))
+            if self.keeper.table.covers(inode):
+                return lease, directory, inode
+            await self._asked(inode.ino)
+        raise MictlanError(Kind.BUSY, "lease", str(parent), _ALWAYS_WANTED)
+
+    def _remove_entry(
+        self, lease: Lease, directory: Inode, name: bytes, time_ns: int, *, directories: int = 0
+    ) -> None:
+        assert self.keeper is not None
+        self.keeper.table.set_name(lease, name, None)
+        # The kernel has dropped the name by itself.
+        lease.told_names.discard(name)
+        _change_entries(directory, time_ns, entries=-1, directories=-directories)
+
+    def _lose_last_name(self, inode: Inode, time_ns: int) -> None:
+        if inode.lease is not None and inode.open_count == 0:
+            inode.lease.told_inodes.discard(inode.ino)
+        inode.attributes = msgspec.structs.replace(inode.attributes, nlink=0, ctime_ns=time_ns)
+
+    async def rmdir(self, parent: InodeNumber, name: bytes) -> None:
+        """Remove an empty directory; in the root, an empty bucket."""
+        if self.keeper is None:
+            return await super().rmdir(parent, name)
+        await self._wait_for_room()
+        lease, directory, inode = await self._own_entry(parent, name, "rmdir")
+        if inode.attributes.kind is not FileKind.DIRECTORY:
+            raise MictlanError(Kind.NOT_DIRECTORY, "rmdir", os.fsdecode(name))
+        own = self.keeper.table.writable(inode.ino)
+        sustain = inode.open_count > 0
+        op = wire.RemoveDirectory(parent, name, self._clock.wall_ns(), sustain)
+        if own is None or own is not inode.lease or parent == ROOT_INODE:
+            await self._synchronously(op, (), (wire.Place(parent, name),))
+            self._set_name_if_leased(parent, name, None)
+            self._now_covered_otherwise(inode.ino)
+            await self._let_go(inode.attributes, sustain=sustain)
+            return None
+        if inode.attributes.size:
+            raise MictlanError(Kind.NOT_EMPTY, "rmdir", os.fsdecode(name))
+        self._remove_entry(lease, directory, name, op.time_ns, directories=1)
+        self._lose_last_name(inode, op.time_ns)
+        self._post(op, inode, directory)
+        await self._after_change()
+        return None
+
+    async def _let_go(self, attributes: Attributes, *, sustain: bool) -> None:
+        if self.keeper is None:
+            return await super()._let_go(attributes, sustain=sustain)
+        inode = self.inodes.get(attributes.ino)
+        if inode is None or (inode.attributes.nlink == 0 and inode.open_count == 0):
+            self._content.discard(attributes.ino)
+            if sustain:
+                await self._release(attributes.ino)
+        return None
+
+    async def _release(self, ino: InodeNumber) -> None:
+        if self.keeper is None:
+            return await super()._release(ino)
+        self._post(wire.Release(ino))
+        return None
+
+    # --- renaming --------------------------------------------------------------------------------
+
+    async def rename(
+        self,
+        parent: InodeNumber,
+        name: bytes,
+        new_parent: InodeNumber,
+        new_name: bytes,
+        mode: int,
+    ) -> None:
+        """Move a name; `mode` is one of `wire.RenameMode`."""
+        if self.keeper is None or mode not in _MOVES:
+            return await super().rename(parent, name, new_parent, new_name, mode)
+        await self._wait_for_room()
+        for _ in range(ATTEMPTS_MAX):
+            old, new = await self._own_names(
+                wire.Place(parent, name), wire.Place(new_parent, new_name)
+            )
+            source, target = old[0].names.get(name), new[0].names.get(new_name)
+            if source is None:
+                raise MictlanError(Kind.NOT_FOUND, "rename", os.fsdecode(name))
+            unknown = [
+                node.ino
+                for node in (source, target)
+                if node is not None and not self.keeper.table.covers(node)
+            ]
+            if not unknown:
+                break
+            await self._asked(unknown[0])
+        else:
+            raise MictlanError(Kind.BUSY, "lease", str(parent), _ALWAYS_WANTED)
+        if mode == wire.RenameMode.NO_REPLACE and target is not None:
+            raise MictlanError(Kind.EXISTS, "rename", os.fsdecode(new_name))
+        sustain = target is not None and target.open_count > 0
+        op = wire.Rename(parent, name, new_parent, new_name, self._clock.wall_ns(), mode, sustain)
+        is_plain = (
+            ROOT_INODE not in {parent, new_parent}
+            and old[1].policy == new[1].policy
+            and new[1].attributes.nlink > 0
+            and all(_is_plain_file(node) for node in (source, target) if node is not None)
+        )
+        if source is target:
+            return None
+        if not is_plain:
+            return await self._rename_at_router(op, source, target)
+        self._move(op, old, new, source, target)
+        await self._after_change()
+        return None
+
+    def _move(
+        self,
+        op: wire.Rename,
+        old: tuple[Lease, Inode],
+        new: tuple[Lease, Inode],
+        source: Inode,
+        target: Inode | None,
+    ) -> None:
+        assert self.keeper is not None
+        (lease, directory), (new_lease, new_directory) = old, new
+        self._remove_entry(lease, directory, op.name, op.time_ns)
+        self.keeper.table.set_name(new_lease, op.new_name, source)
+        _change_entries(new_directory, op.time_ns, entries=int(target is None), directories=0)
+        source.attributes = msgspec.structs.replace(source.attributes, ctime_ns=op.time_ns)
+        source.lease = new_lease
+        if target is not None:
+            self._lose_last_name(target, op.time_ns)
+        self._post(op, *{directory, new_directory, source}, *([target] if target else []))
+        if target is not None and not op.sustain:
+            self._content.discard(target.ino)
+
+    async def _rename_at_router(self, op: wire.Rename, source: Inode, target: Inode | None) -> None:
+        assert self.keeper is not None
+        for node in (source, target):
+            if node is not None:
+                await self._content.flush(node.ino)
+        places = (wire.Place(op.parent, op.name), wire.Place(op.new_parent, op.new_name))
+        touched = await self._synchronously(op, (), places)
+        moved = self.inodes.get(touched[0].ino)
+        replaced = self.inodes.get(touched[3].ino) if len(touched) > 3 else None
+        is_exchange = op.mode == wire.RenameMode.EXCHANGE
+        self._set_name_if_leased(op.parent, op.name, replaced if is_exchange else None)
+        self._set_name_if_leased(op.new_parent, op.new_name, moved)
+        for node in (moved, replaced):
+            if node is None:
+                continue
+            node.lease = None
+            own = self.keeper.table.held(node.ino)
+            if own is not None:
+                own.parent = op.new_parent if node is moved else op.parent
+        self._note_policies_moved(op)
+        for attributes in touched[3:]:
+            await self._let_go(attributes, sustain=op.sustain)
+
+    def _note_policies_moved(self, op: wire.Rename) -> None:
+        """What lies below a directory that went to another bucket is kept otherwise from now on."""
+        old, new = self.inodes.get(op.parent), self.inodes.get(op.new_parent)
+        if old is not None and new is not None and old.policy == new.policy:
+            return
+        assert self.keeper is not None
+        for inode in self.inodes:
+            inode.lease = None
+
+    # --- attributes ------------------------------------------------------------------------------
+
+    async def setattr(
+        self,
+        ino: InodeNumber,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        size: int | None = None,
+        atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+    ) -> Inode:
+        """Change attributes; None leaves one as it is."""
+        changes: dict[str, Any] = {
+            "mode": None if mode is None else stat.S_IMODE(mode),
+            "uid": uid,
+            "gid": gid,
+            "size": size,
+            "atime_ns": nearest_time(atime_ns),
+            "mtime_ns": nearest_time(mtime_ns),
+        }
+        if self.keeper is None:
+            return await super().setattr(ino, **changes)
+        await self._wait_for_room()
+        _, inode = await self._own_inode(ino)
+        op = wire.SetAttributes(ino, self._clock.wall_ns(), **changes)
+        if size == 0:
+            self._content.drop_refused(ino)
+        if size is not None or (mode is not None and inode.attributes.has_xattrs):
+            return await self._setattr_at_router(op)
+        kept = {field: value for field, value in changes.items() if value is not None}
+        inode.attributes = msgspec.structs.replace(inode.attributes, ctime_ns=op.time_ns, **kept)
+        inode.pending_count += 1
+        writer = self._content.writeback.get(ino)
+        if writer is None or writer.is_clean:
+            self._post_counted(op, inode)
+        else:
+            if op.mtime_ns is not None:
+                writer.mtime_ns = op.mtime_ns
+            writer.post_after(lambda: self._post_counted(op, inode))
+        await self._after_change()
+        return inode
+
+    def _post_counted(self, op: wire.SetAttributes, inode: Inode) -> None:
+        """Post a change whose inode counts as pending already, unless the file is gone."""
+        if inode.attributes.nlink == 0 and inode.open_count == 0:
+            inode.pending_count -= 1
+            return
+
+        def on_result(op: wire.Operation, result: wire.OpResult) -> None:
+            self._settle(op, result, (inode,))
+
+        self._session.post(op, on_result)
+
+    async def _setattr_at_router(self, op: wire.SetAttributes) -> Inode:
+        # What was written before must not be applied after: it would undo the size or the time.
+        await self._content.flush(op.ino)
+        with stale_when_gone("setattr", op.ino):
+            (attributes,) = await self._synchronously(op, (op.ino,))
+        inode = await self._known(op.ino)
+        if op.size is not None:
+            inode.note_own_change(attributes)
+            inode.extents.truncate(op.size, attributes.content_version)
+        return inode
+
+    async def _apply(self, op: wire.Operation) -> tuple[Attributes, ...]:
+        if self.keeper is None or not isinstance(op, (wire.SetXattr, wire.RemoveXattr)):
+            return await super()._apply(op)
+        await self._content.flush(op.ino)
+        return await self._synchronously(op, (op.ino,))
+
+    # --- files -----------------------------------------------------------------------------------
+
+    async def write(self, number: HandleNumber, offset: int, data: bytes) -> int:
+        """Write to an open file; returns the number of bytes taken, always all."""
+        if self.keeper is not None:
+            inode = self.handles.file(number).inode
+            if not self.is_owned(inode.ino):
+                await self._content.wait_for_room()
+                await self._own_inode(inode.ino)
+        return await super().write(number, offset, data)
+
+    async def flush(self, number: HandleNumber) -> None:
+        """close(2) was called on a descriptor of the handle: report what went wrong so far."""
+        inode = self.handles.file(number).inode
+        if self._sync_on_close or self.writes_through or not self.is_owned(inode.ino):
+            return await super().flush(number)
+        writer = self._content.writeback.get(inode.ino)
+        if writer is not None:
+            writer.raise_error()
+        return None
+
+    async def fsync(self, number: HandleNumber) -> None:
+        """Make the file, its name and every change before durable."""
+        await super().fsync(number)
+        self._raise_refusal()
+
+    async def fsyncdir(self, number: HandleNumber) -> None:
+        """Make every change of names made here durable."""
+        await super().fsyncdir(number)
+        self._raise_refusal()
+
+    # --- giving leases up ------------------------------------------------------------------------
+
+    async def store_changes(self, leases: Sequence[Lease]) -> None:
+        """Commit everything that was changed under these leases; ends when it is, or they have."""
+        ended = set(leases)
+        writers = [
+            writer
+            for writer in self._content.writeback
+            if (inode := self.inodes.get(writer.ino)) is not None and inode.lease in ended
+        ]
+
+        async def store_all(done: trio.Event) -> None:
+            async with trio.open_nursery() as nursery:
+                for writer in writers:
+                    nursery.start_soon(writer.store)
+            await self._session.flush()
+            done.set()
+
+        done = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store_all, done)
+            while not done.is_set() and any(lease.mode for lease in leases):
+                with trio.move_on_after(STORE_LOOK_S):
+                    await done.wait()
+            nursery.cancel_scope.cancel()
+
+    async def let_kernel_forget(self, leases: Sequence[Lease]) -> None:
+        """Nothing that these leases, which have just ended, covered may be used any more."""
+        if self.kernel is None:
+            return
+        names = [(lease.key, name) for lease in leases for name in lease.told_names]
+        inodes = {ino for lease in leases for ino in lease.told_inodes}
+        cached = [
+            inode.ino
+            for inode in self.inodes
+            if inode.open_count > 0 and inode.lease in leases and inode.kernel_content_version >= 0
+        ]
+        await self.kernel.forget(names, sorted(inodes))
+        await self.kernel.forget_pages(cached)
+        for inode in list(self.inodes):
+            self.inodes.drop_unused(inode)
+
+
+_MOVES = {wire.RenameMode.REPLACE, wire.RenameMode.NO_REPLACE, wire.RenameMode.EXCHANGE}
+
+
+def _is_plain_file(inode: Inode) -> bool:
+    return inode.attributes.kind is not FileKind.DIRECTORY and inode.attributes.nlink == 1
+
+
+def _change_entries(directory: Inode, time_ns: int, *, entries: int, directories: int) -> None:
+    known = directory.attributes
+    directory.attributes = msgspec.structs.replace(
+        known,
+        size=known.size + entries,
+        nlink=known.nlink + directories,
+        mtime_ns=time_ns,
+        ctime_ns=time_ns,
+    )
+
+
+def _seen(attributes: Attributes) -> Attributes:
+    """What programs see, without the counters."""
+    return msgspec.structs.replace(attributes, version=0, content_version=0, allocated=0)

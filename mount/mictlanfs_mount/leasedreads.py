@@ -1,0 +1,384 @@
+"""A file system that keeps what it was told for as long as a lease covers it: the reading verbs.
+
+What is known and covered is answered without a suspension. What is not is asked for, with a wish
+for leases; an answer is kept when leases came with it, and is good for its caller alone otherwise.
+The kernel is told to keep what is covered until the leases are not trusted any more, and is told to
+forget it before a lease is given up (`KernelCache`).
+
+Names. When names of one directory are looked up that are not known, the whole directory is listed,
+so that a walk over a tree costs one request for each directory.
+
+Without a keeper of leases (`-o noleases`) every verb is that of `FileSystem`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import trio
+
+from mictlanfs import wire
+from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.model import Buffer, FileKind, InodeNumber, Node
+from mictlanfs_mount.content import INLINE_WITH_NODE_SIZE_BYTES, stale_when_gone
+from mictlanfs_mount.filesystem import FileSystem, Opened
+from mictlanfs_mount.handles import DirectoryHandle, HandleNumber
+from mictlanfs_mount.inodes import Inode
+from mictlanfs_mount.leasekeeper import LeaseKeeper
+from mictlanfs_mount.leases import Lease
+from mictlanfs_mount.setids import IsMember, after_open_truncating, in_every_group
+
+log = logging.getLogger(__name__)
+
+# Names of a directory that are looked up one by one before it is listed.
+MISSES_MAX = 1
+# Extents that come with each file of a listing: small files, which are most, have one.
+LISTED_EXTENTS_MAX = 4
+# How often an answer that was overtaken is asked for again before it is used for its caller alone.
+ATTEMPTS_MAX = 3
+
+
+class KernelCache(Protocol):
+    """What the kernel keeps of this mount."""
+
+    @property
+    def keeps_names(self) -> bool:
+        """Whether names may be told to be kept: whether they can be made forgotten at any time."""
+        ...
+
+    def attributes_changed(self, ino: InodeNumber) -> None:
+        """The kernel must ask for the attributes of an inode again; never waits."""
+        ...
+
+    async def forget(
+        self, names: Sequence[tuple[InodeNumber, bytes]], inodes: Sequence[InodeNumber]
+    ) -> None:
+        """Nothing of these is used any more when this returns."""
+        ...
+
+    async def forget_pages(self, inodes: Sequence[InodeNumber]) -> None:
+        """Cached content of these is not used any more, but for reads under way."""
+        ...
+
+
+class LeasedReads(FileSystem):
+    """The reading verbs under leases.
+
+    Attributes:
+        keeper: of the leases; None: there are none.
+        kernel: what the kernel keeps.
+    """
+
+    keeper: LeaseKeeper | None = None
+    kernel: KernelCache | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # Directories that are being listed, each until it is known.
+        self._listings: dict[InodeNumber, trio.Event] = {}
+        # Files opened since the last listing: who reads the files of one directory will read those
+        # of the next, so their bytes come along.
+        self._opens = 0
+
+    # --- what is known ---------------------------------------------------------------------------
+
+    def _covers(self, inode: Inode) -> bool:
+        """Whether what is known of an inode is true now."""
+        return self.keeper is not None and self.keeper.table.covers(inode)
+
+    def _valid_from_now(self) -> float:
+        # What no lease covers may be used once.
+        return super()._valid_from_now() if self.keeper is None else 0.0
+
+    def validity_s(self, inode: Inode) -> float:
+        """For how many seconds more the kernel may use the inode's attributes."""
+        if self.keeper is None:
+            return super().validity_s(inode)
+        lease = inode.lease
+        if lease is None or self.kernel is None or not self.keeper.table.covers(inode):
+            return 0.0
+        lease.told_inodes.add(inode.ino)
+        return self.keeper.table.trust_s
+
+    def name_validity_s(self, parent: InodeNumber, name: bytes, inode: Inode | None) -> float:
+        """For how many seconds more the kernel may use a name, or believe that there is none."""
+        if self.keeper is None:
+            return super().name_validity_s(parent, name, inode)
+        lease = self.keeper.table.get(parent)
+        if lease is None or self.kernel is None or not self.kernel.keeps_names:
+            return 0.0
+        if not lease.knows(name) or lease.names.get(name) is not inode:
+            return 0.0
+        lease.told_names.add(name)
+        return self.keeper.table.trust_s
+
+    def _learned(self, node: Node, grants: wire.Grants) -> Inode:
+        """The inode of a node that came with an answer, covered by what came along."""
+        assert self.keeper is not None
+        inode = self.remembered(node, 0.0)
+        self._cover(inode, self.keeper.covering(node.key, grants), node)
+        return inode
+
+    def _cover(self, inode: Inode, lease: Lease | None, node: Node) -> None:
+        if inode.pending_count:
+            # What is known is ahead of the answer, and covered by what allowed the change.
+            return
+        if lease is not None and inode.attributes.version == node.attributes.version:
+            inode.lease = lease
+        if inode.attributes.kind is FileKind.FILE and (
+            node.extents or node.has_all_extents or not node.attributes.allocated
+        ):
+            self._content.keep_inline(node)
+            self._learn_extents(inode, node)
+
+    async def _catch_up(self, ino: InodeNumber | None = None) -> None:
+        """See that the router knows what was done here, before it is asked about it.
+
+        With an inode, that all of its bytes are committed, too.
+        """
+        if self.keeper is None:
+            return
+        if ino is not None:
+            await self._content.flush(ino)
+        if self._session.unanswered_count:
+            await self._session.flush_within_deadline()
+
+    # --- names -----------------------------------------------------------------------------------
+
+    async def lookup(self, parent: InodeNumber, name: bytes) -> Inode:
+        """Resolve a name. Raises NOT_FOUND, NOT_DIRECTORY."""
+        if self.keeper is None or name in {b".", b".."}:
+            return await super().lookup(parent, name)
+        lease = self.keeper.table.get(parent)
+        if lease is not None:
+            if lease.misses >= MISSES_MAX and not lease.knows(name):
+                await self._list(parent)
+                lease = self.keeper.table.get(parent)
+            if lease is not None and lease.knows(name):
+                inode = lease.names.get(name)
+                if inode is None:
+                    raise MictlanError(Kind.NOT_FOUND, "lookup", os.fsdecode(name))
+                if self.keeper.table.covers(inode):
+                    return inode
+        return await self._look_up(parent, name)
+
+    async def _look_up(self, parent: InodeNumber, name: bytes) -> Inode:
+        """Ask for a name; what is found, or that nothing is, is kept if a lease comes with it."""
+        assert self.keeper is not None
+        if not self.keeper.table.trust_s:
+            # What was made here is known, but not to be relied on just now.
+            await self._catch_up()
+        request = wire.Lookup(parent, name, LISTED_EXTENTS_MAX, INLINE_WITH_NODE_SIZE_BYTES)
+        answer, grants = await self.keeper.ask(wire.Path.LOOKUP, request, Node)
+        missing = MictlanError(Kind.NOT_FOUND, "lookup", os.fsdecode(name))
+        inode: Inode | None = None
+        if not isinstance(answer, MictlanError):
+            inode = self._learned(answer, grants)
+        elif answer.kind is not Kind.NOT_FOUND:
+            raise answer
+        lease = self.keeper.covering(parent, grants)
+        if lease is not None:
+            lease.misses += 1
+            if lease.knows(name):
+                # It was made, moved or removed here since the answer was made.
+                inode = lease.names.get(name)
+            else:
+                self.keeper.table.set_name(lease, name, inode)
+        if inode is None:
+            raise missing
+        return inode
+
+    async def getattr(self, ino: InodeNumber) -> Inode:
+        """The inode with attributes that may be shown now."""
+        if self.keeper is None:
+            return await super().getattr(ino)
+        inode = self.inodes.get(ino)
+        if inode is not None and self.keeper.table.covers(inode):
+            return inode
+        return await self._asked(ino)
+
+    async def _asked(self, ino: InodeNumber, extents_max: int = 0) -> Inode:
+        if self.keeper is None:
+            return await super()._asked(ino, extents_max)
+        known = self.inodes.get(ino)
+        if known is not None and known.pending_count:
+            await self._catch_up()
+        wanted = extents_max or LISTED_EXTENTS_MAX
+        request = wire.GetNode(ino, wanted, INLINE_WITH_NODE_SIZE_BYTES)
+        with stale_when_gone("ask for", ino):
+            node, grants = await self.keeper.read(wire.Path.NODE, request, Node)
+        return self._learned(node, grants)
+
+    async def _known(self, ino: InodeNumber) -> Inode:
+        return await (super()._known(ino) if self.keeper is None else self.getattr(ino))
+
+    async def readlink(self, ino: InodeNumber) -> bytes:
+        """The target of a symlink."""
+        inode = self.inodes.get(ino)
+        if inode is not None and inode.target:
+            # It never changes while the inode lives.
+            return inode.target
+        return await super().readlink(ino)
+
+    # --- directories -----------------------------------------------------------------------------
+
+    async def readdir(self, number: HandleNumber, index: int) -> DirectoryHandle:
+        """The directory handle with the entry at `index` read, unless the directory ends before."""
+        if self.keeper is None:
+            return await super().readdir(number, index)
+        handle = self.handles.directory(number)
+        if handle.snapshot is None and not handle.entries:
+            lease = await self._list(handle.inode.ino)
+            if lease is not None:
+                found = [(name, inode) for name, inode in lease.names.items() if inode is not None]
+                found.sort(key=_name_of)
+                handle.snapshot = found
+                handle.parent = lease.parent
+                handle.is_complete = True
+        if handle.snapshot is None:
+            return await super().readdir(number, index)
+        return handle
+
+    def listed(self, handle: DirectoryHandle, index: int) -> tuple[bytes, Inode, float]:
+        """An entry that `readdir` has read: name, inode, and for how long the name may be used."""
+        if handle.snapshot is None:
+            return super().listed(handle, index)
+        name, inode = handle.snapshot[index]
+        return name, inode, self.name_validity_s(handle.inode.ino, name, inode)
+
+    async def _list(self, ino: InodeNumber) -> Lease | None:
+        """Know all names of a directory. None: they cannot be kept; nothing is known then."""
+        assert self.keeper is not None
+        table = self.keeper.table
+        for _ in range(ATTEMPTS_MAX):
+            lease = table.get(ino)
+            if lease is not None and lease.is_complete:
+                return lease
+            listing = self._listings.get(ino)
+            if listing is not None:
+                await listing.wait()
+                continue
+            listing = self._listings[ino] = trio.Event()
+            try:
+                if not table.trust_s:
+                    await self._catch_up()
+                if not await self._list_pages(ino):
+                    return None
+            finally:
+                del self._listings[ino]
+                listing.set()
+        return None
+
+    async def _list_pages(self, ino: InodeNumber) -> bool:
+        """Ask for all pages of a directory. False: it is too large to be kept, or not leased."""
+        assert self.keeper is not None
+        table = self.keeper.table
+        lease: Lease | None = None
+        after = b""
+        while True:
+            request = wire.ListDirectory(
+                ino,
+                after,
+                extents_max=LISTED_EXTENTS_MAX,
+                inline_max=INLINE_WITH_NODE_SIZE_BYTES if self._opens else 0,
+            )
+            self._opens = 0
+            with stale_when_gone("list", ino):
+                page, grants = await self.keeper.read(wire.Path.LIST, request, wire.ListPage)
+            covering = self.keeper.covering(ino, grants)
+            if covering is None or (lease is not None and covering is not lease):
+                return False
+            lease = covering
+            if not table.can_keep(page.directory.size):
+                return False
+            lease.parent = page.parent
+            self._learn_page(lease, page, grants)
+            if page.is_last or not page.entries:
+                break
+            after = page.entries[-1].name
+        lease.is_complete = True
+        directory = self.inodes.get(ino)
+        if directory is not None:
+            self._learned(Node(page.directory, policy=directory.policy, key=ino), grants)
+        if table.is_crowded:
+            await self._make_room(lease)
+        return True
+
+    def _learn_page(self, lease: Lease, page: wire.ListPage, grants: wire.Grants) -> None:
+        assert self.keeper is not None
+        table = self.keeper.table
+        granted = frozenset(grants.keys)
+        for entry in page.entries:
+            if entry.name in lease.names:
+                # It was changed here since, or is known; what the page says may be older.
+                known = lease.names[entry.name]
+                if known is None or table.covers(known):
+                    continue
+            node = entry.node
+            inode = self.remembered(node, 0.0)
+            if node.key in granted:
+                self._cover(inode, self.keeper.held_since(node.key, grants.stamp), node)
+            table.set_name(lease, entry.name, inode)
+
+    async def _make_room(self, kept: Lease | None = None) -> None:
+        """Give up names that were used longest ago, all but those of `kept`."""
+        assert self.keeper is not None
+        table = self.keeper.table
+        given_up: list[Lease] = []
+        excess = table.name_count - table.names_max * 3 // 4
+        for lease in table.least_used():
+            if excess <= 0:
+                break
+            if lease is not kept:
+                given_up.append(lease)
+                excess -= len(lease.names)
+        await self.keeper.give_up(given_up)
+
+    # --- files -----------------------------------------------------------------------------------
+
+    async def open(
+        self,
+        ino: InodeNumber,
+        flags: int,
+        thread: int | None = 0,
+        *,
+        is_root: bool = False,
+        is_member: IsMember = in_every_group,
+    ) -> Opened:
+        """Open a file, with what was closed elsewhere before. Raises STALE when it is gone."""
+        self._opens += 1
+        inode = self.inodes.get(ino)
+        if self.keeper is None or inode is None or not self.keeper.table.covers(inode):
+            return await super().open(ino, flags, thread, is_root=is_root, is_member=is_member)
+        if inode.attributes.kind is FileKind.DIRECTORY:
+            raise MictlanError(Kind.IS_DIRECTORY, "open", str(ino))
+        if inode.attributes.nlink == 0 and inode.open_count == 0:
+            raise MictlanError(Kind.STALE, "open", str(ino), "it was removed")
+        number = self._add_file_handle(inode, flags)
+        if flags & os.O_TRUNC:
+            try:
+                known = inode.attributes
+                mode = after_open_truncating(known, is_root=is_root, is_member=is_member)
+                await self.setattr(ino, size=0, mode=mode)
+            except BaseException:
+                await self._close(number)
+                raise
+        version = inode.attributes.content_version
+        keep_cache = inode.kernel_content_version == version
+        inode.kernel_content_version = version
+        return Opened(number, keep_cache)
+
+    async def read(self, number: HandleNumber, offset: int, length: int) -> Buffer:
+        """Bytes of an open file; fewer than `length` only at its end."""
+        if self.keeper is not None:
+            inode = self.handles.file(number).inode
+            if not self.keeper.table.covers(inode):
+                await self._asked(inode.ino)
+        return await super().read(number, offset, length)
+
+
+def _name_of(entry: tuple[bytes, Inode]) -> bytes:
+    return entry[0]
