@@ -21,9 +21,10 @@ from typing import Any, Protocol
 import trio
 
 from mictlanfs import wire
+from mictlanfs.client.inline import INLINE_WITH_NODE_SIZE_BYTES
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Buffer, FileKind, InodeNumber, Node
-from mictlanfs_mount.content import INLINE_WITH_NODE_SIZE_BYTES, stale_when_gone
+from mictlanfs_mount.content import stale_when_gone
 from mictlanfs_mount.filesystem import FileSystem, Opened
 from mictlanfs_mount.handles import DirectoryHandle, HandleNumber
 from mictlanfs_mount.inodes import Inode
