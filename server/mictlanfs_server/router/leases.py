@@ -100,7 +100,8 @@ class Member:
         self.inbox = Inbox()
         self.is_claimed = is_claimed
         # Last sign of life; last request for events, from which its own trust runs; last commit.
-        self.heard_s = self.trust_s = self.commit_s = now_s
+        self.heard_s = self.trust_s = now_s
+        self.commit_s = float("-inf")
         # When its leases are free after it was fenced.
         self.free_s: float | None = None
 
