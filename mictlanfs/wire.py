@@ -10,17 +10,11 @@ bytes big-endian length of a msgpack header, the header, then the bodies one beh
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Sequence
-from typing import Any, Final, TypeVar
+from typing import Final
 
-import msgspec
-
-from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import (
     Attributes,
     BucketPolicy,
-    Buffer,
     Chunk,
     ChunkId,
     Extent,
@@ -28,10 +22,30 @@ from mictlanfs.model import (
     InodeNumber,
     Node,
     PeerMap,
-    PeerNumber,
     SessionId,
     Struct,
 )
+from mictlanfs.wirecoding import FRAME_HEADER_SIZE_BYTES_MAX as FRAME_HEADER_SIZE_BYTES_MAX
+from mictlanfs.wirecoding import WireError as WireError
+from mictlanfs.wirecoding import cut_bodies as cut_bodies
+from mictlanfs.wirecoding import decode as decode
+from mictlanfs.wirecoding import decode_error as decode_error
+from mictlanfs.wirecoding import encode as encode
+from mictlanfs.wirecoding import encode_error as encode_error
+from mictlanfs.wirecoding import frame as frame
+from mictlanfs.wirecoding import unframe as unframe
+from mictlanfs.wirepeers import FrameAnswer as FrameAnswer
+from mictlanfs.wirepeers import FrameChunk as FrameChunk
+from mictlanfs.wirepeers import FrameDelete as FrameDelete
+from mictlanfs.wirepeers import FrameGet as FrameGet
+from mictlanfs.wirepeers import FramePut as FramePut
+from mictlanfs.wirepeers import FrameResult as FrameResult
+from mictlanfs.wirepeers import PeerAnnounce as PeerAnnounce
+from mictlanfs.wirepeers import PeerLeave as PeerLeave
+from mictlanfs.wirepeers import PeerWelcome as PeerWelcome
+from mictlanfs.wirestatus import PeerStatus as PeerStatus
+from mictlanfs.wirestatus import SessionStatus as SessionStatus
+from mictlanfs.wirestatus import SpaceStatus as SpaceStatus
 
 PROTOCOL_VERSION: Final = 1
 PREFIX: Final = "/mictlanfs/v1"
@@ -93,28 +107,6 @@ class Path:
     FRAME_PUT: Final = PREFIX + "/frames/put"
     FRAME_GET: Final = PREFIX + "/frames/get"
     FRAME_DELETE: Final = PREFIX + "/frames/delete"
-
-
-class WireError(msgspec.Struct, frozen=True):
-    """An error as it travels; see `MictlanError` for the fields."""
-
-    kind: str
-    operation: str = ""
-    target: str = ""
-    detail: str = ""
-
-    @classmethod
-    def of(cls, error: MictlanError) -> WireError:
-        """The form of `error` that travels."""
-        return cls(error.kind.value, error.operation, error.target, error.detail)
-
-    def to_error(self) -> MictlanError:
-        """The error as raised at the receiving end; a kind from a newer sender is INTERNAL."""
-        try:
-            kind, detail = Kind(self.kind), self.detail
-        except ValueError:
-            kind, detail = Kind.INTERNAL, self.detail or self.kind
-        return MictlanError(kind, self.operation, self.target, detail)
 
 
 # --- sessions ------------------------------------------------------------------------------------
@@ -759,216 +751,3 @@ class BucketUse(Struct, frozen=True):
     bucket: InodeNumber = InodeNumber(0)
     quota: int = 0
     used: int = 0
-
-
-# --- peers ---------------------------------------------------------------------------------------
-
-
-class PeerAnnounce(Struct, frozen=True):
-    """A peer registers or sends a heartbeat. Answer: `PeerWelcome`.
-
-    Attributes:
-        space_id: the space it holds data of; empty when its store is new.
-
-    Errors: CONFLICT (another live peer has this id; it holds data of another space).
-    """
-
-    protocol: int
-    id: str
-    url: str
-    zone: str
-    capacity: int
-    used: int
-    chunk_count: int
-    is_full: bool
-    boot_id: str
-    space_id: str
-
-
-class PeerWelcome(Struct, frozen=True):
-    """The router's answer to a peer."""
-
-    number: PeerNumber
-    space_id: str
-    heartbeat_s: float
-
-
-class PeerLeave(Struct, frozen=True):
-    """A peer stops in order: it is down from now on, without a wait."""
-
-    id: str
-    url: str
-
-
-class FramePut(Struct, frozen=True):
-    """Header of a frame of chunks to store; the bodies follow in order."""
-
-    chunks: tuple[FrameChunk, ...]
-
-
-class FrameChunk(Struct, frozen=True):
-    """One chunk of a frame."""
-
-    id: ChunkId
-    length: int
-    digest: bytes
-
-
-class FrameGet(Struct, frozen=True):
-    """Chunks wanted, whole."""
-
-    ids: tuple[ChunkId, ...]
-
-
-class FrameAnswer(Struct, frozen=True):
-    """One result per chunk, in order; the bodies of a get follow for those without an error."""
-
-    results: tuple[FrameResult, ...]
-
-
-class FrameResult(Struct, frozen=True):
-    """What became of one chunk of a frame."""
-
-    length: int = 0
-    error: WireError | None = None
-
-
-class FrameDelete(Struct, frozen=True):
-    """Chunks to remove; one that is not there counts as removed."""
-
-    ids: tuple[ChunkId, ...]
-
-
-# --- status (JSON) -------------------------------------------------------------------------------
-
-
-class PeerStatus(msgspec.Struct, frozen=True):
-    """A peer, for people."""
-
-    id: str
-    url: str
-    zone: str
-    state: str
-    capacity: int
-    used: int
-    chunk_count: int
-    is_full: bool
-    last_seen_s: float
-
-
-class SessionStatus(msgspec.Struct, frozen=True):
-    """An open session, for people.
-
-    Attributes:
-        lease_count, waited_count: leases that it holds, and for which it waits.
-    """
-
-    label: str
-    host: str
-    pid: int
-    last_seen_s: float
-    lease_count: int = 0
-    waited_count: int = 0
-
-
-class SpaceStatus(msgspec.Struct, frozen=True):
-    """The state of a space, for people and scripts. Sizes in bytes, times in seconds."""
-
-    space_id: str
-    router_id: str
-    version: str
-    uptime_s: float
-    is_healthy: bool
-    problems: list[str]
-    peers: list[PeerStatus]
-    sessions: list[SessionStatus]
-    bucket_count: int
-    inode_count: int
-    chunk_count: int
-    under_replicated_count: int
-    lost_count: int
-    tombstone_count: int
-    bytes_logical: int
-    inline_count: int = 0
-
-
-# --- coding --------------------------------------------------------------------------------------
-
-_encoder = msgspec.msgpack.Encoder()
-_decoders: dict[type[Any], msgspec.msgpack.Decoder[Any]] = {}
-_FRAME_LENGTH = struct.Struct(">I")
-FRAME_HEADER_SIZE_BYTES_MAX: Final = 1024 * 1024
-
-T = TypeVar("T")
-
-
-def encode(message: Struct) -> bytes:
-    """The msgpack form of a message."""
-    return _encoder.encode(message)
-
-
-def decode(body: Buffer, kind: type[T]) -> T:
-    """The message of type `kind` in `body`.
-
-    Raises:
-        MictlanError: PROTOCOL, when `body` is not such a message.
-    """
-    decoder = _decoders.get(kind)
-    if decoder is None:
-        decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
-    try:
-        message: T = decoder.decode(body)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise MictlanError(Kind.PROTOCOL, "decode", kind.__name__, str(error)) from error
-    return message
-
-
-def encode_error(error: MictlanError) -> bytes:
-    """The JSON body of an error answer."""
-    return msgspec.json.encode(WireError.of(error))
-
-
-def decode_error(status: int, body: Buffer) -> MictlanError:
-    """The error in the body of an answer with `status`; a body that is not ours is INTERNAL."""
-    try:
-        return msgspec.json.decode(body, type=WireError).to_error()
-    except (msgspec.DecodeError, msgspec.ValidationError):
-        kind = Kind.UNAVAILABLE if status in {502, 503, 504} else Kind.INTERNAL
-        return MictlanError(kind, detail=f"HTTP status {status} without a reason")
-
-
-def frame(header: Struct, bodies: Sequence[Buffer] = ()) -> list[Buffer]:
-    """The pieces of a frame, in order; nothing is copied."""
-    head = _encoder.encode(header)
-    return [_FRAME_LENGTH.pack(len(head)) + head, *bodies]
-
-
-def unframe(body: Buffer, kind: type[T]) -> tuple[T, memoryview]:
-    """The header of a frame and a view of what follows it.
-
-    Raises:
-        MictlanError: PROTOCOL, when `body` is not a frame with such a header.
-    """
-    view = memoryview(body)
-    if len(view) < _FRAME_LENGTH.size:
-        raise MictlanError(Kind.PROTOCOL, "decode", kind.__name__, "the frame is too short")
-    (length,) = _FRAME_LENGTH.unpack_from(view)
-    start = _FRAME_LENGTH.size
-    if length > FRAME_HEADER_SIZE_BYTES_MAX or len(view) < start + length:
-        raise MictlanError(Kind.PROTOCOL, "decode", kind.__name__, "the frame is cut short")
-    return decode(view[start : start + length], kind), view[start + length :]
-
-
-def cut_bodies(view: memoryview, lengths: Sequence[int]) -> list[memoryview]:
-    """Cut what follows a frame's header into bodies of `lengths`.
-
-    Raises:
-        MictlanError: PROTOCOL, when the lengths do not add up to the size of `view`.
-    """
-    if sum(lengths) != len(view) or min(lengths, default=0) < 0:
-        raise MictlanError(Kind.PROTOCOL, "decode", "frame", "the lengths do not add up")
-    bodies, start = [], 0
-    for length in lengths:
-        bodies.append(view[start : start + length])
-        start += length
-    return bodies

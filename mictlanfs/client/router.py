@@ -23,6 +23,8 @@ from mictlanfs.uri import ServerAddress
 T = TypeVar("T")
 
 REQUEST_TIMEOUT_S = 15.0
+# What may have to wait until a session that does not give up its leases is fenced.
+LEASED_TIMEOUT_S = 40.0
 # On top of the time after which the router answers that nothing happened.
 EVENTS_MARGIN_S = 5.0
 
@@ -117,7 +119,14 @@ class RouterClient:
 
     async def acquire(self, request: wire.Acquire) -> wire.Acquired:
         """Get leases for writing; waits for those who hold them."""
-        return await self._ask(wire.Path.LEASE_ACQUIRE, request, wire.Acquired)
+        response = await self._send(
+            "POST",
+            wire.Path.LEASE_ACQUIRE,
+            wire.encode(request),
+            self._retry,
+            timeout_s=LEASED_TIMEOUT_S,
+        )
+        return wire.decode(response.body, wire.Acquired)
 
     async def release(self, request: wire.ReleaseLeases) -> None:
         """Give up leases."""
@@ -138,7 +147,9 @@ class RouterClient:
             ref = self.lessee.ref
             headers = {wire.HEADER_SESSION: f"{ref.session}:{ref.epoch}"}
             try:
-                response = await self._send("POST", path, body, self._retry, headers=headers)
+                response = await self._send(
+                    "POST", path, body, self._retry, headers=headers, timeout_s=LEASED_TIMEOUT_S
+                )
                 break
             except MictlanError as error:
                 if is_last or error.kind is not Kind.FENCED:

@@ -220,6 +220,7 @@ class LeaseKeeper:
                 is_last=start + wire.LEASES_COUNT_MAX >= len(held),
             )
             await self._router.claim(claim)
+        self.table.void_before(incarnation)
         self._incarnation = incarnation
         self._last_event = 0
 

@@ -180,7 +180,11 @@ class LeaseTable:
             self._recalled[key] = max(stamp, self._recalled.pop(key, 0))
         while len(self._recalled) > RECALLS_REMEMBERED_MAX:
             _, oldest = self._recalled.popitem(last=False)
-            self._void_before = max(self._void_before, oldest)
+            self.void_before(oldest)
+
+    def void_before(self, stamp: int) -> None:
+        """Grants stamped before are void whatever their key: the router has forgotten them."""
+        self._void_before = max(self._void_before, stamp)
 
     def end(self, lease: Lease) -> None:
         """The lease is over, and with it everything that was kept because of it."""

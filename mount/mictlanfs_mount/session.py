@@ -68,8 +68,10 @@ CONNECT_DEADLINE_S = 5.0
 # How long an unmount may take to store what is dirty while the space does not answer.
 FLUSH_DEADLINE_S = 60.0
 CACHE_SLOTS_MAX = 16
-# The part of the memory that names and attributes may fill, and what one of them takes (measured).
-NAME_MEMORY_SHARE = 4
+# How the memory is shared: dirty bytes and the memory cache each, names with their attributes.
+BYTES_SHARE_PERCENT = 40
+NAMES_SHARE_PERCENT = 20
+# What a name takes with its inode.
 KEPT_NAME_SIZE_BYTES = 1200
 # Carried flags of `-o` that libfuse turns into flags of mount(2).
 _MOUNT_FLAGS = frozenset({"dev", "nodev", "suid", "nosuid", "exec", "noexec", "noatime"})
@@ -134,21 +136,11 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
             cache,
             inodes,
             clock,
-            dirty_size_bytes_max=options.memory // 2,
+            dirty_size_bytes_max=options.memory * BYTES_SHARE_PERCENT // 100,
             deadline_s=options.deadline_s,
             inline_size_max=options.inline_size_max,
         )
-        is_durable = options.sync or options.dirsync
-        filesystem = (DurableFileSystem if is_durable else VirtualFileSystem)(
-            router,
-            session,
-            content,
-            inodes,
-            clock,
-            attr_timeout_s=options.attr_timeout_s,
-            # What was written to mapped memory comes when the file is closed.
-            sync_on_close=options.sync_on_close or options.sync,
-        )
+        filesystem = _filesystem(router, session, content, inodes, clock, options)
         kernel_requests: Counter[str] = Counter()
         if options.leases and session.grant.lease_ttl_s:
             keeper = _lease(filesystem, router, session, clock, options)
@@ -170,6 +162,27 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
         nursery.cancel_scope.cancel()
 
 
+def _filesystem(
+    router: RouterClient,
+    session: Session,
+    content: Content,
+    inodes: InodeTable,
+    clock: Clock,
+    options: MountOptions,
+) -> VirtualFileSystem:
+    is_durable = options.sync or options.dirsync
+    return (DurableFileSystem if is_durable else VirtualFileSystem)(
+        router,
+        session,
+        content,
+        inodes,
+        clock,
+        attr_timeout_s=options.attr_timeout_s,
+        # What was written to mapped memory comes when the file is closed.
+        sync_on_close=options.sync_on_close or options.sync,
+    )
+
+
 def _lease(
     filesystem: VirtualFileSystem,
     router: RouterClient,
@@ -178,7 +191,8 @@ def _lease(
     options: MountOptions,
 ) -> LeaseKeeper:
     """Let the file system keep what it is told, and be ahead of the router, under leases."""
-    table = LeaseTable(clock, options.memory // NAME_MEMORY_SHARE // KEPT_NAME_SIZE_BYTES)
+    names_size = options.memory * NAMES_SHARE_PERCENT // 100
+    table = LeaseTable(clock, names_size // KEPT_NAME_SIZE_BYTES)
     keeper = filesystem.keeper = LeaseKeeper(router, session, table, clock)
     filesystem.writes_through = options.metadata == WRITE_THROUGH
     router.lessee = keeper
@@ -211,7 +225,7 @@ async def _open_cache(
                 cache = await stack.enter_async_context(
                     open_chunk_cache(
                         fetch,
-                        memory_budget=options.memory // 2,
+                        memory_budget=options.memory * BYTES_SHARE_PERCENT // 100,
                         directory=directory,
                         limits=DiskLimits(size_max=options.cache_size),
                     )

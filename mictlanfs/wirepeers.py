@@ -1,0 +1,81 @@
+"""Messages that peers send and get; see `mictlanfs.wire`, which offers them."""
+
+from __future__ import annotations
+
+from mictlanfs.model import ChunkId, PeerNumber, Struct
+from mictlanfs.wirecoding import WireError
+
+
+class PeerAnnounce(Struct, frozen=True):
+    """A peer registers or sends a heartbeat. Answer: `PeerWelcome`.
+
+    Attributes:
+        space_id: the space it holds data of; empty when its store is new.
+
+    Errors: CONFLICT (another live peer has this id; it holds data of another space).
+    """
+
+    protocol: int
+    id: str
+    url: str
+    zone: str
+    capacity: int
+    used: int
+    chunk_count: int
+    is_full: bool
+    boot_id: str
+    space_id: str
+
+
+class PeerWelcome(Struct, frozen=True):
+    """The router's answer to a peer."""
+
+    number: PeerNumber
+    space_id: str
+    heartbeat_s: float
+
+
+class PeerLeave(Struct, frozen=True):
+    """A peer stops in order: it is down from now on, without a wait."""
+
+    id: str
+    url: str
+
+
+class FramePut(Struct, frozen=True):
+    """Header of a frame of chunks to store; the bodies follow in order."""
+
+    chunks: tuple[FrameChunk, ...]
+
+
+class FrameChunk(Struct, frozen=True):
+    """One chunk of a frame."""
+
+    id: ChunkId
+    length: int
+    digest: bytes
+
+
+class FrameGet(Struct, frozen=True):
+    """Chunks wanted, whole."""
+
+    ids: tuple[ChunkId, ...]
+
+
+class FrameAnswer(Struct, frozen=True):
+    """One result per chunk, in order; the bodies of a get follow for those without an error."""
+
+    results: tuple[FrameResult, ...]
+
+
+class FrameResult(Struct, frozen=True):
+    """What became of one chunk of a frame."""
+
+    length: int = 0
+    error: WireError | None = None
+
+
+class FrameDelete(Struct, frozen=True):
+    """Chunks to remove; one that is not there counts as removed."""
+
+    ids: tuple[ChunkId, ...]
