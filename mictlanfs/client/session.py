@@ -276,6 +276,11 @@ class Session:
             self._has_timer = True
             self._nursery.start_soon(self._send_in_a_while)
 
+    def hurry(self) -> None:
+        """Let what was posted leave now."""
+        if self._waiting:
+            self._has_work.set()
+
     async def _send_in_a_while(self) -> None:
         await trio.sleep(POSTED_AGE_S_MAX)
         self._has_timer = False

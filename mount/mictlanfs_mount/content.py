@@ -114,6 +114,24 @@ class SpaceStorage:
         )
         return touched[0]
 
+    def post(
+        self, op: wire.WriteExtents, on_result: Callable[[Attributes | MictlanError], None]
+    ) -> bool:
+        """Have the operation applied with what else leaves soon, if a lease covers the file."""
+        if not self._is_covered(op.ino):
+            return False
+
+        def on_answer(_: wire.Operation, result: wire.OpResult) -> None:
+            error = result.error
+            on_result(error.to_error() if error is not None else result.touched[0])
+
+        self._session.post(op, on_answer)
+        return True
+
+    def hurry(self) -> None:
+        """Let what was posted leave now."""
+        self._session.hurry()
+
 
 class Content:
     """Reads and writes of all files of a mount.
@@ -178,6 +196,33 @@ class Content:
             if renewed is None or renewed.segments == state.segments:
                 raise
             return await self._put_together(renewed, whole=advice.is_sequential)
+
+    def at_hand(self, inode: Inode, size: int) -> Buffer | None:
+        """The first `size` bytes of a file without dirty bytes, if they are at hand.
+
+        Never suspends; None also when it is not known where they are.
+        """
+        extents = inode.extents
+        if (
+            self.writeback.get(inode.ino) is not None
+            or extents.content_version != inode.attributes.content_version
+            or extents.first_unknown(0, size) is not None
+        ):
+            return None
+        bodies: list[Buffer] = []
+        for segment in extents.segments(0, size):
+            if segment.chunk is None:
+                return None
+            body = self._cache.get_now(segment.chunk, *_chunk_range(segment))
+            if body is None:
+                return None
+            bodies.append(body)
+        return bodies[0] if len(bodies) == 1 else b"".join(bodies)
+
+    def prefetch(self, inode: Inode, size_max: int) -> None:
+        """Fetch a file of at most `size_max` bytes in the background, if it is known where."""
+        if 0 < inode.attributes.size <= size_max and self.writeback.get(inode.ino) is None:
+            self._prefetch(inode, 0, inode.attributes.size)
 
     async def _renewed_state(self, inode: Inode, offset: int, length: int) -> _State | None:
         """The state with what the router says now; None when it does not answer soon.

@@ -111,6 +111,11 @@ class FileSystem:
         self._statfs: wire.StatFs | None = None
         self._statfs_until_s = 0.0
 
+    @property
+    def wants_flush(self) -> bool:
+        """Whether closing a file means anything here; for good, once the kernel was told."""
+        return True
+
     # --- what is known of inodes -----------------------------------------------------------------
 
     def attributes_of(self, inode: Inode) -> Attributes:

@@ -158,6 +158,9 @@ class InodeTable:
         inode = self._inodes.get(ino)
         if inode is not None:
             inode.lookup_count = max(0, inode.lookup_count - lookup_count)
+            if inode.lookup_count == 0 and inode.open_count == 0:
+                # Its pages went with it.
+                inode.kernel_content_version = -1
             self.drop_unused(inode)
 
     def drop_unused(self, inode: Inode) -> None:

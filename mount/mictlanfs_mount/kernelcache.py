@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import trio
 
-from mictlanfs.model import InodeNumber
+from mictlanfs.model import Buffer, InodeNumber
 from mictlanfs_mount.notify import KernelInode, KernelNotifier
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,10 @@ class NotifiedKernel:
     def attributes_changed(self, ino: InodeNumber) -> None:
         """The kernel must ask for the attributes of an inode again; never waits."""
         self._notifier.invalidate_attributes(self._to_kernel(ino))
+
+    def store(self, ino: InodeNumber, body: Buffer) -> bool:
+        """The kernel keeps the content of a file of which it has nothing; whether it does."""
+        return self._notifier.store(self._to_kernel(ino), 0, memoryview(body))
 
     async def forget(
         self, names: Sequence[tuple[InodeNumber, bytes]], inodes: Sequence[InodeNumber]

@@ -617,6 +617,15 @@ class LeasedFileSystem(LeasedReads):
                 await self._own_inode(inode.ino)
         return await super().write(number, offset, data)
 
+    @property
+    def wants_flush(self) -> bool:
+        """Whether closing a file means anything here; for good, once the kernel was told.
+
+        What was written under a lease is seen by everybody as soon as it is written, and is on its
+        way whatever happens to the handle: closing changes nothing.
+        """
+        return self.keeper is None or self._sync_on_close or self.writes_through
+
     async def flush(self, number: HandleNumber) -> None:
         """close(2) was called on a descriptor of the handle: report what went wrong so far."""
         inode = self.handles.file(number).inode

@@ -23,13 +23,14 @@ import trio
 from mictlanfs import wire
 from mictlanfs.client.inline import INLINE_WITH_NODE_SIZE_BYTES
 from mictlanfs.errors import Kind, MictlanError
-from mictlanfs.model import Buffer, FileKind, InodeNumber, Node
+from mictlanfs.model import KIB, Buffer, FileKind, InodeNumber, Node
 from mictlanfs_mount.content import stale_when_gone
 from mictlanfs_mount.filesystem import FileSystem, Opened
 from mictlanfs_mount.handles import DirectoryHandle, HandleNumber
 from mictlanfs_mount.inodes import Inode
 from mictlanfs_mount.leasekeeper import LeaseKeeper
 from mictlanfs_mount.leases import Lease
+from mictlanfs_mount.neighbours import Neighbours
 from mictlanfs_mount.setids import IsMember, after_open_truncating, in_every_group
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ MISSES_MAX = 1
 LISTED_EXTENTS_MAX = 4
 # How often an answer that was overtaken is asked for again before it is used for its caller alone.
 ATTEMPTS_MAX = 3
+# Files up to this size are pushed into the kernel's cache when they are opened.
+PUSHED_SIZE_BYTES_MAX = 128 * KIB
 
 
 class KernelCache(Protocol):
@@ -52,6 +55,10 @@ class KernelCache(Protocol):
 
     def attributes_changed(self, ino: InodeNumber) -> None:
         """The kernel must ask for the attributes of an inode again; never waits."""
+        ...
+
+    def store(self, ino: InodeNumber, body: Buffer) -> bool:
+        """The kernel keeps the content of a file of which it has nothing; whether it does."""
         ...
 
     async def forget(
@@ -359,18 +366,50 @@ class LeasedReads(FileSystem):
         if inode.attributes.nlink == 0 and inode.open_count == 0:
             raise MictlanError(Kind.STALE, "open", str(ino), "it was removed")
         number = self._add_file_handle(inode, flags)
-        if flags & os.O_TRUNC:
-            try:
+        try:
+            if flags & os.O_TRUNC:
                 known = inode.attributes
                 mode = after_open_truncating(known, is_root=is_root, is_member=is_member)
                 await self.setattr(ino, size=0, mode=mode)
-            except BaseException:
-                await self._close(number)
-                raise
+            elif flags & os.O_ACCMODE == os.O_RDONLY and await self._push_content(inode):
+                return Opened(number, keep_cache=True)
+        except BaseException:
+            await self._close(number)
+            raise
         version = inode.attributes.content_version
         keep_cache = inode.kernel_content_version == version
         inode.kernel_content_version = version
         return Opened(number, keep_cache)
+
+    async def _push_content(self, inode: Inode) -> bool:
+        """Put a small file that is being opened into the kernel's cache, so that no read follows.
+
+        Only for the first handle, and while the kernel has nothing of the file: a read under way
+        would hold pages that the kernel then waits for, and with it this loop. Whether it is there.
+        """
+        size, version = inode.attributes.size, inode.attributes.content_version
+        if not 0 < size <= PUSHED_SIZE_BYTES_MAX or inode.kernel_content_version != -1:
+            return False
+        body = self._content.at_hand(inode, size)
+        for neighbour in self._neighbours_of(inode):
+            self._content.prefetch(neighbour, PUSHED_SIZE_BYTES_MAX)
+        if body is None or self.kernel is None or inode.open_count != 1:
+            return False
+        if not self.kernel.store(inode.ino, body):
+            return False
+        inode.kernel_content_version = version
+        return True
+
+    def _neighbours_of(self, inode: Inode) -> Sequence[Inode]:
+        """Files of the same directory that are likely to be opened next."""
+        lease = inode.lease
+        if lease is None or not lease.is_complete:
+            return ()
+        if lease.neighbours is None or not lease.neighbours.knows(inode):
+            names = sorted(lease.names.items())
+            files = [file for _, file in names if file is not None and file.attributes.size]
+            lease.neighbours = Neighbours(files)
+        return lease.neighbours.on_open(inode)
 
     async def read(self, number: HandleNumber, offset: int, length: int) -> Buffer:
         """Bytes of an open file; fewer than `length` only at its end."""

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from mictlanfs.clock import Clock
 from mictlanfs.model import ROOT_INODE, InodeNumber
 from mictlanfs.wire import LeaseMode
+from mictlanfs_mount.neighbours import Neighbours
 
 if TYPE_CHECKING:
     from mictlanfs_mount.inodes import Inode
@@ -45,6 +46,7 @@ class Lease:
         is_recalled: it is being given up: nothing more may be changed under it.
         names: of a directory: what names stand for; None: known not to exist.
         is_complete: whether every name that exists is in `names`.
+        neighbours: which of its files to fetch ahead; None until one is opened.
         parent: of a directory that is complete: what `..` names.
         misses: names looked up that were not known, since the last listing.
         told_inodes, told_names: what the kernel was told that it may keep.
@@ -57,6 +59,7 @@ class Lease:
         "misses",
         "mode",
         "names",
+        "neighbours",
         "parent",
         "since",
         "stamp",
@@ -73,6 +76,7 @@ class Lease:
         self.is_complete = False
         self.misses = 0
         self.names: dict[bytes, Inode | None] = {}
+        self.neighbours: Neighbours[Inode] | None = None
         self.parent = ROOT_INODE
         self.told_inodes: set[InodeNumber] = set()
         self.told_names: set[bytes] = set()
@@ -209,6 +213,7 @@ class LeaseTable:
             if inode is not None:
                 inode.name_count -= 1
         lease.names = {}
+        lease.neighbours = None
         lease.is_complete = False
 
     # --- names -----------------------------------------------------------------------------------

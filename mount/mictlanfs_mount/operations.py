@@ -420,6 +420,9 @@ class Operations(pyfuse3.Operations):
     @handler
     async def flush(self, fh: FileHandleT) -> None:
         """A descriptor was closed."""
+        if not self._fs.wants_flush:
+            # The kernel does not ask again; it still writes mapped pages out when a file is closed.
+            raise FUSEError(errno.ENOSYS)
         await self._fs.flush(HandleNumber(fh))
 
     @handler

@@ -38,7 +38,7 @@ from mictlanfs.config import WRITE_THROUGH, MountOptions
 from mictlanfs.errors import Kind, MictlanError, UsageError
 from mictlanfs.identifiers import boot_id
 from mictlanfs.model import ROOT_INODE, FileKind, InodeNumber
-from mictlanfs.processes import raise_descriptor_limit
+from mictlanfs.processes import collect_garbage_rarely, raise_descriptor_limit
 from mictlanfs.taskerrors import raising_single_errors
 from mictlanfs.uri import parse_routers
 from mictlanfs_mount.attaching import attach
@@ -90,6 +90,7 @@ def run_mount(settings: MountSettings, notify_ready: Callable[[], None]) -> None
         UsageError: a setting is wrong.
     """
     raise_descriptor_limit()
+    collect_garbage_rarely()
     with raising_single_errors():
         trio.run(_mount, settings, notify_ready)
 

@@ -70,6 +70,19 @@ class Storage(Protocol):
         """
         ...
 
+    def post(
+        self, op: wire.WriteExtents, on_result: Callable[[Attributes | MictlanError], None]
+    ) -> bool:
+        """Have the operation applied within a while. False: it must be committed.
+
+        `on_result` is told what became of it.
+        """
+        ...
+
+    def hurry(self) -> None:
+        """Somebody waits for what was posted."""
+        ...
+
 
 @dataclass(eq=False, slots=True)
 class _Sealed:
@@ -236,7 +249,7 @@ class FileWriter:
         self._sealed.append(sealed)
         if sealed.pieces.size <= self.pool.inline_size_max:
             sealed.make_inline(tail)
-            self.pool.nursery.start_soon(self._commit_stored)
+            self._commit_soon()
         else:
             self.pool.nursery.start_soon(self._upload, sealed)
 
@@ -308,7 +321,10 @@ class FileWriter:
             batch.append((sealed, sealed.chunk))
         return batch
 
-    async def _commit(self, batch: list[tuple[_Sealed, Chunk]]) -> None:
+    def _operation(
+        self, batch: Sequence[tuple[_Sealed, Chunk]]
+    ) -> tuple[wire.WriteExtents, list[Segment]]:
+        """The operation that commits some windows, and the segments that they become."""
         segments = [s for sealed, chunk in batch for s in _segments(sealed, chunk)]
         tail = batch[0][0].tail
         op = wire.WriteExtents(
@@ -324,7 +340,42 @@ class FileWriter:
             tuple(sealed.body for sealed, _ in batch if sealed.body),
             -1 if tail is None else tail.content_version,
         )
+        return op, segments
+
+    def _commit_soon(self) -> None:
+        """Commit what is stored: with what else leaves soon, if that will do, without a task."""
+        batch = [] if self._is_committing or self._is_sync_wanted else self._stored_prefix()
+        if not batch:
+            self.pool.nursery.start_soon(self._commit_stored)
+            return
+        op, segments = self._operation(batch)
+
+        def on_result(result: Attributes | MictlanError) -> None:
+            self._is_committing = False
+            if isinstance(result, MictlanError):
+                # Meets the error again, and deals with it.
+                self.pool.nursery.start_soon(self._commit_stored)
+                return
+            self._note_committed(batch, segments, result)
+            if self._stored_prefix():
+                self._commit_soon()
+
+        if self.pool.storage.post(op, on_result):
+            self._is_committing = True
+        else:
+            self.pool.nursery.start_soon(self._commit_stored)
+
+    async def _commit(self, batch: list[tuple[_Sealed, Chunk]]) -> None:
+        op, segments = self._operation(batch)
         attributes = await self.pool.storage.commit(op, sync=self._is_sync_wanted)
+        self._note_committed(batch, segments, attributes)
+
+    def _note_committed(
+        self,
+        batch: Sequence[tuple[_Sealed, Chunk]],
+        segments: list[Segment],
+        attributes: Attributes,
+    ) -> None:
         self.pool.note_progress()
         if batch[0][0].is_dropped:
             return
@@ -394,6 +445,7 @@ class FileWriter:
         self._is_sync_wanted = sync or self._is_sync_wanted
         self.seal_all()
         self._hurry_refused()
+        self.pool.storage.hurry()
         target_count = self._sealed_count
         started_s = trio.current_time()
         while self._committed_count < target_count:
@@ -419,6 +471,7 @@ class FileWriter:
         Reports nothing. Gives up after `deadline_s`.
         """
         self.seal_all()
+        self.pool.storage.hurry()
         target_count = self._sealed_count
         with trio.move_on_after(deadline_s):
             while self._committed_count < target_count and self.failure is None:
@@ -441,6 +494,7 @@ class FileWriter:
         Reports nothing: a failure on the way stays for those who flush.
         """
         self.seal_all()
+        self.pool.storage.hurry()
         target_count = self._sealed_count
         while self._committed_count < target_count:
             await self._changed.wait()

@@ -29,7 +29,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from mictlanfs.errors import MictlanError, UsageError
 from mictlanfs.logsetup import log_to
-from mictlanfs.processes import raise_descriptor_limit
+from mictlanfs.processes import collect_garbage_rarely, raise_descriptor_limit
 from mictlanfs_server.bodies import EXTENSION, LARGE_BODY_SIZE_BYTES, RequestBody
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ def serve(
     """
     configure_logging(name)
     raise_descriptor_limit()
+    collect_garbage_rarely()
     bound = bind(host, port, insecure=insecure)
     try:
         address = bound.getsockname()

@@ -239,6 +239,9 @@ class FakeSession:
             raise MictlanError(Kind.TIMED_OUT, "commit")
         return request.touched
 
+    def hurry(self) -> None:
+        """Nothing is posted here."""
+
     async def sync(self) -> None:
         if self._is_durable:
             return

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import trio
 
 from mictlanfs import wire
+from mictlanfs.errors import MictlanError
 from mictlanfs.model import MIB, Attributes, BucketPolicy, Buffer, Chunk, InodeNumber
 from mictlanfs.taskerrors import raising_single_errors
 from mictlanfs_mount.extents import Segment
@@ -75,6 +76,14 @@ class Storage:
         (attributes,) = self._space.apply(1, op)
         await self._script.passing("WriteExtents:served")
         return attributes
+
+    def post(
+        self, op: wire.WriteExtents, on_result: Callable[[Attributes | MictlanError], None]
+    ) -> bool:
+        return False
+
+    def hurry(self) -> None:
+        """Nothing is posted here."""
 
 
 @asynccontextmanager

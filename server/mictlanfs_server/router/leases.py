@@ -45,7 +45,7 @@ READ: Final = wire.LeaseMode.READ
 WRITE: Final = wire.LeaseMode.WRITE
 
 # Two sessions that write in turn into one directory get something done in each turn.
-MIN_HOLD_S: Final = 0.005
+MIN_HOLD_S: Final = 0.001
 # Clocks of two machines may differ this much in speed, and timers come late.
 MARGIN_SHARE: Final = 0.1
 # A session that goes on committing what it changed under a lease gets this many times as long.

@@ -1,0 +1,59 @@
+"""Which files of a directory to fetch before they are opened: a pure policy, one a directory.
+
+Programs that read many small files (grep -r, compilers, tar) open them in the order of a listing,
+which is that of names. Once two files are opened so, the next ones are wanted, more of them the
+longer it goes on; what is fetched together travels in few requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, Protocol, TypeVar
+
+from mictlanfs.model import InodeNumber
+
+# A step of this many names still counts as going on: not every file is opened.
+STEP_MAX = 8
+AHEAD_FIRST = 4
+AHEAD_MAX = 64
+
+
+class Numbered(Protocol):
+    """Anything with an inode number."""
+
+    ino: InodeNumber
+
+
+T = TypeVar("T", bound=Numbered)
+
+
+class Neighbours(Generic[T]):
+    """The files of one directory in order, and how far they were fetched."""
+
+    def __init__(self, files: Sequence[T]) -> None:
+        self._files = files
+        self._index = {file.ino: index for index, file in enumerate(files)}
+        self._last = -STEP_MAX
+        self._fetched_to = 0
+        self._ahead = AHEAD_FIRST
+
+    def knows(self, file: T) -> bool:
+        """Whether the file was there when the directory was listed."""
+        return file.ino in self._index
+
+    def on_open(self, file: T) -> Sequence[T]:
+        """A file is opened: those that should be fetched with it, in order, without itself."""
+        index = self._index.get(file.ino)
+        if index is None:
+            return ()
+        step = index - self._last
+        self._last = index
+        if not 0 < step <= STEP_MAX:
+            self._ahead, self._fetched_to = AHEAD_FIRST, index + 1
+            return ()
+        if index + self._ahead // 2 < self._fetched_to:
+            return ()
+        start = max(index + 1, self._fetched_to)
+        self._fetched_to = max(start, min(index + 1 + self._ahead, len(self._files)))
+        self._ahead = min(2 * self._ahead, AHEAD_MAX)
+        return self._files[start : self._fetched_to]
