@@ -27,7 +27,7 @@ from typing import Any
 import msgspec
 import trio
 
-from mictlanfs import wire
+from mictlanfs import acl, wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import ROOT_INODE, Attributes, BucketPolicy, FileKind, InodeNumber, Node
 from mictlanfs_mount.content import stale_when_gone
@@ -91,6 +91,12 @@ class LeasedFileSystem(LeasedReads):
     ) -> tuple[InodeNumber, ...]:
         """Get leases for writing and learn what comes with them; returns the keys."""
         assert self.keeper is not None
+        for ino in (*inodes, *(place.parent for place in places)):
+            known = self.inodes.get(ino)
+            if known is not None and known.pending_count:
+                # The router may not know it yet.
+                await self._catch_up()
+                break
         with stale_when_gone("lease", (inodes or (places[0].parent,))[0]):
             got = await self.keeper.acquire(inodes, places)
         grants = wire.Grants(got.keys, got.stamp)
@@ -603,6 +609,12 @@ class LeasedFileSystem(LeasedReads):
     async def _apply(self, op: wire.Operation) -> tuple[Attributes, ...]:
         if self.keeper is None or not isinstance(op, (wire.SetXattr, wire.RemoveXattr)):
             return await super()._apply(op)
+        known = (await self.getattr(op.ino)).attributes
+        if not known.has_xattrs and isinstance(op, wire.SetXattr):
+            mode = _mode_that_says_all(op, known)
+            if mode is not None:
+                # As `cp -a` does to every file.
+                return ((await self.setattr(op.ino, mode=mode)).attributes,)
         await self._content.flush(op.ino)
         return await self._synchronously(op, (op.ino,))
 
@@ -690,6 +702,17 @@ class LeasedFileSystem(LeasedReads):
 
 
 _MOVES = {wire.RenameMode.REPLACE, wire.RenameMode.NO_REPLACE, wire.RenameMode.EXCHANGE}
+
+
+def _mode_that_says_all(op: wire.SetXattr, known: Attributes) -> int | None:
+    """The mode that setting an access control list comes to; None when it is more than a mode."""
+    if op.name != acl.ACCESS_NAME or op.flags or known.kind is FileKind.SYMLINK:
+        return None
+    wanted = acl.decode(op.value)
+    if wanted is None or not wanted.is_mode_only:
+        return None
+    kept = known.mode & ~0o777
+    return wanted.mode | (kept & ~stat.S_ISGID if op.clear_set_gid else kept)
 
 
 def _is_plain_file(inode: Inode) -> bool:

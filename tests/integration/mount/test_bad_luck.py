@@ -81,6 +81,7 @@ def test_name_of_256_bytes_is_too_long(work: Path) -> None:
 def test_killed_mount_is_unmounted_and_mounted_again(mount: Mount, work: Path) -> None:
     with (work / "kept").open("wb") as file:
         file.write(b"promised")
+        file.flush()
         os.fsync(file.fileno())
     mount.kill()
     with pytest.raises(OSError, match=r"not connected|connection abort"):
@@ -92,15 +93,18 @@ def test_killed_mount_is_unmounted_and_mounted_again(mount: Mount, work: Path) -
 
 
 def test_mount_replaces_a_dead_mount_by_itself(mount: Mount, work: Path) -> None:
-    (work / "kept").write_bytes(b"closed")
+    with (work / "kept").open("wb", buffering=0) as file:
+        file.write(b"synced")
+        os.fsync(file.fileno())
     mount.kill()
     mount.mount()
-    assert (work / "kept").read_bytes() == b"closed"
+    assert (work / "kept").read_bytes() == b"synced"
 
 
 def test_killed_router_comes_back_and_requests_wait_for_it(space: Space, work: Path) -> None:
     with (work / "before").open("wb") as file:
         file.write(b"promised")
+        file.flush()
         os.fsync(file.fileno())
     space.kill("router")
     (work / "during").write_bytes(b"written while the router was away")
@@ -112,6 +116,7 @@ def test_killed_peers_come_back_with_what_they_had(space: Space, mount: Mount, w
     body = os.urandom(3 * MIB)
     with (work / "before").open("wb") as file:
         file.write(body)
+        file.flush()
         os.fsync(file.fileno())
     for index in range(3):
         space.kill(f"peer-{index}")
@@ -168,6 +173,7 @@ def test_terminated_mount_stores_what_is_open_and_dirty(space: Space, tmp_path: 
         os.kill(pid, signal.SIGTERM)
         run("tail", f"--pid={pid}", "-f", "/dev/null")
         with pytest.raises(OSError, match="not connected"):
-            os.close(descriptor)
+            os.fsync(descriptor)
+        os.close(descriptor)
         mount.mount()
         assert (bucket / "open").read_bytes() == b"dirty"
