@@ -686,19 +686,21 @@ class LeasedFileSystem(LeasedReads):
 
     async def let_kernel_forget(self, leases: Sequence[Lease]) -> None:
         """Nothing that these leases, which have just ended, covered may be used any more."""
-        if self.kernel is None:
-            return
         names = [(lease.key, name) for lease in leases for name in lease.told_names]
-        inodes = {ino for lease in leases for ino in lease.told_inodes}
-        cached = [
-            inode.ino
-            for inode in self.inodes
-            if inode.open_count > 0 and inode.lease in leases and inode.kernel_content_version >= 0
-        ]
-        await self.kernel.forget(names, sorted(inodes))
-        await self.kernel.forget_pages(cached)
-        for inode in list(self.inodes):
-            self.inodes.drop_unused(inode)
+        told = sorted({ino for lease in leases for ino in lease.told_inodes})
+        if self.kernel is not None:
+            await self.kernel.forget(names, told)
+            # The pages of all others are dropped when they are opened, if they are stale.
+            opened = [ino for ino in told if self._is_open_with_pages(ino)]
+            await self.kernel.forget_pages(opened)
+        for lease in leases:
+            for inode in lease.former:
+                self.inodes.drop_unused(inode)
+            lease.former = []
+
+    def _is_open_with_pages(self, ino: InodeNumber) -> bool:
+        inode = self.inodes.get(ino)
+        return inode is not None and inode.open_count > 0 and inode.kernel_content_version >= 0
 
 
 _MOVES = {wire.RenameMode.REPLACE, wire.RenameMode.NO_REPLACE, wire.RenameMode.EXCHANGE}

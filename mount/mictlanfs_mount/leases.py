@@ -50,9 +50,11 @@ class Lease:
         parent: of a directory that is complete: what `..` names.
         misses: names looked up that were not known, since the last listing.
         told_inodes, told_names: what the kernel was told that it may keep.
+        former: inodes that names stood for which are not kept any more.
     """
 
     __slots__ = (
+        "former",
         "is_complete",
         "is_recalled",
         "key",
@@ -76,6 +78,7 @@ class Lease:
         self.is_complete = False
         self.misses = 0
         self.names: dict[bytes, Inode | None] = {}
+        self.former: list[Inode] = []
         self.neighbours: Neighbours[Inode] | None = None
         self.parent = ROOT_INODE
         self.told_inodes: set[InodeNumber] = set()
@@ -209,9 +212,10 @@ class LeaseTable:
     def forget_names(self, lease: Lease) -> None:
         """Nothing is known of the names of a directory any more; the lease stays."""
         self.name_count -= len(lease.names)
-        for inode in lease.names.values():
-            if inode is not None:
-                inode.name_count -= 1
+        kept = [inode for inode in lease.names.values() if inode is not None]
+        for inode in kept:
+            inode.name_count -= 1
+        lease.former += kept
         lease.names = {}
         lease.neighbours = None
         lease.is_complete = False
