@@ -340,15 +340,27 @@ class Session:
             with trio.move_on_after(self._deadline_s if deadline_s is None else deadline_s):
                 await request.done.wait()
         finally:
-            if not request.done.is_set() and request in self._waiting:
-                self._waiting.remove(request)
-                self._count_answered(1)
+            if not request.done.is_set():
+                self._withdraw(request)
         if not request.done.is_set():
             detail = f"the router did not answer within {self._deadline_s:g} s"
             raise MictlanError(Kind.TIMED_OUT, "commit", "", detail)
         if request.error is not None:
             raise request.error
         return request.results
+
+    def _withdraw(self, request: _Request | _Posted) -> None:
+        """It is not sent any more. Its place stays: who waits for all before must go on waiting."""
+        if request in self._waiting:
+            self._waiting[self._waiting.index(request)] = _Request((), 0, False, False)
+
+    def _lose_covered(self) -> None:
+        """The leases went with the session, and with them the right to what was not sent yet."""
+        lost = [request for request in self._waiting if request.ops and request.is_covered]
+        for request in lost:
+            self._withdraw(request)
+            request.error = _lost_with_session()
+            request.settle()
 
     async def send_batches(self) -> None:
         """Send what waits, batch by batch, for as long as the session lives."""
@@ -381,7 +393,9 @@ class Session:
         sync = any(request.sync for request in batch)
         is_covered = any(request.is_covered for request in batch)
         try:
-            answer = await self._commit(ops, sync, batch[0].stop_on_error, is_covered)
+            answer = wire.CommitAnswer(())
+            if ops or sync:
+                answer = await self._commit(ops, sync, batch[0].stop_on_error, is_covered)
         except MictlanError as error:
             for request in batch:
                 request.error = error
@@ -415,9 +429,7 @@ class Session:
                     raise
                 await self.replace(ref)
                 if is_covered:
-                    # The leases went with the session: others may have changed the same since.
-                    detail = "the session was fenced before this was applied"
-                    raise MictlanError(Kind.FENCED, "commit", "", detail) from error
+                    raise _lost_with_session() from error
                 continue
             self._next_number += len(answer.results)
             if sync:
@@ -460,13 +472,9 @@ class Session:
             grant = await self._router.open_session(self._request)
             self._inodes.clear()
             self._accept(grant, asked_s)
+            self._lose_covered()
 
     # --- inode numbers ---------------------------------------------------------------------------
-
-    @property
-    def has_inodes(self) -> bool:
-        """Whether `new_inode` would not suspend."""
-        return bool(self._inodes)
 
     async def new_inode(self) -> InodeNumber:
         """A number for a new inode. Suspends only when none is left.
@@ -510,6 +518,12 @@ class Session:
                 if error.kind is not Kind.FENCED:
                     raise
                 await self.replace(ref)
+
+
+def _lost_with_session() -> MictlanError:
+    """What became of a change that leases covered: others may have changed the same since."""
+    detail = "the session was fenced before this was applied"
+    return MictlanError(Kind.FENCED, "commit", "", detail)
 
 
 def _size_of(op: wire.Operation) -> int:
