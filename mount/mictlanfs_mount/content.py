@@ -341,20 +341,32 @@ class Content:
     async def write(self, handle: FileHandle, offset: int, data: bytes) -> None:
         """Take `data` at `offset`; it is on its way to the space when the file is flushed.
 
+        Waits and raises as `admit`.
+        """
+        await self.admit(handle, offset, len(data))
+        self.take(handle, offset, data)
+
+    def take(self, handle: FileHandle, offset: int, data: bytes) -> None:
+        """Take what was just admitted."""
+        if data:
+            self._writer(handle.inode).write(offset, data, self._clock.wall_ns())
+
+    async def admit(self, handle: FileHandle, offset: int, length: int) -> None:
+        """See that so many bytes may be taken, without a suspension in between.
+
         Waits while the budget of dirty bytes is used up.
 
         Raises:
             MictlanError: TOO_LARGE beyond the largest offset; QUOTA_EXCEEDED; when the budget
                 stays used up, the error that keeps data from leaving.
         """
-        if offset + len(data) > FILE_SIZE_BYTES_MAX:
+        if offset + length > FILE_SIZE_BYTES_MAX:
             raise MictlanError(Kind.TOO_LARGE, "write", str(handle.inode.ino))
-        if not data:
+        if not length:
             return
         await self.wait_for_room()
         if handle.inode.policy.quota:
-            await self.quotas.admit(handle.inode, offset, len(data))
-        self._writer(handle.inode).write(offset, data, self._clock.wall_ns())
+            await self.quotas.admit(handle.inode, offset, length)
 
     async def wait_for_room(self) -> None:
         """Wait while the budget of dirty bytes is used up. Suspends only then."""

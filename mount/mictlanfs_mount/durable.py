@@ -27,11 +27,14 @@ class DurableFileSystem(VirtualFileSystem):
 
     async def _after_change(self) -> None:
         await self._session.sync()
+        self._raise_refusal()
         await super()._after_change()
 
     async def setattr(self, ino: InodeNumber, **changes: Any) -> Inode:
         """Change attributes, as `FileSystem.setattr` does."""
         inode = await super().setattr(ino, **changes)
         # Also what waits for dirty bytes of the file.
-        await self._content.fsync(ino)
+        await self._content.flush(ino, sync=True)
+        await self._session.sync()
+        self._raise_refusal()
         return inode

@@ -2,8 +2,8 @@
 
 Owns lookup counts, open counts and what is known of each inode's attributes, extents and extended
 attributes. An entry lives while the kernel holds a reference, a handle is open, a name that a lease
-keeps stands for it, a change made here is not answered yet, or bytes of it are dirty. No I/O, no
-awaits. No descriptor is held per inode.
+keeps stands for it, a change made here is not answered yet, bytes of it are dirty, or the lease
+lives under which it was changed. No I/O, no awaits. No descriptor is held per inode.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Inode:
         pending_count: changes of attributes made here that the router has not answered yet. While
             there are any, `attributes` is ahead of what the router tells.
         is_dirty: whether write-back has bytes of it, or an error to report.
+        is_changed: it was changed here, so an answer that is under way may be of a state before.
     """
 
     __slots__ = (
@@ -43,6 +44,7 @@ class Inode:
         "bucket",
         "extents",
         "ino",
+        "is_changed",
         "is_dirty",
         "kernel_content_version",
         "lease",
@@ -78,6 +80,16 @@ class Inode:
         self.name_count = 0
         self.pending_count = 0
         self.is_dirty = False
+        self.is_changed = False
+
+    @property
+    def is_kept_by_lease(self) -> bool:
+        """Whether older answers may still be taken for true, as its lease lives on.
+
+        A removed inode is in no answer that anybody could use.
+        """
+        lease = self.lease
+        return self.is_changed and lease is not None and bool(lease.mode and self.attributes.nlink)
 
     def learn(self, attributes: Attributes, valid_until_s: float) -> None:
         """Take over attributes, unless newer ones are held already."""
@@ -97,6 +109,7 @@ class Inode:
         The kernel wrote it into its cached pages too, so those stay good, unless somebody else
         changed the file in between.
         """
+        self.is_changed = True
         version = attributes.content_version
         if self.told_content_version == version - 1:
             self.told_content_version = version
@@ -171,6 +184,7 @@ class InodeTable:
             and inode.name_count == 0
             and inode.pending_count == 0
             and not inode.is_dirty
+            and not inode.is_kept_by_lease
             and inode.ino != self.root
         )
         if is_unused and self._inodes.get(inode.ino) is inode:

@@ -30,6 +30,7 @@ import trio
 from mictlanfs import acl, wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import ROOT_INODE, Attributes, BucketPolicy, FileKind, InodeNumber, Node
+from mictlanfs.wire import LeaseMode
 from mictlanfs_mount.content import stale_when_gone
 from mictlanfs_mount.filesystem import Caller, inherited, nearest_time
 from mictlanfs_mount.handles import HandleNumber
@@ -92,11 +93,12 @@ class LeasedFileSystem(LeasedReads):
         """Get leases for writing and learn what comes with them; returns the keys."""
         assert self.keeper is not None
         for ino in (*inodes, *(place.parent for place in places)):
-            known = self.inodes.get(ino)
-            if known is not None and known.pending_count:
-                # The router may not know it yet.
+            inode = self.inodes.get(ino)
+            if inode is not None and inode.pending_count:
+                # The router may not know it at all yet.
                 await self._catch_up()
-                break
+            lease = None if inode is None else inode.lease
+            await self.keeper.until_given_up(ino if lease is None else lease.key)
         with stale_when_gone("lease", (inodes or (places[0].parent,))[0]):
             got = await self.keeper.acquire(inodes, places)
         grants = wire.Grants(got.keys, got.stamp)
@@ -142,6 +144,7 @@ class LeasedFileSystem(LeasedReads):
         """Put a change that is applied here into the log. No await since the look at the lease."""
         for inode in inodes:
             inode.pending_count += 1
+            inode.is_changed = True
 
         def on_result(op: wire.Operation, result: wire.OpResult) -> None:
             self._settle(op, result, inodes)
@@ -153,13 +156,15 @@ class LeasedFileSystem(LeasedReads):
         for inode in inodes:
             inode.pending_count -= 1
         if result.error is not None:
-            self._note_refused(op, result.error, inodes)
+            self._note_refused(op, result.error.to_error(), inodes)
         for attributes in result.touched:
             known = self.inodes.get(attributes.ino)
             if known is None or known.pending_count:
                 continue
             if attributes.version >= known.attributes.version:
-                self._check_foretold(op, known, attributes)
+                if attributes.nlink or known.open_count:
+                    # Else nobody sees it again, and what waited for its bytes went with them.
+                    self._check_foretold(op, known, attributes)
                 known.attributes = attributes
         for inode in inodes:
             self.inodes.drop_unused(inode)
@@ -167,18 +172,15 @@ class LeasedFileSystem(LeasedReads):
             self.keeper.forget(result.touched[0].ino)
 
     def _note_refused(
-        self, op: wire.Operation, error: wire.WireError, inodes: Sequence[Inode]
+        self, op: wire.Operation, failure: MictlanError, inodes: Sequence[Inode]
     ) -> None:
         """A change that was applied here was not applied there: what is known is not true."""
-        failure = error.to_error()
+        assert self.keeper is not None
         log.error("%s was refused by the router: %s", type(op).__name__, failure)
         self._refusal = failure
-        for inode in inodes:
-            inode.lease = None
-            if self.keeper is not None and inode.attributes.kind is FileKind.DIRECTORY:
-                lease = self.keeper.table.held(inode.ino)
-                if lease is not None:
-                    self.keeper.table.forget_names(lease)
+        table = self.keeper.table
+        held = (lease for inode in inodes for lease in (inode.lease, table.held(inode.ino)))
+        self.keeper.doubt([lease for lease in held if lease is not None])
 
     def _check_foretold(self, op: wire.Operation, inode: Inode, attributes: Attributes) -> None:
         """Say when the router did something else than was foretold: a defect of ours."""
@@ -195,7 +197,7 @@ class LeasedFileSystem(LeasedReads):
     async def _after_change(self) -> None:
         """A change is in the log: wait as long as the options of the mount say."""
         if self.writes_through:
-            await self._session.flush()
+            await self._session.flush_within_deadline()
             self._raise_refusal()
 
     def _raise_refusal(self) -> None:
@@ -210,7 +212,10 @@ class LeasedFileSystem(LeasedReads):
         inodes: tuple[InodeNumber, ...],
         places: tuple[wire.Place, ...] = (),
     ) -> tuple[Attributes, ...]:
-        """Apply a change at the router under leases on all it touches."""
+        """Apply a change at the router under leases on all it touches.
+
+        The caller takes note of what became of names, and waits with `_after_change`.
+        """
         assert self.keeper is not None
         table = self.keeper.table
         for _ in range(ATTEMPTS_MAX):
@@ -219,12 +224,17 @@ class LeasedFileSystem(LeasedReads):
                 break
         else:
             raise MictlanError(Kind.BUSY, "lease", str(inodes), _ALWAYS_WANTED)
-        touched = await self._session.apply(op, is_covered=True)
+        try:
+            touched = await self._session.apply(op, is_covered=True)
+        except BaseException as error:
+            if not isinstance(error, MictlanError) or error.kind in _UNDECIDED:
+                self.keeper.doubt([lease for key in keys if (lease := table.held(key))])
+            raise
         for attributes in touched:
             inode = self.inodes.get(attributes.ino)
             if inode is not None:
                 inode.learn(attributes, 0.0)
-        await self._after_change()
+                inode.is_changed = True
         return touched
 
     # --- making ----------------------------------------------------------------------------------
@@ -247,6 +257,7 @@ class LeasedFileSystem(LeasedReads):
         # First, so that nothing is awaited between the look at the lease and the log. A number
         # that is not used is not missed.
         ino = await self._session.new_inode()
+        await self._know_bucket(parent)
         lease, directory = await self._own_name(parent, name)
         if lease.names.get(name) is not None:
             raise MictlanError(Kind.EXISTS, "make", os.fsdecode(name))
@@ -273,6 +284,12 @@ class LeasedFileSystem(LeasedReads):
         await self._after_change()
         return inode
 
+    async def _know_bucket(self, parent: InodeNumber) -> None:
+        """Know in which bucket a directory lies, if that counts what is written there."""
+        directory = self.inodes.get(parent)
+        if directory is not None and directory.policy.quota and not directory.bucket:
+            await self._content.quotas.find_bucket(directory)
+
     def _made(self, op: wire.MakeNode, lease: Lease, directory: Inode) -> Inode:
         assert self.keeper is not None
         is_directory = op.kind is FileKind.DIRECTORY
@@ -292,6 +309,7 @@ class LeasedFileSystem(LeasedReads):
             content_version=1,
         )
         inode = self.remembered(Node(attributes, op.target, policy=directory.policy), 0.0)
+        inode.bucket = directory.bucket
         inode.lease = self.keeper.table.made(op.ino, lease) if is_directory else lease
         inode.extents.reset(1)
         inode.extents.learn(0, None, (), ())
@@ -312,6 +330,7 @@ class LeasedFileSystem(LeasedReads):
             self.keeper.table.set_name(lease, op.name, inode)
             if op.kind is not FileKind.DIRECTORY:
                 inode.lease = lease
+        await self._after_change()
         return inode
 
     async def link(self, ino: InodeNumber, parent: InodeNumber, name: bytes) -> Inode:
@@ -320,17 +339,21 @@ class LeasedFileSystem(LeasedReads):
             return await super().link(ino, parent, name)
         await self._content.flush(ino)
         op = wire.Link(ino, parent, name, self._clock.wall_ns())
-        await self._synchronously(op, (ino,), (wire.Place(parent, name),))
-        inode = self._now_covered_otherwise(ino)
+        touched = await self._synchronously(op, (ino,), (wire.Place(parent, name),))
+        inode = self.inodes.learn(touched[0], 0.0)
+        self._now_covered_otherwise(inode)
         self._set_name_if_leased(parent, name, inode)
-        return inode or await self._known(ino)
-
-    def _now_covered_otherwise(self, ino: InodeNumber) -> Inode | None:
-        """The number of names changed between one and more, and with it what covers the inode."""
-        inode = self.inodes.get(ino)
-        if inode is not None:
-            inode.lease = None
+        await self._after_change()
         return inode
+
+    def _now_covered_otherwise(self, inode: Inode) -> None:
+        """The names of an inode changed, and with them the key that covers it.
+
+        What the kernel was told under the other lease would outlive it.
+        """
+        inode.lease = None
+        if self.kernel is not None:
+            self.kernel.attributes_changed(inode.ino)
 
     def _set_name_if_leased(self, parent: InodeNumber, name: bytes, inode: Inode | None) -> None:
         assert self.keeper is not None
@@ -351,10 +374,8 @@ class LeasedFileSystem(LeasedReads):
         sustain = inode.open_count > 0
         op = wire.Unlink(parent, name, self._clock.wall_ns(), sustain)
         if inode.attributes.nlink != 1 or parent == ROOT_INODE:
-            await self._synchronously(op, (), (wire.Place(parent, name),))
-            self._set_name_if_leased(parent, name, None)
-            self._now_covered_otherwise(inode.ino)
-            await self._let_go(inode.attributes, sustain=sustain)
+            await self._content.flush(inode.ino)
+            await self._remove_at_router(op, inode)
             return None
         self._remove_entry(lease, directory, name, op.time_ns)
         self._lose_last_name(inode, op.time_ns)
@@ -363,6 +384,13 @@ class LeasedFileSystem(LeasedReads):
             self._content.discard(inode.ino)
         await self._after_change()
         return None
+
+    async def _remove_at_router(self, op: wire.Unlink | wire.RemoveDirectory, inode: Inode) -> None:
+        touched = await self._synchronously(op, (), (wire.Place(op.parent, op.name),))
+        self._set_name_if_leased(op.parent, op.name, None)
+        self._now_covered_otherwise(inode)
+        await self._let_go(touched[0], sustain=op.sustain)
+        await self._after_change()
 
     async def _own_entry(
         self, parent: InodeNumber, name: bytes, operation: str
@@ -409,10 +437,8 @@ class LeasedFileSystem(LeasedReads):
         sustain = inode.open_count > 0
         op = wire.RemoveDirectory(parent, name, self._clock.wall_ns(), sustain)
         if own is None or own is not inode.lease or parent == ROOT_INODE:
-            await self._synchronously(op, (), (wire.Place(parent, name),))
-            self._set_name_if_leased(parent, name, None)
-            self._now_covered_otherwise(inode.ino)
-            await self._let_go(inode.attributes, sustain=sustain)
+            await self._remove_at_router(op, inode)
+            self.keeper.forget(inode.ino)
             return None
         if inode.attributes.size:
             raise MictlanError(Kind.NOT_EMPTY, "rmdir", os.fsdecode(name))
@@ -426,7 +452,7 @@ class LeasedFileSystem(LeasedReads):
         if self.keeper is None:
             return await super()._let_go(attributes, sustain=sustain)
         inode = self.inodes.get(attributes.ino)
-        if inode is None or (inode.attributes.nlink == 0 and inode.open_count == 0):
+        if attributes.nlink == 0 and (inode is None or inode.open_count == 0):
             self._content.discard(attributes.ino)
             if sustain:
                 await self._release(attributes.ino)
@@ -474,8 +500,11 @@ class LeasedFileSystem(LeasedReads):
         sustain = target is not None and target.open_count > 0
         op = wire.Rename(parent, name, new_parent, new_name, self._clock.wall_ns(), mode, sustain)
         is_plain = (
-            ROOT_INODE not in {parent, new_parent}
+            mode != wire.RenameMode.EXCHANGE
+            and ROOT_INODE not in {parent, new_parent}
             and old[1].policy == new[1].policy
+            # Another bucket may have the same policy, and no room.
+            and (parent == new_parent or not new[1].policy.quota)
             and new[1].attributes.nlink > 0
             and all(_is_plain_file(node) for node in (source, target) if node is not None)
         )
@@ -501,7 +530,10 @@ class LeasedFileSystem(LeasedReads):
         self.keeper.table.set_name(new_lease, op.new_name, source)
         _change_entries(new_directory, op.time_ns, entries=int(target is None), directories=0)
         source.attributes = msgspec.structs.replace(source.attributes, ctime_ns=op.time_ns)
+        if source.lease is not None and source.ino in source.lease.told_inodes:
+            new_lease.told_inodes.add(source.ino)
         source.lease = new_lease
+        source.bucket = new_directory.bucket
         if target is not None:
             self._lose_last_name(target, op.time_ns)
         self._post(op, *{directory, new_directory, source}, *([target] if target else []))
@@ -515,21 +547,23 @@ class LeasedFileSystem(LeasedReads):
                 await self._content.flush(node.ino)
         places = (wire.Place(op.parent, op.name), wire.Place(op.new_parent, op.new_name))
         touched = await self._synchronously(op, (), places)
-        moved = self.inodes.get(touched[0].ino)
-        replaced = self.inodes.get(touched[3].ino) if len(touched) > 3 else None
+        moved = self.inodes.learn(touched[0], 0.0)
+        replaced = self.inodes.learn(touched[3], 0.0) if len(touched) > 3 else None
         is_exchange = op.mode == wire.RenameMode.EXCHANGE
         self._set_name_if_leased(op.parent, op.name, replaced if is_exchange else None)
         self._set_name_if_leased(op.new_parent, op.new_name, moved)
         for node in (moved, replaced):
             if node is None:
                 continue
-            node.lease = None
+            self._now_covered_otherwise(node)
+            node.bucket = InodeNumber(0)
             own = self.keeper.table.held(node.ino)
             if own is not None:
                 own.parent = op.new_parent if node is moved else op.parent
         self._note_policies_moved(op)
         for attributes in touched[3:]:
             await self._let_go(attributes, sustain=op.sustain)
+        await self._after_change()
 
     def _note_policies_moved(self, op: wire.Rename) -> None:
         """What lies below a directory that went to another bucket is kept otherwise from now on."""
@@ -538,7 +572,10 @@ class LeasedFileSystem(LeasedReads):
             return
         assert self.keeper is not None
         for inode in self.inodes:
-            inode.lease = None
+            # What is dirty goes where it was written to, and its lease has to wait for it.
+            if not (inode.is_dirty or inode.pending_count):
+                inode.lease = None
+                inode.bucket = InodeNumber(0)
 
     # --- attributes ------------------------------------------------------------------------------
 
@@ -574,12 +611,15 @@ class LeasedFileSystem(LeasedReads):
         kept = {field: value for field, value in changes.items() if value is not None}
         inode.attributes = msgspec.structs.replace(inode.attributes, ctime_ns=op.time_ns, **kept)
         inode.pending_count += 1
+        inode.is_changed = True
         writer = self._content.writeback.get(ino)
         if writer is None or writer.is_clean:
             self._post_counted(op, inode)
         else:
             if op.mtime_ns is not None:
                 writer.mtime_ns = op.mtime_ns
+            # From when this is known to the router, what was written is, too.
+            inode.attributes = msgspec.structs.replace(inode.attributes, mtime_ns=writer.mtime_ns)
             writer.post_after(lambda: self._post_counted(op, inode))
         await self._after_change()
         return inode
@@ -589,11 +629,19 @@ class LeasedFileSystem(LeasedReads):
         if inode.attributes.nlink == 0 and inode.open_count == 0:
             inode.pending_count -= 1
             return
+        if inode.lease is None or inode.lease.mode != LeaseMode.WRITE:
+            # The session ended while the bytes before it could not be stored.
+            inode.pending_count -= 1
+            detail = "the session was fenced before this was applied"
+            self._note_refused(op, MictlanError(Kind.FENCED, "setattr", "", detail), (inode,))
+            return
 
         def on_result(op: wire.Operation, result: wire.OpResult) -> None:
             self._settle(op, result, (inode,))
 
-        self._session.post(op, on_result)
+        # Names may have been changed while it waited.
+        time_ns = max(op.time_ns, inode.attributes.ctime_ns)
+        self._session.post(msgspec.structs.replace(op, time_ns=time_ns), on_result)
 
     async def _setattr_at_router(self, op: wire.SetAttributes) -> Inode:
         # What was written before must not be applied after: it would undo the size or the time.
@@ -604,6 +652,7 @@ class LeasedFileSystem(LeasedReads):
         if op.size is not None:
             inode.note_own_change(attributes)
             inode.extents.truncate(op.size, attributes.content_version)
+        await self._after_change()
         return inode
 
     async def _apply(self, op: wire.Operation) -> tuple[Attributes, ...]:
@@ -616,18 +665,28 @@ class LeasedFileSystem(LeasedReads):
                 # As `cp -a` does to every file.
                 return ((await self.setattr(op.ino, mode=mode)).attributes,)
         await self._content.flush(op.ino)
-        return await self._synchronously(op, (op.ino,))
+        touched = await self._synchronously(op, (op.ino,))
+        await self._after_change()
+        return touched
 
     # --- files -----------------------------------------------------------------------------------
 
     async def write(self, number: HandleNumber, offset: int, data: bytes) -> int:
         """Write to an open file; returns the number of bytes taken, always all."""
-        if self.keeper is not None:
-            inode = self.handles.file(number).inode
-            if not self.is_owned(inode.ino):
+        if self.keeper is None:
+            return await super().write(number, offset, data)
+        handle = self.handles.file(number)
+        ino = handle.inode.ino
+        while True:
+            if not self.is_owned(ino):
                 await self._content.wait_for_room()
-                await self._own_inode(inode.ino)
-        return await super().write(number, offset, data)
+                await self._own_inode(ino)
+            await self._content.admit(handle, offset, len(data))
+            # It may have had to wait, and the lease be gone again.
+            if self.is_owned(ino):
+                break
+        self._content.take(handle, offset, data)
+        return len(data)
 
     @property
     def wants_flush(self) -> bool:
@@ -703,6 +762,8 @@ class LeasedFileSystem(LeasedReads):
         return inode is not None and inode.open_count > 0 and inode.kernel_content_version >= 0
 
 
+# After these errors a change may have been applied, or be applied later.
+_UNDECIDED = {Kind.TIMED_OUT, Kind.UNAVAILABLE, Kind.FENCED}
 _MOVES = {wire.RenameMode.REPLACE, wire.RenameMode.NO_REPLACE, wire.RenameMode.EXCHANGE}
 
 

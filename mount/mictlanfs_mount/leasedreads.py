@@ -154,15 +154,21 @@ class LeasedReads(FileSystem):
         if self._session.unanswered_count:
             await self._session.flush_within_deadline()
 
+    def _is_doubtful(self, lease: Lease | None) -> bool:
+        """Whether what was changed here is known, but not to be relied on just now."""
+        assert self.keeper is not None
+        return not self.keeper.table.trust_s or (lease is not None and lease.is_doubted)
+
     # --- names -----------------------------------------------------------------------------------
 
     async def lookup(self, parent: InodeNumber, name: bytes) -> Inode:
         """Resolve a name. Raises NOT_FOUND, NOT_DIRECTORY."""
         if self.keeper is None or name in {b".", b".."}:
+            await self._catch_up()
             return await super().lookup(parent, name)
         lease = self.keeper.table.get(parent)
         if lease is not None:
-            if lease.misses >= MISSES_MAX and not lease.knows(name):
+            if lease.misses >= MISSES_MAX and not (lease.is_large or lease.knows(name)):
                 await self._list(parent)
                 lease = self.keeper.table.get(parent)
             if lease is not None and lease.knows(name):
@@ -176,8 +182,7 @@ class LeasedReads(FileSystem):
     async def _look_up(self, parent: InodeNumber, name: bytes) -> Inode:
         """Ask for a name; what is found, or that nothing is, is kept if a lease comes with it."""
         assert self.keeper is not None
-        if not self.keeper.table.trust_s:
-            # What was made here is known, but not to be relied on just now.
+        if self._is_doubtful(self.keeper.table.held(parent)):
             await self._catch_up()
         request = wire.Lookup(parent, name, LISTED_EXTENTS_MAX, INLINE_WITH_NODE_SIZE_BYTES)
         answer, grants = await self.keeper.ask(wire.Path.LOOKUP, request, Node)
@@ -195,6 +200,8 @@ class LeasedReads(FileSystem):
                 inode = lease.names.get(name)
             else:
                 self.keeper.table.set_name(lease, name, inode)
+                if self.keeper.table.is_crowded:
+                    await self._make_room()
         if inode is None:
             raise missing
         return inode
@@ -212,7 +219,7 @@ class LeasedReads(FileSystem):
         if self.keeper is None:
             return await super()._asked(ino, extents_max)
         known = self.inodes.get(ino)
-        if known is not None and known.pending_count:
+        if known is not None and (known.pending_count or self._is_doubtful(known.lease)):
             await self._catch_up()
         wanted = extents_max or LISTED_EXTENTS_MAX
         request = wire.GetNode(ino, wanted, INLINE_WITH_NODE_SIZE_BYTES)
@@ -247,6 +254,8 @@ class LeasedReads(FileSystem):
                 handle.parent = lease.parent
                 handle.is_complete = True
         if handle.snapshot is None:
+            if index >= handle.count and not handle.is_complete:
+                await self._catch_up()
             return await super().readdir(number, index)
         return handle
 
@@ -265,13 +274,15 @@ class LeasedReads(FileSystem):
             lease = table.get(ino)
             if lease is not None and lease.is_complete:
                 return lease
+            if lease is not None and lease.is_large:
+                return None
             listing = self._listings.get(ino)
             if listing is not None:
                 await listing.wait()
                 continue
             listing = self._listings[ino] = trio.Event()
             try:
-                if not table.trust_s:
+                if self._is_doubtful(table.held(ino)):
                     await self._catch_up()
                 if not await self._list_pages(ino):
                     return None
@@ -285,6 +296,7 @@ class LeasedReads(FileSystem):
         assert self.keeper is not None
         table = self.keeper.table
         lease: Lease | None = None
+        names: dict[bytes, Inode | None] = {}
         after = b""
         while True:
             request = wire.ListDirectory(
@@ -299,8 +311,14 @@ class LeasedReads(FileSystem):
             covering = self.keeper.covering(ino, grants)
             if covering is None or (lease is not None and covering is not lease):
                 return False
+            if lease is None:
+                names = covering.names
             lease = covering
+            if lease.names is not names:
+                # What the pages before told was forgotten.
+                return False
             if not table.can_keep(page.directory.size):
+                lease.is_large = True
                 return False
             lease.parent = page.parent
             self._learn_page(lease, page, grants)
@@ -323,7 +341,8 @@ class LeasedReads(FileSystem):
             if entry.name in lease.names:
                 # It was changed here since, or is known; what the page says may be older.
                 known = lease.names[entry.name]
-                if known is None or table.covers(known):
+                is_same = known is not None and known.ino == entry.node.attributes.ino
+                if not is_same or known is None or table.covers(known):
                     continue
             node = entry.node
             inode = self.remembered(node, 0.0)

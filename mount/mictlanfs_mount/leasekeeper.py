@@ -11,10 +11,9 @@ what was changed is committed; the lease ends; the kernel forgets; the router is
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeVar
 
-import msgspec
 import trio
 
 from mictlanfs import wire
@@ -62,6 +61,7 @@ class LeaseKeeper:
         self._incarnation = session.grant.incarnation
         self._trust_given_s = session.grant.lease_ttl_s
         self._trust_grew = trio.Event()
+        self._gave_up = trio.Event()
         self._forgotten: list[InodeNumber] = []
         self._nursery: trio.Nursery | None = None
         self.table = table
@@ -136,18 +136,21 @@ class LeaseKeeper:
     async def _acquired(
         self, inodes: tuple[InodeNumber, ...], places: tuple[wire.Place, ...]
     ) -> wire.Acquired:
-        ref = self._session.ref
-        request = wire.Acquire(ref.session, ref.epoch, inodes, places, extents_max=1)
-        try:
-            return await self._router.acquire(request)
-        except MictlanError as error:
-            if error.kind is not Kind.FENCED:
-                raise
-        await self.replace(ref)
-        ref = self._session.ref
-        return await self._router.acquire(
-            msgspec.structs.replace(request, session=ref.session, epoch=ref.epoch)
-        )
+        fences_left = 1
+        while True:
+            ref = self._session.ref
+            request = wire.Acquire(ref.session, ref.epoch, inodes, places, extents_max=1)
+            try:
+                got = await self._router.acquire(request)
+            except MictlanError as error:
+                if error.kind is not Kind.FENCED or not fences_left:
+                    raise
+                fences_left -= 1
+                await self.replace(ref)
+                continue
+            if ref == self._session.ref:
+                return got
+            # Meanwhile the session was replaced: what was granted to it is gone.
 
     async def give_up(self, leases: Sequence[Lease]) -> None:
         """End leases that nobody asked for, to save memory."""
@@ -159,6 +162,19 @@ class LeaseKeeper:
         self.table.note_recall(keys, stamp + 1)
         await self._end(leases, LeaseMode.NONE)
         await self._release(keys, LeaseMode.NONE, stamp)
+
+    def doubt(self, leases: Iterable[Lease]) -> None:
+        """What is known under these is used no more, and they are given up when all is stored."""
+        doubted = [lease for lease in leases if lease.mode and not lease.is_doubted]
+        for lease in doubted:
+            lease.is_doubted = lease.is_recalled = True
+        if doubted and self._nursery is not None:
+            self._nursery.start_soon(self.give_up, doubted)
+
+    async def until_given_up(self, key: InodeNumber) -> None:
+        """Wait while a lease is being given up: asked for now, it would be granted and useless."""
+        while (lease := self.table.held(key)) is not None and lease.is_recalled:
+            await self._gave_up.wait()
 
     def forget(self, key: InodeNumber) -> None:
         """The inode is gone, and its lease with it; the router is told when there is time."""
@@ -257,8 +273,13 @@ class LeaseKeeper:
             else:
                 self.table.end(lease)
                 ended.append(lease)
+        self._note_given_up()
         if ended:
             await self._holdings.let_kernel_forget(ended)
+
+    def _note_given_up(self) -> None:
+        self._gave_up.set()
+        self._gave_up = trio.Event()
 
     async def _release(self, keys: tuple[InodeNumber, ...], keep: int, stamp: int) -> None:
         ref = self._session.ref
@@ -276,9 +297,11 @@ class LeaseKeeper:
     def on_grant(self, grant: wire.SessionGrant) -> None:
         """A session was granted in the place of one that was fenced: nothing is held any more."""
         ended = self.table.end_all()
+        self._note_given_up()
         self._incarnation = grant.incarnation
         self._trust_given_s = grant.lease_ttl_s
         self._last_event = 0
+        self._forgotten.clear()
         self._trust_since(self._session.grant_asked_s)
         if ended and self._nursery is not None and self._holdings is not None:
             log.warning("%d leases were lost with the session", len(ended))

@@ -44,9 +44,11 @@ class Lease:
         since: the stamp of the first grant; what was read before is not covered.
         stamp: the stamp of the last grant.
         is_recalled: it is being given up: nothing more may be changed under it.
+        is_doubted: what is known may not be true, as a change was refused or is not answered.
         names: of a directory: what names stand for; None: known not to exist.
         is_complete: whether every name that exists is in `names`.
         neighbours: which of its files to fetch ahead; None until one is opened.
+        is_large: whether there are too many names to keep them all.
         parent: of a directory that is complete: what `..` names.
         misses: names looked up that were not known, since the last listing.
         told_inodes, told_names: what the kernel was told that it may keep.
@@ -56,6 +58,8 @@ class Lease:
     __slots__ = (
         "former",
         "is_complete",
+        "is_doubted",
+        "is_large",
         "is_recalled",
         "key",
         "misses",
@@ -75,7 +79,9 @@ class Lease:
         self.since = stamp
         self.stamp = stamp
         self.is_recalled = False
+        self.is_doubted = False
         self.is_complete = False
+        self.is_large = False
         self.misses = 0
         self.names: dict[bytes, Inode | None] = {}
         self.former: list[Inode] = []
@@ -123,7 +129,7 @@ class LeaseTable:
     def get(self, key: InodeNumber) -> Lease | None:
         """The lease on a key, if it may be used now."""
         lease = self._held.get(key)
-        if lease is None or self._clock.monotonic_s() >= self.trusted_until_s:
+        if lease is None or lease.is_doubted or self._clock.monotonic_s() >= self.trusted_until_s:
             return None
         return lease
 
@@ -146,6 +152,7 @@ class LeaseTable:
         return (
             lease is not None
             and lease.mode != LeaseMode.NONE
+            and not lease.is_doubted
             and self._clock.monotonic_s() < self.trusted_until_s
         )
 

@@ -68,9 +68,13 @@ class Quotas:
         """A new inode is in the bucket of its directory: one question for all files made there."""
         if not inode.policy.quota:
             return
+        await self.find_bucket(directory)
+        inode.bucket = directory.bucket
+
+    async def find_bucket(self, directory: Inode) -> None:
+        """Know in which bucket a directory lies."""
         if not directory.bucket:
             directory.bucket = (await self._use_of(directory)).bucket
-        inode.bucket = directory.bucket
 
     async def admit(self, inode: Inode, offset: int, length: int) -> None:
         """Take note that `[offset, offset + length)` of a file is about to be written.

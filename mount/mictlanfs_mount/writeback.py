@@ -311,6 +311,9 @@ class FileWriter:
         batch: list[tuple[_Sealed, Chunk]] = []
         count = inline_size = 0
         for sealed in self._sealed:
+            if self._afterwards and sealed.sequence >= self._afterwards[0][0]:
+                # What was written later must not come before what waits for what is in front.
+                break
             count += sealed.pieces.count
             inline_size += len(sealed.body)
             is_too_much = (
