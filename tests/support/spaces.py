@@ -126,11 +126,11 @@ class Space:
 
 
 @contextlib.contextmanager
-def running_space(data: Path, peer_count: int = 3) -> Iterator[Space]:
-    """A supervised space that is stopped on leaving."""
+def running_space(data: Path, peer_count: int = 3, *options: str) -> Iterator[Space]:
+    """A supervised space that is stopped on leaving; the options are those of `server start`."""
     space = Space(data, peer_count)
     try:
-        space.start()
+        space.start(*options)
         yield space
     finally:
         space.stop()
@@ -206,6 +206,16 @@ def mounted(uri: str, base: Path, *options: str) -> Iterator[Mount]:
         mictlanfs("umount", mount.path, check=False)
         if is_mounted(mount.path):
             run("umount", "-l", mount.path, check=False)
+
+
+@contextlib.contextmanager
+def several_mounted(uri: str, base: Path, count: int, *options: str) -> Iterator[list[Mount]]:
+    """Mounts of one space, each with a cache of its own, that are gone on leaving."""
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(mounted(uri, base / f"mount-{index}", *options))
+            for index in range(count)
+        ]
 
 
 @dataclass
