@@ -4,7 +4,7 @@
 # The prerequisites below have an order (test lints first), and their output would mix.
 .NOTPARALLEL:
 
-.PHONY: help setup run demo test lint format model fsx bench clean
+.PHONY: help setup run demo test lint format model history fsx bench clean
 
 help: ## list the targets
 	@echo 'Usage: make TARGET [ARGS="..."]'
@@ -36,6 +36,9 @@ format: setup ## mend what the tools can mend, and format
 
 model: setup ## do the same at random to a mount and a local folder (ARGS="--minutes 30 --seed 7")
 	@exec .venv/bin/python -m tests.stateful.mounted_model $(ARGS)
+
+history: setup ## call at random on three mounts and look for an order of it (ARGS="--minutes 30 --seed 7")
+	@exec .venv/bin/python -m tests.stateful.history $(ARGS)
 
 fsx: setup ## read, write, truncate and map files at random (ARGS="--operations 100000 --seed 7")
 	@exec .venv/bin/python -m tests.stateful.fsx $(ARGS)

@@ -325,7 +325,7 @@ class LeasedFileSystem(LeasedReads):
         inode = self.remembered(Node(touched[0], op.target, policy=policy), 0.0)
         inode.extents.reset(touched[0].content_version)
         inode.extents.learn(0, None, (), ())
-        lease = self.keeper.table.writable(op.parent)
+        lease = self.keeper.table.held(op.parent)
         if lease is not None:
             self.keeper.table.set_name(lease, op.name, inode)
             if op.kind is not FileKind.DIRECTORY:
@@ -356,8 +356,12 @@ class LeasedFileSystem(LeasedReads):
             self.kernel.attributes_changed(inode.ino)
 
     def _set_name_if_leased(self, parent: InodeNumber, name: bytes, inode: Inode | None) -> None:
+        """What a name stands for after a change at the router. No await since its answer.
+
+        A lease that is being given up may end as one for reading, so it is told, too.
+        """
         assert self.keeper is not None
-        lease = self.keeper.table.writable(parent)
+        lease = self.keeper.table.held(parent)
         if lease is not None:
             self.keeper.table.set_name(lease, name, inode)
 
@@ -408,8 +412,16 @@ class LeasedFileSystem(LeasedReads):
                 raise MictlanError(Kind.NOT_FOUND, operation, os.fsdecode(name))
             if self.keeper.table.covers(inode):
                 return lease, directory, inode
-            await self._asked(inode.ino)
+            await self._look_at(inode.ino)
         raise MictlanError(Kind.BUSY, "lease", str(parent), _ALWAYS_WANTED)
+
+    async def _look_at(self, ino: InodeNumber) -> None:
+        """Know an inode that a name stands for. If it is gone, so is the lease on the name."""
+        try:
+            await self._asked(ino)
+        except MictlanError as error:
+            if error.kind is not Kind.STALE:
+                raise
 
     def _remove_entry(
         self, lease: Lease, directory: Inode, name: bytes, time_ns: int, *, directories: int = 0
@@ -492,7 +504,7 @@ class LeasedFileSystem(LeasedReads):
             ]
             if not unknown:
                 break
-            await self._asked(unknown[0])
+            await self._look_at(unknown[0])
         else:
             raise MictlanError(Kind.BUSY, "lease", str(parent), _ALWAYS_WANTED)
         if mode == wire.RenameMode.NO_REPLACE and target is not None:
