@@ -383,6 +383,9 @@ class FakeKernel:
     def attributes_changed(self, ino: InodeNumber) -> None:
         self.changed.append(ino)
 
+    def store(self, ino: InodeNumber, body: Buffer) -> bool:
+        return False
+
     async def forget(
         self, names: Sequence[tuple[InodeNumber, bytes]], inodes: Sequence[InodeNumber]
     ) -> None:
