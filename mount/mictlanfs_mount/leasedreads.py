@@ -43,6 +43,11 @@ LISTED_EXTENTS_MAX = 4
 ATTEMPTS_MAX = 3
 # Files up to this size are pushed into the kernel's cache when they are opened.
 PUSHED_SIZE_BYTES_MAX = 128 * KIB
+# While files are opened at least this often, listings bring the bytes of small files.
+READING_S = 1.0
+# Directories listed ahead of a walk: at the same time, and of those just below.
+AHEAD_LISTINGS_MAX = 4
+AHEAD_BELOW = 4
 
 
 class KernelCache(Protocol):
@@ -87,9 +92,10 @@ class LeasedReads(FileSystem):
         super().__init__(*args, **options)
         # Directories that are being listed, each until it is known.
         self._listings: dict[InodeNumber, trio.Event] = {}
-        # Files opened since the last listing: who reads the files of one directory will read those
-        # of the next, so their bytes come along.
-        self._opens = 0
+        self._ahead_limiter = trio.CapacityLimiter(AHEAD_LISTINGS_MAX)
+        # When a file was opened last: who reads the files of one directory will read those of the
+        # next, so their bytes come along.
+        self._opened_s = float("-inf")
 
     # --- what is known ---------------------------------------------------------------------------
 
@@ -248,6 +254,7 @@ class LeasedReads(FileSystem):
         if handle.snapshot is None and not handle.entries:
             lease = await self._list(handle.inode.ino)
             if lease is not None:
+                self._walk_ahead(handle.inode, lease)
                 found = [(name, inode) for name, inode in lease.names.items() if inode is not None]
                 found.sort(key=_name_of)
                 handle.snapshot = found
@@ -291,6 +298,37 @@ class LeasedReads(FileSystem):
                 listing.set()
         return None
 
+    @property
+    def _inline_wanted(self) -> int:
+        """Bytes of inline chunks that are to come with each file of a listing."""
+        is_reading = self._clock.monotonic_s() < self._opened_s + READING_S
+        return INLINE_WITH_NODE_SIZE_BYTES if is_reading else 0
+
+    def _walk_ahead(self, directory: Inode, lease: Lease) -> None:
+        """List directories that a walk over a tree is likely to come to next, in the background."""
+        assert self.keeper is not None
+        parent = self.keeper.table.get(lease.parent)
+        if parent is None or not parent.is_complete or parent is lease:
+            return
+        if parent.walk is None or not parent.walk.knows(directory):
+            parent.walk = Neighbours(_directories_of(parent))
+        following = parent.walk.on_open(directory)
+        if parent.walk.is_going_on:
+            # Those below are read before those beside.
+            following = [*_directories_of(lease)[:AHEAD_BELOW], *following]
+        for inode in following:
+            known = self.keeper.table.get(inode.ino)
+            is_known = known is not None and (known.is_complete or known.is_large)
+            if not is_known and inode.ino not in self._listings:
+                self.keeper.start_soon(self._list_ahead, inode.ino)
+
+    async def _list_ahead(self, ino: InodeNumber) -> None:
+        try:
+            async with self._ahead_limiter:
+                await self._list(ino)
+        except MictlanError as error:
+            log.debug("not listed ahead: %s", error)
+
     async def _list_pages(self, ino: InodeNumber) -> bool:
         """Ask for all pages of a directory. False: it is too large to be kept, or not leased."""
         assert self.keeper is not None
@@ -303,9 +341,8 @@ class LeasedReads(FileSystem):
                 ino,
                 after,
                 extents_max=LISTED_EXTENTS_MAX,
-                inline_max=INLINE_WITH_NODE_SIZE_BYTES if self._opens else 0,
+                inline_max=self._inline_wanted,
             )
-            self._opens = 0
             with stale_when_gone("list", ino):
                 page, grants = await self.keeper.read(wire.Path.LIST, request, wire.ListPage)
             covering = self.keeper.covering(ino, grants)
@@ -376,7 +413,7 @@ class LeasedReads(FileSystem):
         is_member: IsMember = in_every_group,
     ) -> Opened:
         """Open a file, with what was closed elsewhere before. Raises STALE when it is gone."""
-        self._opens += 1
+        self._opened_s = self._clock.monotonic_s()
         inode = self.inodes.get(ino)
         if self.keeper is None or inode is None or not self.keeper.table.covers(inode):
             return await super().open(ino, flags, thread, is_root=is_root, is_member=is_member)
@@ -437,6 +474,17 @@ class LeasedReads(FileSystem):
             if not self.keeper.table.covers(inode):
                 await self._asked(inode.ino)
         return await super().read(number, offset, length)
+
+
+def _directories_of(lease: Lease) -> list[Inode]:
+    """The directories in a directory, in order of names."""
+    found = [
+        (name, inode)
+        for name, inode in lease.names.items()
+        if inode is not None and inode.attributes.kind is FileKind.DIRECTORY
+    ]
+    found.sort(key=_name_of)
+    return [inode for _, inode in found]
 
 
 def _name_of(entry: tuple[bytes, Inode]) -> bytes:

@@ -11,7 +11,7 @@ what was changed is committed; the lease ends; the kernel forgets; the router is
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 import trio
@@ -182,6 +182,11 @@ class LeaseKeeper:
         if lease is not None:
             self.table.end(lease)
             self._forgotten.append(key)
+
+    def start_soon(self, work: Callable[[InodeNumber], Awaitable[None]], ino: InodeNumber) -> None:
+        """Do something in the background, for as long as events are followed."""
+        if self._nursery is not None:
+            self._nursery.start_soon(work, ino)
 
     # --- events ----------------------------------------------------------------------------------
 

@@ -47,7 +47,8 @@ class Lease:
         is_doubted: what is known may not be true, as a change was refused or is not answered.
         names: of a directory: what names stand for; None: known not to exist.
         is_complete: whether every name that exists is in `names`.
-        neighbours: which of its files to fetch ahead; None until one is opened.
+        neighbours, walk: which of its files to fetch and of its directories to list ahead; None
+            until one is read.
         is_large: whether there are too many names to keep them all.
         parent: of a directory that is complete: what `..` names.
         misses: names looked up that were not known, since the last listing.
@@ -71,6 +72,7 @@ class Lease:
         "stamp",
         "told_inodes",
         "told_names",
+        "walk",
     )
 
     def __init__(self, key: InodeNumber, mode: int, stamp: int) -> None:
@@ -86,6 +88,7 @@ class Lease:
         self.names: dict[bytes, Inode | None] = {}
         self.former: list[Inode] = []
         self.neighbours: Neighbours[Inode] | None = None
+        self.walk: Neighbours[Inode] | None = None
         self.parent = ROOT_INODE
         self.told_inodes: set[InodeNumber] = set()
         self.told_names: set[bytes] = set()
@@ -224,7 +227,7 @@ class LeaseTable:
             inode.name_count -= 1
         lease.former += kept
         lease.names = {}
-        lease.neighbours = None
+        lease.neighbours = lease.walk = None
         lease.is_complete = False
 
     # --- names -----------------------------------------------------------------------------------

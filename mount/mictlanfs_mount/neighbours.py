@@ -1,8 +1,9 @@
-"""Which files of a directory to fetch before they are opened: a pure policy, one a directory.
+"""What of a directory to fetch before it is asked for: a pure policy, one a directory.
 
-Programs that read many small files (grep -r, compilers, tar) open them in the order of a listing,
-which is that of names. Once two files are opened so, the next ones are wanted, more of them the
-longer it goes on; what is fetched together travels in few requests.
+Of files, their bytes; of directories in it, their names. Programs that read many small files
+(grep -r, compilers, tar) open them in the order of a listing, which is that of names. Once two
+files are opened so, the next ones are wanted, more of them the longer it goes on; what is fetched
+together travels in few requests.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ T = TypeVar("T", bound=Numbered)
 
 
 class Neighbours(Generic[T]):
-    """The files of one directory in order, and how far they were fetched."""
+    """The files of one directory in order, and how far they were fetched.
+
+    Attributes:
+        is_going_on: whether the last two were opened in order.
+    """
 
     def __init__(self, files: Sequence[T]) -> None:
         self._files = files
@@ -36,6 +41,7 @@ class Neighbours(Generic[T]):
         self._last = -STEP_MAX
         self._fetched_to = 0
         self._ahead = AHEAD_FIRST
+        self.is_going_on = False
 
     def knows(self, file: T) -> bool:
         """Whether the file was there when the directory was listed."""
@@ -48,7 +54,8 @@ class Neighbours(Generic[T]):
             return ()
         step = index - self._last
         self._last = index
-        if not 0 < step <= STEP_MAX:
+        self.is_going_on = 0 < step <= STEP_MAX
+        if not self.is_going_on:
             self._ahead, self._fetched_to = AHEAD_FIRST, index + 1
             return ()
         if index + self._ahead // 2 < self._fetched_to:
