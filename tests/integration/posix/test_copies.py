@@ -23,6 +23,9 @@ TIMES_NS = {
 SPARSE_SIZE = 64 << 20
 
 
+LONG_AGO_NS = 1_000_000_000_123_456_789
+
+
 def plant(tree: str) -> None:
     """Everything that a copy could lose."""
     os.mkdir(tree)
@@ -52,6 +55,9 @@ def plant(tree: str) -> None:
     os.setxattr("directory", "user.of the directory", b"")
     run("setfacl", "-m", f"u:{ALICE.uid}:rw,g:{BOB.gid}:r", "directory/data")
     run("setfacl", "-m", f"u:{ALICE.uid}:rwx,d:u:{BOB.uid}:rx,d:g::rwx", "directory")
+    for name in os.listdir("."):
+        # rsync takes times within the same second for equal.
+        os.utime(name, ns=(LONG_AGO_NS, LONG_AGO_NS), follow_symlinks=False)
     for name, time_ns in TIMES_NS.items():
         write_file(name, b"")
         os.utime(name, ns=(time_ns, time_ns))
@@ -59,6 +65,7 @@ def plant(tree: str) -> None:
     os.chmod("directory", 0o2775)
     os.utime("directory", ns=(1, TIMES_NS["before 1970"]))
     os.chdir("..")
+    os.utime(tree, ns=(LONG_AGO_NS, LONG_AGO_NS))
 
 
 def seen(tree: str) -> dict[bytes, object]:

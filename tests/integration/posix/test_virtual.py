@@ -154,8 +154,9 @@ def test_the_hidden_directory_is_found_and_not_listed(mount: Mount, here: Path) 
 def test_documents_are_made_when_they_are_opened(mount: Mount, here: Path) -> None:
     stats = mount.path / ".mictlanfs" / "stats"
     before = json.loads(stats.read_text())
-    (here / "file").write_bytes(b"x" * 100_000)
-    (here / "file").read_bytes()
+    with (here / "file").open("wb", buffering=0) as file:
+        file.write(b"x" * 100_000)
+        os.fsync(file.fileno())
     after = json.loads(stats.read_text())
     assert after["router_requests"] > before["router_requests"]
     assert after["peer_requests"] > before["peer_requests"]
