@@ -150,12 +150,16 @@ class RouterClient:
                 response = await self._send(
                     "POST", path, body, self._retry, headers=headers, timeout_s=LEASED_TIMEOUT_S
                 )
-                break
+                grants, rest = wire.unframe(response.body, wire.Grants)
+                if response.status == 200:
+                    break
+                failure = wire.decode_error(response.status, rest)
+                if is_last or failure.kind is not Kind.FENCED:
+                    break
             except MictlanError as error:
                 if is_last or error.kind is not Kind.FENCED:
                     raise
-                await self.lessee.replace(ref)
-        grants, rest = wire.unframe(response.body, wire.Grants)
+            await self.lessee.replace(ref)
         if ref == self.lessee.ref:
             self.lessee.on_grants(grants)
         if response.status != 200:
