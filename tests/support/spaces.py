@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -187,6 +188,12 @@ class Mount:
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not is_running(pid), "the mount process ended")
 
+    def end(self) -> None:
+        """Leave nothing mounted, whatever happened."""
+        mictlanfs("umount", self.path, check=False)
+        if is_mounted(self.path):
+            run("umount", "-l", self.path, check=False)
+
     @property
     def bucket(self) -> Path:
         """A bucket for tests to work in, made on first use."""
@@ -203,19 +210,22 @@ def mounted(uri: str, base: Path, *options: str) -> Iterator[Mount]:
         mount.mount()
         yield mount
     finally:
-        mictlanfs("umount", mount.path, check=False)
-        if is_mounted(mount.path):
-            run("umount", "-l", mount.path, check=False)
+        mount.end()
 
 
 @contextlib.contextmanager
 def several_mounted(uri: str, base: Path, count: int, *options: str) -> Iterator[list[Mount]]:
     """Mounts of one space, each with a cache of its own, that are gone on leaving."""
-    with contextlib.ExitStack() as stack:
-        yield [
-            stack.enter_context(mounted(uri, base / f"mount-{index}", *options))
-            for index in range(count)
-        ]
+    mounts = [
+        Mount(uri, base / f"mount-{index}" / "mnt", base / f"mount-{index}" / "cache", options)
+        for index in range(count)
+    ]
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            list(pool.map(Mount.mount, mounts))
+            yield mounts
+        finally:
+            list(pool.map(Mount.end, mounts))
 
 
 @dataclass
