@@ -70,6 +70,11 @@ def state_dir() -> Path:
     return _made(_xdg("XDG_STATE_HOME", ".local/state"))
 
 
+def recovery_dir() -> Path:
+    """Where mounts keep what they could not commit; made when missing. Raises as `state_dir`."""
+    return _made(state_dir() / "recovery")
+
+
 def cache_dir() -> Path:
     """Where data that can be fetched again is kept; made when missing.
 

@@ -55,6 +55,7 @@ COMMANDS: dict[str, Listed] = {
     "rm": Listed("Remove files and directories."),
     "exists": Listed("Tell by the exit code whether something exists."),
     "bucket": Listed("Make, list, show and remove buckets."),
+    "recover": Listed("List, show, re-apply and export what a mount could not commit."),
     "status": Listed("Show the health of a space."),
 }
 

@@ -157,6 +157,7 @@ class Session:
         self._deadline_s = deadline_s
         self._on_grant = on_grant
         self._waiting: deque[_Request | _Posted] = deque()
+        self._under_way: list[_Request | _Posted] = []
         # How many requests were ever made, and how many of them were answered, in order.
         self._asked_count = 0
         self._answered_count = 0
@@ -305,6 +306,19 @@ class Session:
             return await self._answered_until(self._asked_count - UNANSWERED_COUNT_MAX // 2)
         raise MictlanError(Kind.TIMED_OUT, "commit", "", "the router does not answer")
 
+    def give_up(self, error: MictlanError) -> None:
+        """Fail all that was posted and is not answered; it may be applied all the same.
+
+        For the very end: nothing may be posted or applied afterwards.
+        """
+        unanswered = [*self._under_way, *self._waiting]
+        self._under_way.clear()
+        self._waiting.clear()
+        for request in unanswered:
+            request.error = error
+            request.settle()
+        self._count_answered(len(unanswered))
+
     async def _answered_until(self, count: int) -> None:
         self._has_work.set()
         while self._answered_count < count:
@@ -389,6 +403,8 @@ class Session:
         return batch
 
     async def _send_batch(self, batch: list[_Request | _Posted]) -> None:
+        # Without those that `give_up` takes away meanwhile.
+        self._under_way = batch
         ops = tuple(op for request in batch for op in request.ops)
         sync = any(request.sync for request in batch)
         is_covered = any(request.is_covered for request in batch)
@@ -406,6 +422,7 @@ class Session:
                 request.results = answer.results[start : start + len(request.ops)]
                 start += len(request.ops)
                 request.settle()
+        self._under_way = []
         self._count_answered(len(batch))
 
     async def _commit(

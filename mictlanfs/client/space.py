@@ -8,7 +8,7 @@ at once.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from mictlanfs.client.lazysession import LazySession
 from mictlanfs.client.names import Names, parse_path, show_path
 from mictlanfs.client.peermap import PeerDirectory
 from mictlanfs.client.peers import PeerClient
+from mictlanfs.client.recovering import Applier, Outcome
 from mictlanfs.client.removal import remove_tree
 from mictlanfs.client.retry import RetryPolicy
 from mictlanfs.client.router import RouterClient
@@ -37,6 +38,7 @@ from mictlanfs.client.upload import Uploader, new_directories
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.identifiers import boot_id
 from mictlanfs.model import ROOT_INODE, Attributes, BucketPolicy, FileKind, Node
+from mictlanfs.recoveries import RecoveryFile
 from mictlanfs.taskerrors import raising_single_errors
 
 Progress = Callable[[int], None]
@@ -127,6 +129,7 @@ class SpaceClient:
         self._sessions = sessions
         self._caller = caller
         self._tree = Tree(router)
+        self._chunks = chunks
         self._uploader = Uploader(self._tree, chunks, caller, inline_size_max)
         self._downloader = Downloader(self._tree, chunks)
 
@@ -384,6 +387,18 @@ class SpaceClient:
         op = wire.SetBucketPolicy(node.attributes.ino, policy, time.time_ns())
         await session.apply(op, sync=True)
         return policy
+
+    # --- what a mount could not commit --------------------------------------------------------
+
+    async def apply_recovery(self, recovery: RecoveryFile) -> Sequence[Outcome]:
+        """Bring what a mount could not commit into the space; see `recovering`.
+
+        Raises:
+            MictlanError: CONFLICT when it is of another space.
+        """
+        session = await self._sessions.get()
+        applier = Applier(self.router, self._tree, self._chunks, session, self._caller, recovery)
+        return await applier.apply()
 
     # --- the space -------------------------------------------------------------------------------
 

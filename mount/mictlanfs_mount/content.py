@@ -431,6 +431,12 @@ class Content:
         if writer is not None:
             writer.drop_refused()
 
+    def raise_loss(self, ino: InodeNumber) -> None:
+        """Report, once, that bytes of a file did not reach the space and never will."""
+        writer = self.writeback.get(ino)
+        if writer is not None and writer.is_clean:
+            writer.raise_error()
+
     def discard(self, ino: InodeNumber) -> None:
         """Drop what is dirty of a file that nobody can reach any more."""
         writer = self.writeback.get(ino)

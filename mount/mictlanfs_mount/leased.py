@@ -22,6 +22,7 @@ import logging
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -37,6 +38,7 @@ from mictlanfs_mount.handles import HandleNumber
 from mictlanfs_mount.inodes import Inode
 from mictlanfs_mount.leasedreads import LeasedReads
 from mictlanfs_mount.leases import Lease
+from mictlanfs_mount.salvage import Salvager
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +55,11 @@ class LeasedFileSystem(LeasedReads):
 
     Attributes:
         writes_through: whether every change is on the router before its verb returns.
+        salvager: takes what the router does not; None: it is lost.
     """
 
     writes_through = False
+    salvager: Salvager | None = None
     # What the router refused of what was applied here, and nobody was told of.
     _refusal: MictlanError | None = None
 
@@ -155,7 +159,7 @@ class LeasedFileSystem(LeasedReads):
         """The router answered to a change that was applied here before."""
         for inode in inodes:
             inode.pending_count -= 1
-        if result.error is not None:
+        if result.error is not None and not isinstance(op, wire.Release):
             self._note_refused(op, result.error.to_error(), inodes)
         for attributes in result.touched:
             known = self.inodes.get(attributes.ino)
@@ -178,6 +182,8 @@ class LeasedFileSystem(LeasedReads):
         assert self.keeper is not None
         log.error("%s was refused by the router: %s", type(op).__name__, failure)
         self._refusal = failure
+        if self.salvager is not None:
+            self.salvager.take_operation(op, failure, inodes)
         table = self.keeper.table
         held = (lease for inode in inodes for lease in (inode.lease, table.held(inode.ino)))
         self.keeper.doubt([lease for lease in held if lease is not None])
@@ -199,6 +205,11 @@ class LeasedFileSystem(LeasedReads):
         if self.writes_through:
             await self._session.flush_within_deadline()
             self._raise_refusal()
+
+    def note_loss(self) -> None:
+        """Bytes of files that nobody has open went with the session."""
+        detail = "what was written is not in the space: see 'mictlanfs recover'"
+        self._refusal = MictlanError(Kind.FENCED, "write back", "", detail)
 
     def _raise_refusal(self) -> None:
         """Report, once, that the router refused what was applied here."""
@@ -548,7 +559,8 @@ class LeasedFileSystem(LeasedReads):
         source.bucket = new_directory.bucket
         if target is not None:
             self._lose_last_name(target, op.time_ns)
-        self._post(op, *{directory, new_directory, source}, *([target] if target else []))
+        # The one that moves first, the one that is replaced last.
+        self._post(op, source, *{directory, new_directory}, *([target] if target else []))
         if target is not None and not op.sustain:
             self._content.discard(target.ino)
 
@@ -689,6 +701,7 @@ class LeasedFileSystem(LeasedReads):
             return await super().write(number, offset, data)
         handle = self.handles.file(number)
         ino = handle.inode.ino
+        self._content.raise_loss(ino)
         while True:
             if not self.is_owned(ino):
                 await self._content.wait_for_room()
@@ -721,7 +734,15 @@ class LeasedFileSystem(LeasedReads):
 
     async def fsync(self, number: HandleNumber) -> None:
         """Make the file, its name and every change before durable."""
-        await super().fsync(number)
+        try:
+            await super().fsync(number)
+        except MictlanError as error:
+            if error.kind is Kind.STALE:
+                # One report is enough for what was lost together.
+                with suppress(MictlanError):
+                    await self._session.flush_within_deadline()
+                self._refusal = None
+            raise
         self._raise_refusal()
 
     async def fsyncdir(self, number: HandleNumber) -> None:

@@ -103,6 +103,10 @@ class Pieces:
                 found.append((low, bytes(piece.data[low - piece.start : high - piece.start])))
         return found
 
+    def located(self) -> list[tuple[int, Buffer]]:
+        """All dirty bytes in order of offset, each piece with its own."""
+        return [(piece.start, piece.data) for piece in self._pieces]
+
     def buffers(self) -> list[Buffer]:
         """All dirty bytes in order of offset. The pieces must not change while they are used."""
         return [piece.data for piece in self._pieces]

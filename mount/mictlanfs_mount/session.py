@@ -56,6 +56,7 @@ from mictlanfs_mount.leases import LeaseTable
 from mictlanfs_mount.notify import open_notifier
 from mictlanfs_mount.operations import Operations
 from mictlanfs_mount.requestloop import quick_requests
+from mictlanfs_mount.salvage import Salvager
 from mictlanfs_mount.selfreport import SelfReport
 from mictlanfs_mount.settings import MountSettings
 from mictlanfs_mount.stackdump import all_stacks
@@ -143,9 +144,21 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
         )
         filesystem = _filesystem(router, session, content, inodes, clock, options)
         kernel_requests: Counter[str] = Counter()
+        table: LeaseTable | None = None
         if options.leases and session.grant.lease_ttl_s:
             keeper = _lease(filesystem, router, session, clock, options)
+            table = keeper.table
             nursery.start_soon(keeper.follow_events, filesystem)
+        filesystem.salvager = salvager = Salvager(
+            nursery,
+            session,
+            content.writeback,
+            inodes,
+            clock,
+            uri=settings.uri,
+            mountpoint=settings.mountpoint,
+            table=table,
+        )
         filesystem.views = SelfReport(
             settings,
             router,
@@ -159,7 +172,7 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
         ).views()
         nursery.start_soon(content.writeback.seal_aged_windows)
         operations = Operations(filesystem, presentation, kernel_requests)
-        await _serve(settings, filesystem, operations, notify_ready)
+        await _serve(settings, filesystem, salvager, operations, notify_ready)
         nursery.cancel_scope.cancel()
 
 
@@ -197,7 +210,17 @@ def _lease(
     keeper = filesystem.keeper = LeaseKeeper(router, session, table, clock)
     filesystem.writes_through = options.metadata == WRITE_THROUGH
     router.lessee = keeper
-    session.on_replaced = keeper.on_grant
+
+    def on_replaced(grant: wire.SessionGrant) -> None:
+        # Without an await: nothing of the lost session is committed under the new one.
+        salvager = filesystem.salvager
+        assert salvager is not None
+        salvager.note_paths()
+        keeper.on_grant(grant)
+        if salvager.take_dirty():
+            filesystem.note_loss()
+
+    session.on_replaced = on_replaced
     return keeper
 
 
@@ -251,6 +274,7 @@ def _cache_directories(options: MountOptions, space_id: str) -> list[Path]:
 async def _serve(
     settings: MountSettings,
     filesystem: VirtualFileSystem,
+    salvager: Salvager,
     operations: Operations,
     notify_ready: Callable[[], None],
 ) -> None:
@@ -269,15 +293,19 @@ async def _serve(
             nursery.start_soon(_announce, settings, notify_ready)
             with open_notifier() as notifier, quick_requests(is_wanted=settings.options.spin):
                 filesystem.kernel = NotifiedKernel(notifier, operations.to_kernel)
+                salvager.kernel = filesystem.kernel
                 await pyfuse3.main()
-                filesystem.kernel = None
+                filesystem.kernel = salvager.kernel = None
             lost_bytes = await filesystem.flush_all(FLUSH_DEADLINE_S)
+            kept = await salvager.take_all()
             nursery.cancel_scope.cancel()
     finally:
         attachment.close()
     log.info("unmounted %s", settings.mountpoint)
-    if lost_bytes:
+    if lost_bytes or kept:
         detail = f"{lost_bytes} bytes written before could not be stored: the space refused them"
+        if kept:
+            detail += f"; what is missing is kept in {kept}, see 'mictlanfs recover'"
         raise MictlanError(Kind.UNAVAILABLE, "unmount", os.fspath(settings.mountpoint), detail)
 
 

@@ -287,6 +287,8 @@ class FileWriter:
                     await self._commit(batch)
                     delay_s, count_max = RETRY_S_FIRST, None
                 except Exception as error:  # noqa: BLE001 - no defect may lose what is dirty.
+                    if batch[0][0].is_dropped:
+                        continue
                     reported = _reportable(error)
                     first, tail = batch[0][0], batch[0][0].tail
                     if reported.kind is Kind.CONFLICT and tail is not None:
@@ -420,6 +422,8 @@ class FileWriter:
 
     def _give_up(self, error: MictlanError) -> None:
         """The file is gone: nobody can ever read what is dirty."""
+        if self.pool.on_given_up(self):
+            return
         log.warning("%d bytes of inode %d are dropped: %s", self.dirty_bytes, self.ino, error)
         detail = "it was removed; what was not stored yet is dropped"
         self.error = MictlanError(Kind.STALE, "write back", str(self.ino), detail)
@@ -510,6 +514,17 @@ class FileWriter:
                 self.pool.forget(self)
             raise error
 
+    def take(self, error: MictlanError | None) -> list[Pieces]:
+        """Hand over all dirty bytes, oldest first: they will not be committed.
+
+        `error` is what the next one who flushes is told.
+        """
+        taken = [sealed.pieces for sealed in self._sealed]
+        taken += [self._windows[index] for index in sorted(self._windows)]
+        self.error = error
+        self.discard()
+        return taken
+
     def discard(self) -> None:
         """Drop all dirty bytes: the file is gone."""
         self.failure = None
@@ -530,7 +545,13 @@ class WriteBack:
         nursery: of the mount; uploads live in it.
         on_stored: told each chunk stored and its bytes, to keep them in a cache.
         inline_size_max: windows of at most so many bytes become inline chunks; 0 for none.
+
+    Attributes:
+        on_given_up: asked before the bytes of a file that is gone are dropped; whether it has
+            taken them.
     """
+
+    on_given_up: Callable[[FileWriter], bool] = staticmethod(lambda _: False)
 
     def __init__(
         self,
@@ -641,7 +662,10 @@ class WriteBack:
         for writer in list(self._writers.values()):
             writer.seal_all()
         for writer in list(self._writers.values()):
-            while (left_s := self.gives_up_at(started_s, deadline_s) - trio.current_time()) > 0:
+            while (
+                not writer.is_clean
+                and (left_s := self.gives_up_at(started_s, deadline_s) - trio.current_time()) > 0
+            ):
                 try:
                     await writer.flush(left_s)
                     break
