@@ -43,6 +43,7 @@ from mictlanfs_mount.inodes import Inode, InodeTable
 from mictlanfs_mount.kernelcache import NotifiedKernel
 from mictlanfs_mount.leases import LeaseTable
 from mictlanfs_mount.pieces import Pieces
+from mictlanfs_mount.settings import MountSettings
 from mictlanfs_mount.writeback import FileWriter, WriteBack
 
 log = logging.getLogger(__name__)
@@ -104,10 +105,12 @@ class Salvager:
     """Gathers what is lost of one mount and writes it to recovery files.
 
     Attributes:
+        table: the leases, whose names tell where things lie; None without leases.
         kernel: which has cached what was written here; None when nothing is mounted.
         written: every recovery file that was written.
     """
 
+    table: LeaseTable | None = None
     kernel: NotifiedKernel | None = None
 
     def __init__(
@@ -117,19 +120,14 @@ class Salvager:
         writeback: WriteBack,
         inodes: InodeTable,
         clock: Clock,
-        *,
-        uri: str,
-        mountpoint: Path,
-        table: LeaseTable | None = None,
+        settings: MountSettings,
     ) -> None:
         self._nursery = nursery
         self._session = session
         self._writeback = writeback
         self._inodes = inodes
         self._clock = clock
-        self._uri = uri
-        self._mountpoint = mountpoint
-        self._table = table
+        self._settings = settings
         self._paths: _Paths | None = None
         self._gathered: _Gathered | None = None
         # Inodes that were made here and not in the space.
@@ -141,7 +139,7 @@ class Salvager:
 
     def note_paths(self) -> None:
         """The names kept by leases are about to be forgotten."""
-        self._paths = _Paths(self._table)
+        self._paths = _Paths(self.table)
 
     def take_dirty(self, reason: str = SESSION_LOST) -> bool:
         """Take all that is dirty: it must not be committed any more.
@@ -153,6 +151,9 @@ class Salvager:
             self._take_file(writer, reason)
         if dirty and self.kernel is not None:
             self._nursery.start_soon(self._let_kernel_forget, [writer.ino for writer in dirty])
+        if self._gathered is None and not self._session.unanswered_count:
+            # Nothing was lost, and names change.
+            self._paths = None
         return any(writer.error is None for writer in dirty)
 
     def take_operation(
@@ -258,8 +259,8 @@ class Salvager:
         recovery = Recovery(
             new_recovery_id(time_ns),
             self._session.grant.space_id,
-            self._uri,
-            str(self._mountpoint),
+            self._settings.uri,
+            str(self._settings.mountpoint),
             time_ns,
             gathered.reason,
             tuple(gathered.ops),

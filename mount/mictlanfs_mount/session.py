@@ -144,21 +144,11 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
         )
         filesystem = _filesystem(router, session, content, inodes, clock, options)
         kernel_requests: Counter[str] = Counter()
-        table: LeaseTable | None = None
+        salvager = Salvager(nursery, session, content.writeback, inodes, clock, settings)
+        filesystem.salvager = salvager
         if options.leases and session.grant.lease_ttl_s:
-            keeper = _lease(filesystem, router, session, clock, options)
-            table = keeper.table
+            keeper = _lease(filesystem, router, session, clock, salvager, options)
             nursery.start_soon(keeper.follow_events, filesystem)
-        filesystem.salvager = salvager = Salvager(
-            nursery,
-            session,
-            content.writeback,
-            inodes,
-            clock,
-            uri=settings.uri,
-            mountpoint=settings.mountpoint,
-            table=table,
-        )
         filesystem.views = SelfReport(
             settings,
             router,
@@ -202,6 +192,7 @@ def _lease(
     router: RouterClient,
     session: Session,
     clock: Clock,
+    salvager: Salvager,
     options: MountOptions,
 ) -> LeaseKeeper:
     """Let the file system keep what it is told, and be ahead of the router, under leases."""
@@ -210,11 +201,10 @@ def _lease(
     keeper = filesystem.keeper = LeaseKeeper(router, session, table, clock)
     filesystem.writes_through = options.metadata == WRITE_THROUGH
     router.lessee = keeper
+    salvager.table = table
 
     def on_replaced(grant: wire.SessionGrant) -> None:
         # Without an await: nothing of the lost session is committed under the new one.
-        salvager = filesystem.salvager
-        assert salvager is not None
         salvager.note_paths()
         keeper.on_grant(grant)
         if salvager.take_dirty():

@@ -217,6 +217,29 @@ class FakeRouter:
             nodes.append(self._node(inode, request.extents_max, request.inline_max))
         return wire.Resolved(tuple(nodes))
 
+    def _get_node(self, request: wire.GetNode) -> Node:
+        return self._node(self._existing(request.ino), request.extents_max, request.inline_max)
+
+    def _lookup(self, request: wire.Lookup) -> Node:
+        _, inode = self._entry(request.parent, request.name)
+        return self._node(inode, request.extents_max, request.inline_max)
+
+    def _path(self, request: wire.GetPath) -> wire.InodePath:
+        names: list[bytes] = []
+        ino = request.ino
+        while ino != ROOT_INODE:
+            above = [
+                (parent, name)
+                for parent, inode in self.inodes.items()
+                for name, child in inode.entries.items()
+                if child == ino
+            ]
+            if not above:
+                raise MictlanError(Kind.NOT_FOUND, "find", str(request.ino))
+            ino, name = above[0]
+            names.append(name)
+        return wire.InodePath(tuple(reversed(names)))
+
     def _list(self, request: wire.ListDirectory) -> wire.ListPage:
         inode = self._existing(request.ino)
         if inode.attributes.kind is not FileKind.DIRECTORY:
@@ -396,6 +419,9 @@ _HANDLERS: dict[str, tuple[type[Any], Callable[[FakeRouter, Any], Struct]]] = {
     wire.Path.SESSION_INODES: (wire.TakeInodes, FakeRouter._take_inodes),
     wire.Path.COMMIT: (wire.Commit, FakeRouter._commit),
     wire.Path.RESOLVE: (wire.Resolve, FakeRouter._resolve),
+    wire.Path.NODE: (wire.GetNode, FakeRouter._get_node),
+    wire.Path.LOOKUP: (wire.Lookup, FakeRouter._lookup),
+    wire.Path.PATH: (wire.GetPath, FakeRouter._path),
     wire.Path.LIST: (wire.ListDirectory, FakeRouter._list),
     wire.Path.EXTENTS: (wire.GetExtents, FakeRouter._extents),
     wire.Path.INLINE: (wire.GetInline, FakeRouter._get_inline),
