@@ -127,7 +127,7 @@ class Applier:
     async def apply(self) -> list[Outcome]:
         """Apply what was not applied before.
 
-        Cancellation and errors: what was done is remembered.
+        Cancellation and errors: another call goes on.
 
         Raises:
             MictlanError: CONFLICT when it is of another space; the space does not answer.
@@ -137,11 +137,11 @@ class Applier:
             detail = f"it is of the space {self._recovery.space_id}, and this is {space_id}"
             raise MictlanError(Kind.CONFLICT, "recover", self._recovery.id, detail)
         outcomes: list[Outcome] = []
-        try:
-            for index, lost in enumerate(self._recovery.ops):
-                outcomes += await self._apply_op(str(index), lost)
-        finally:
-            self._remember()
+        # Remembered when it is durable. What is done twice for want of that finds itself done.
+        for index, lost in enumerate(self._recovery.ops):
+            outcomes += await self._apply_op(str(index), lost)
+        await self._session.sync()
+        self._remember()
         for index, file in enumerate(self._recovery.files):
             if index in self._done_files:
                 continue
@@ -276,7 +276,11 @@ class Applier:
         """Where what an operation is about has the name that it had; None: it has it no more."""
         ino = lost.touched[0].ino
         directory = self._stands_for.get(parent, parent)
-        place = self._places.get(ino, wire.Place(directory, name))
+        place = self._places.get(ino)
+        if place is None and ino in self._own:
+            # It was put somewhere by an earlier call.
+            place = await self._where(ino)
+        place = place or wire.Place(directory, name)
         if await self._node(place.parent) is None:
             return None
         found = await self._look(place)
@@ -285,6 +289,19 @@ class Applier:
         if found.attributes.ino != self._stands_for.get(ino, ino):
             raise _LeaveOutError("the name stands for something else now")
         return place, found
+
+    async def _where(self, ino: InodeNumber) -> wire.Place | None:
+        """A name of an inode; None when it has none."""
+        try:
+            names = await self._router.path(ino)
+        except MictlanError as error:
+            if error.kind is not Kind.NOT_FOUND:
+                raise
+            return None
+        found = await self._tree.find(names)
+        if not names or not found.is_complete:
+            return None
+        return wire.Place(found.nodes[-2].attributes.ino, names[-1])
 
     def _is_unchanged(self, node: Node, lost: LostOperation) -> bool:
         ino = node.attributes.ino

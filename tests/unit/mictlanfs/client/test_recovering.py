@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from trio.testing import MockClock
 
 from mictlanfs import wire
 from mictlanfs.client.recovering import Outcome, Verdict
@@ -227,6 +228,37 @@ async def test_a_file_put_beside_is_followed_by_what_comes_after(scene: Scene) -
     assert verdicts(outcomes) == [Verdict.BESIDE, Verdict.APPLIED]
     assert scene.names == [b"final", b"tmp"]
     assert scene.space.router.find(b"b", b"final").attributes.ino == op.ino
+
+
+async def test_an_apply_that_was_broken_off_goes_on(
+    scene: Scene, autojump_clock: MockClock
+) -> None:
+    op = scene.make(b"tmp")
+    scene.add(b"tmp")
+    file = recovery(
+        lost_op(op),
+        lost_op(
+            wire.Rename(scene.bucket, b"tmp", scene.bucket, b"final", START_NS),
+            Touched(op.ino, 1, 1),
+            parent=BUCKET,
+        ),
+        space=scene.space,
+    )
+
+    def break_off(op: wire.Operation) -> None:
+        if isinstance(op, wire.Rename):
+            scene.space.net.servers.clear()
+            raise MictlanError(Kind.UNAVAILABLE)
+
+    servers = dict(scene.space.net.servers)
+    scene.space.router.before_apply = break_off
+    with pytest.raises(MictlanError) as caught:
+        await scene.apply(file)
+    assert caught.value.is_retryable
+    scene.space.router.before_apply = lambda op: None
+    scene.space.net.servers.update(servers)
+    assert verdicts(await scene.apply(file)) == [Verdict.THERE, Verdict.APPLIED]
+    assert scene.names == [b"final", b"tmp"]
 
 
 async def test_attributes_are_changed_unless_somebody_else_did(scene: Scene) -> None:
