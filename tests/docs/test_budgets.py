@@ -17,6 +17,7 @@ from tests.docs.traced_mount import TracedMount
 from tests.support.spaces import Mount
 
 LARGE_SIZE_BYTES = 64 * MIB
+COUNT = 100
 
 pytestmark = pytest.mark.fuse
 
@@ -51,6 +52,13 @@ class Bench:
         os.stat(self.bucket)
         return self.bucket / name
 
+    def leased(self) -> Path:
+        """A directory that the measured mount has leased for writing; nothing is left to send."""
+        path = self.bucket / "leased"
+        os.mkdir(path)
+        write(path / "first", os.O_CREAT, b"x", fsync=True)
+        return path
+
     def prepared(self, size: int = 4096) -> Path:
         """A known file that the other mount made."""
         write(self.elsewhere / "prepared", os.O_CREAT, os.urandom(size))
@@ -78,6 +86,14 @@ def write(path: Path, flags: int, data: bytes, *, fsync: bool = False) -> None:
     os.close(fd)
 
 
+def make_files(directory: Path) -> Callable[[], None]:
+    def make() -> None:
+        for index in range(COUNT):
+            write(directory / str(index), os.O_CREAT, bytes(4096))
+
+    return make
+
+
 def read(path: Path) -> int:
     with open(path, "rb", buffering=0) as file:
         return len(file.readall())
@@ -93,6 +109,48 @@ def _(bench: Bench) -> Callable[[], object]:
 def _(bench: Bench) -> Callable[[], object]:
     path = bench.unknown("new")
     return lambda: write(path, os.O_CREAT, bytes(4096), fsync=True)
+
+
+@action("create, write 4 KiB, close, 100 files in a leased directory")
+def _(bench: Bench) -> Callable[[], object]:
+    return make_files(bench.leased())
+
+
+@action("make a directory with 100 files of 4 KiB in it")
+def _(bench: Bench) -> Callable[[], object]:
+    path = bench.unknown("new")
+
+    def make() -> None:
+        os.mkdir(path)
+        make_files(path)()
+
+    return make
+
+
+@action("unlink 100 files of a leased directory")
+def _(bench: Bench) -> Callable[[], object]:
+    path = bench.leased()
+    make_files(path)()
+
+    def remove() -> None:
+        for index in range(COUNT):
+            os.unlink(path / str(index))
+
+    return remove
+
+
+@action("append 100 bytes and fsync, 100 times")
+def _(bench: Bench) -> Callable[[], object]:
+    path = bench.leased() / "first"
+
+    def append() -> None:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+        for _ in range(COUNT):
+            os.write(fd, bytes(100))
+            os.fsync(fd)
+        os.close(fd)
+
+    return append
 
 
 @action("create an empty file")
@@ -126,9 +184,23 @@ def _(bench: Bench) -> Callable[[], object]:
     return lambda: os.stat(path)
 
 
+@action("stat 100 files that are not known, directory known")
+def _(bench: Bench) -> Callable[[], object]:
+    make_files(bench.elsewhere)()
+    path = bench.unknown("")
+    return lambda: [os.stat(path / str(index)) for index in range(COUNT)]
+
+
 @action("stat a missing name, directory known")
 def _(bench: Bench) -> Callable[[], object]:
     path = bench.unknown("missing")
+    return lambda: os.path.exists(path)
+
+
+@action("stat it again")
+def _(bench: Bench) -> Callable[[], object]:
+    path = bench.unknown("missing")
+    os.path.exists(path)
     return lambda: os.path.exists(path)
 
 
@@ -152,6 +224,37 @@ def _(bench: Bench) -> Callable[[], object]:
         (bench.elsewhere / "many" / f"{index}").touch()
     path = bench.known("many")
     return lambda: subprocess.run(["ls", "-l", path], check=True, capture_output=True)
+
+
+@action("list them again")
+def _(bench: Bench) -> Callable[[], object]:
+    path = bench.leased()
+    make_files(path)()
+    list_files = ["ls", "-l", os.fspath(path)]
+    subprocess.run(list_files, check=True, capture_output=True)
+    return lambda: subprocess.run(list_files, check=True, capture_output=True)
+
+
+@action("read 100 files of 4 KiB in a listed directory")
+def _(bench: Bench) -> Callable[[], object]:
+    make_files(bench.elsewhere)()
+    os.listdir(bench.bucket)
+    return lambda: [read(bench.bucket / str(index)) for index in range(COUNT)]
+
+
+@action("list another directory and read its 100 files of 4 KiB")
+def _(bench: Bench) -> Callable[[], object]:
+    for name in ("one", "other"):
+        (bench.elsewhere / name).mkdir()
+        make_files(bench.elsewhere / name)()
+
+    def walk(path: Path) -> None:
+        for name in os.listdir(path):
+            read(path / name)
+
+    one, other = bench.known("one"), bench.known("other")
+    walk(one)
+    return lambda: walk(other)
 
 
 @action("read 64 MiB in order, file known")
@@ -195,6 +298,7 @@ def test_the_action_needs_no_more_requests_than_the_page_says(
     bench = Bench(traced_mount.path / tmp_path.name, here.path / tmp_path.name)
     bench.elsewhere.mkdir()
     measured = ACTIONS[name](bench)
+    traced_mount.requests_when_quiet()
     traced_mount.forget()
     measured()
     counted = traced_mount.requests_when_quiet()

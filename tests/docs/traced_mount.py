@@ -16,12 +16,20 @@ from typing import Any
 
 from mictlanfs import wire
 from mictlanfs.client.transport import HttpTransport, Response
+from mictlanfs_mount.writeback import AGE_S_MAX, TICK_S
 from tests.support.spaces import is_mounted, run, wait_until
 
-# Nothing is on its way when nothing was sent for so long.
-QUIET_S = 0.1
+# Nothing is on its way when nothing was sent for so long: what was written leaves after a second.
+QUIET_S = AGE_S_MAX + TICK_S + 0.25
 # Sent by time and not by what a program does.
-_UNCOUNTED = frozenset({wire.Path.SESSION_HEARTBEAT, wire.Path.PEER_MAP, wire.Path.SESSION_INODES})
+_UNCOUNTED = frozenset(
+    {
+        wire.Path.SESSION_HEARTBEAT,
+        wire.Path.SESSION_EVENTS,
+        wire.Path.SESSION_INODES,
+        wire.Path.PEER_MAP,
+    }
+)
 _PEER_PATHS = (wire.Path.CHUNK, *(wire.Path.FRAME_PUT, wire.Path.FRAME_GET))
 
 
