@@ -706,7 +706,14 @@ class LeasedFileSystem(LeasedReads):
             if not self.is_owned(ino):
                 await self._content.wait_for_room()
                 await self._own_inode(ino)
-            await self._content.admit(handle, offset, len(data))
+            try:
+                await self._content.admit(handle, offset, len(data))
+            except MictlanError as error:
+                if error.kind is not Kind.QUOTA_EXCEEDED or not self._session.unanswered_count:
+                    raise
+                # What was removed here makes room when the router knows of it.
+                await self._catch_up()
+                await self._content.admit(handle, offset, len(data))
             # It may have had to wait, and the lease be gone again.
             if self.is_owned(ino):
                 break
