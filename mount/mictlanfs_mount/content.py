@@ -437,6 +437,11 @@ class Content:
         if writer is not None and writer.is_clean:
             writer.raise_error()
 
+    def is_clean(self, ino: InodeNumber) -> bool:
+        """Whether every byte of a file is committed."""
+        writer = self.writeback.get(ino)
+        return writer is None or writer.is_clean
+
     def discard(self, ino: InodeNumber) -> None:
         """Drop what is dirty of a file that nobody can reach any more."""
         writer = self.writeback.get(ino)

@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 # Subtracted from the trust that the router gives, for clocks that run at different speeds.
 TRUST_MARGIN_SHARE = 0.05
+# How long a change waits for leases that were granted and cannot be trusted.
+TRUST_WAIT_S_MAX = 30.0
 RETRY_S_FIRST = 0.05
 RETRY_S_MAX = 1.0
 
@@ -128,10 +130,13 @@ class LeaseKeeper:
         got = await self._acquired(inodes, places)
         for key in got.keys:
             self.table.granted(key, LeaseMode.WRITE, got.stamp)
-        while not self.table.trust_s:
-            # The router is back, and the next answer to the request for events is on its way.
-            await self._trust_grew.wait()
-        return got
+        # The router is back, and the next answer to the request for events is on its way.
+        with trio.move_on_after(TRUST_WAIT_S_MAX):
+            while not self.table.trust_s:
+                await self._trust_grew.wait()
+            return got
+        detail = "the router answers, and tells nothing of leases"
+        raise MictlanError(Kind.TIMED_OUT, "lease", "", detail)
 
     async def _acquired(
         self, inodes: tuple[InodeNumber, ...], places: tuple[wire.Place, ...]
