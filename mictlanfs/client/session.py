@@ -49,13 +49,18 @@ CHUNK_SIZE_BYTES = 112
 
 @dataclass(eq=False)
 class _Request:
-    """Operations of one caller, `size` bytes when encoded: they stay together and in order."""
+    """Operations of one caller, `size` bytes when encoded: they stay together and in order.
+
+    Attributes:
+        grant: of the session whose leases cover them.
+    """
 
     ops: tuple[wire.Operation, ...]
     size: int
     sync: bool
     stop_on_error: bool
     is_covered: bool = False
+    grant: wire.SessionGrant | None = None
     done: trio.Event = field(default_factory=trio.Event)
     results: tuple[wire.OpResult, ...] = ()
     error: MictlanError | None = None
@@ -72,6 +77,7 @@ class _Posted:
     ops: tuple[wire.Operation, ...]
     size: int
     on_result: Callable[[wire.Operation, wire.OpResult], None]
+    grant: wire.SessionGrant | None = None
     results: tuple[wire.OpResult, ...] = ()
     error: MictlanError | None = None
     sync = False
@@ -325,6 +331,7 @@ class Session:
             await self._answered.wait()
 
     def _enqueue(self, request: _Request | _Posted) -> None:
+        request.grant = self.grant
         self._waiting.append(request)
         self._asked_count += 1
 
@@ -368,14 +375,6 @@ class Session:
         if request in self._waiting:
             self._waiting[self._waiting.index(request)] = _Request((), 0, False, False)
 
-    def _lose_covered(self) -> None:
-        """The leases went with the session, and with them the right to what was not sent yet."""
-        lost = [request for request in self._waiting if request.ops and request.is_covered]
-        for request in lost:
-            self._withdraw(request)
-            request.error = _lost_with_session()
-            request.settle()
-
     async def send_batches(self) -> None:
         """Send what waits, batch by batch, for as long as the session lives."""
         while True:
@@ -395,12 +394,17 @@ class Session:
             if (
                 following.stop_on_error
                 or (following.ops and following.is_covered != is_covered)
+                or self._lost_cover(following) != self._lost_cover(batch[0])
                 or count > wire.BATCH_OPS_MAX
                 or size > wire.BATCH_SIZE_BYTES_MAX
             ):
                 break
             batch.append(self._waiting.popleft())
         return batch
+
+    def _lost_cover(self, request: _Request | _Posted) -> bool:
+        """Whether the leases that covered a request went with a session that was replaced."""
+        return request.is_covered and request.grant is not self.grant
 
     async def _send_batch(self, batch: list[_Request | _Posted]) -> None:
         # Without those that `give_up` takes away meanwhile.
@@ -409,6 +413,8 @@ class Session:
         sync = any(request.sync for request in batch)
         is_covered = any(request.is_covered for request in batch)
         try:
+            if self._lost_cover(batch[0]):
+                raise _lost_with_session()
             answer = wire.CommitAnswer(())
             if ops or sync:
                 answer = await self._commit(ops, sync, batch[0].stop_on_error, is_covered)
@@ -489,7 +495,6 @@ class Session:
             grant = await self._router.open_session(self._request)
             self._inodes.clear()
             self._accept(grant, asked_s)
-            self._lose_covered()
 
     # --- inode numbers ---------------------------------------------------------------------------
 

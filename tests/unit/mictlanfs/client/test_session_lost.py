@@ -76,3 +76,20 @@ async def test_giving_up_fails_what_waits_and_what_is_under_way(
             assert session.unanswered_count == 0
         space.net.servers[space.router.url] = space.router
     assert results.kinds == [(b"a", "timed-out"), (b"b", "timed-out")]
+
+
+async def test_what_is_lost_is_told_in_the_order_of_the_log(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    space, results = Space(), Results()
+    async with space.session() as session:
+        session.post(await make(session, b"under way"), results.note)
+        del space.net.servers[space.router.url]
+        with trio.move_on_after(5):
+            await session.flush()
+        session.post(await make(session, b"behind it"), results.note)
+        space.net.servers[space.router.url] = space.router
+        space.router.forget_sessions()
+        await session.replace(session.ref)
+        await session.flush()
+    assert results.kinds == [(b"under way", "fenced"), (b"behind it", "fenced")]
