@@ -116,9 +116,10 @@ class LeaseKeeper:
         return self.held_since(key, grants.stamp)
 
     def held_since(self, key: InodeNumber, stamp: int) -> Lease | None:
-        """The lease on a key, if it was held when an answer got its stamp."""
+        """The lease on a key, if it was held when an answer got its stamp, and is not doubted."""
         lease = self.table.held(key)
-        return lease if lease is not None and lease.since <= stamp else None
+        is_good = lease is not None and lease.since <= stamp and not lease.is_doubted
+        return lease if is_good else None
 
     async def acquire(
         self, inodes: tuple[InodeNumber, ...], places: tuple[wire.Place, ...]
