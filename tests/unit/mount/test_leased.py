@@ -1,0 +1,411 @@
+"""Changes under leases: made here at once, at the router later, and given up in order."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import AsyncIterator, Awaitable
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from mictlanfs import wire
+from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.model import ROOT_INODE, FileKind
+from mictlanfs_mount.durable import DurableFileSystem
+from mictlanfs_mount.inodes import Inode
+from tests.support.leased_space import (
+    LeasedMount,
+    LeasedSpace,
+    open_leased_mount,
+    open_leased_space,
+)
+from tests.support.mount_fakes import CALLER
+
+FILE, DIRECTORY = FileKind.FILE, FileKind.DIRECTORY
+REPLACE, EXCHANGE = wire.RenameMode.REPLACE, wire.RenameMode.EXCHANGE
+
+
+@pytest.fixture
+async def space() -> AsyncIterator[LeasedSpace]:
+    async with open_leased_space() as space:
+        yield space
+
+
+@pytest.fixture
+async def mount(space: LeasedSpace) -> AsyncIterator[LeasedMount]:
+    async with open_leased_mount(space) as mount:
+        yield mount
+
+
+async def make(mount: LeasedMount, name: bytes, kind: FileKind = FILE) -> Inode:
+    """A node in the bucket."""
+    return await mount.filesystem.make(mount.space.bucket, name, kind, 0o644, CALLER)
+
+
+async def made(mount: LeasedMount, *names: bytes) -> list[Inode]:
+    """Files in the bucket, which the router knows."""
+    inodes = [await make(mount, name) for name in names]
+    await mount.flush()
+    return inodes
+
+
+async def kind_of(verb: Awaitable[object]) -> Kind:
+    with pytest.raises(MictlanError) as raised:
+        await verb
+    return raised.value.kind
+
+
+def asked(mount: LeasedMount) -> int:
+    """How many requests were made for the sake of a program."""
+    return mount.script.asked("lookup", "node", "list", "extents", "acquire", "commit")
+
+
+# --- here at once --------------------------------------------------------------------------------
+
+
+async def test_a_change_under_a_lease_asks_for_nothing(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    await made(mount, b"first")
+    await mount.list(space.bucket)
+    before = asked(mount)
+    inode = await make(mount, b"a")
+    await mount.filesystem.setattr(inode.ino, mode=0o600)
+    await mount.filesystem.rename(space.bucket, b"a", space.bucket, b"b", REPLACE)
+    await mount.filesystem.unlink(space.bucket, b"b")
+    assert asked(mount) == before
+    assert space.names(space.bucket).keys() == {b"first"}
+
+
+async def test_the_log_has_the_order_of_the_program(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    opened, inode = await mount.filesystem.create(space.bucket, b"a", 0o644, os.O_RDWR, CALLER)
+    await mount.filesystem.write(opened.handle, 0, b"x")
+    await mount.filesystem.setattr(inode.ino, mtime_ns=5)
+    await mount.filesystem.write(opened.handle, 1, b"y")
+    await mount.filesystem.rename(space.bucket, b"a", space.bucket, b"b", REPLACE)
+    await mount.flush()
+    kinds = [
+        type(op) for op in space.applied if isinstance(op, wire.WriteExtents | wire.SetAttributes)
+    ]
+    assert kinds == [wire.WriteExtents, wire.SetAttributes, wire.WriteExtents]
+    there = space.find(space.bucket, b"b").attributes
+    assert there.mtime_ns == mount.filesystem.attributes_of(inode).mtime_ns > 5
+    assert space.content(inode.ino) == b"xy"
+
+
+async def test_times_set_on_a_dirty_file_are_not_undone_by_its_bytes(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    opened, inode = await mount.filesystem.create(space.bucket, b"a", 0o644, os.O_RDWR, CALLER)
+    await mount.filesystem.write(opened.handle, 0, b"x")
+    await mount.filesystem.setattr(inode.ino, mtime_ns=5)
+    assert mount.filesystem.attributes_of(inode).mtime_ns == 5
+    await mount.flush()
+    assert space.node(inode.ino).attributes.mtime_ns == 5
+
+
+async def test_what_waits_for_bytes_goes_with_the_file(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    opened, inode = await mount.filesystem.create(space.bucket, b"a", 0o644, os.O_RDWR, CALLER)
+    await mount.filesystem.write(opened.handle, 0, b"x" * 100_000)
+    await mount.filesystem.setattr(inode.ino, mode=0o600)
+    await mount.filesystem.unlink(space.bucket, b"a")
+    await mount.filesystem.release(opened.handle)
+    await mount.flush()
+    assert inode.pending_count == 0
+    assert not space.exists(inode.ino)
+    assert mount.content.writeback.budget.used_bytes == 0
+
+
+async def test_a_new_file_can_be_cut_at_once(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    inode = await make(mount, b"a")
+    await mount.filesystem.setattr(inode.ino, size=7)
+    assert space.node(inode.ino).attributes.size == 7
+
+
+async def test_two_files_are_exchanged(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    one, two = await made(mount, b"a", b"b")
+    await mount.filesystem.rename(space.bucket, b"a", space.bucket, b"b", EXCHANGE)
+    await mount.flush()
+    assert space.names(space.bucket) == {b"a": two.ino, b"b": one.ino}
+    assert (await mount.filesystem.lookup(space.bucket, b"a")).ino == two.ino
+    verb = mount.filesystem.rename(space.bucket, b"a", space.bucket, b"c", EXCHANGE)
+    assert await kind_of(verb) is Kind.NOT_FOUND
+
+
+async def test_errors_are_those_of_the_router(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    await make(mount, b"f")
+    folder = await make(mount, b"d", DIRECTORY)
+    await mount.filesystem.make(folder.ino, b"x", FILE, 0o644, CALLER)
+    fs, bucket = mount.filesystem, space.bucket
+    assert await kind_of(make(mount, b"f")) is Kind.EXISTS
+    assert await kind_of(fs.unlink(bucket, b"none")) is Kind.NOT_FOUND
+    assert await kind_of(fs.unlink(bucket, b"d")) is Kind.IS_DIRECTORY
+    assert await kind_of(fs.rmdir(bucket, b"f")) is Kind.NOT_DIRECTORY
+    assert await kind_of(fs.rmdir(bucket, b"d")) is Kind.NOT_EMPTY
+    assert await kind_of(fs.rename(bucket, b"f", bucket, b"d", REPLACE)) is Kind.IS_DIRECTORY
+    assert await kind_of(fs.rename(bucket, b"d", folder.ino, b"y", REPLACE)) is Kind.INVALID
+    assert await kind_of(fs.make(ROOT_INODE, b"f", FILE, 0o644, CALLER)) is Kind.NOT_PERMITTED
+
+
+# --- leases given up -----------------------------------------------------------------------------
+
+
+async def test_another_mount_sees_what_was_done_before_it_asked(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    opened, inode = await mount.filesystem.create(space.bucket, b"a", 0o644, os.O_RDWR, CALLER)
+    await mount.filesystem.write(opened.handle, 0, b"dirty")
+    await mount.filesystem.setattr(inode.ino, mode=0o600)
+    async with open_leased_mount(space) as other:
+        found = await other.filesystem.lookup(space.bucket, b"a")
+        assert stat.S_IMODE(found.attributes.mode) == 0o600
+        assert await other.read_all(found.ino) == b"dirty"
+        await other.filesystem.setattr(found.ino, mode=0o640)
+        mine = await mount.filesystem.getattr(inode.ino)
+        assert stat.S_IMODE(mine.attributes.mode) == 0o640
+        assert other.filesystem.validity_s(found) == 0 or other.table.covers(found)
+
+
+async def test_the_kernel_forgets_before_a_lease_is_released(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    inode = await make(mount, b"a")
+    assert mount.filesystem.validity_s(inode) > 0
+    assert mount.filesystem.name_validity_s(space.bucket, b"a", inode) > 0
+    hold = mount.script.hold("release:asked")
+    async with open_leased_mount(space) as other, trio.open_nursery() as nursery:
+        nursery.start_soon(other.filesystem.unlink, space.bucket, b"a")
+        await hold.reached.wait()
+        assert mount.kernel.names == [(space.bucket, b"a")]
+        assert inode.ino in mount.kernel.inodes
+        assert mount.filesystem.validity_s(inode) == 0
+        assert space.names(space.bucket).keys() == {b"a"}
+        hold.release()
+
+
+async def test_attributes_told_under_a_lease_that_covers_them_no_more_are_forgotten(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    inode = await make(mount, b"a")
+    mount.filesystem.validity_s(inode)
+    await mount.filesystem.link(inode.ino, space.bucket, b"b")
+    assert mount.kernel.changed == [inode.ino]
+    await mount.filesystem.unlink(space.bucket, b"a")
+    assert mount.kernel.changed == [inode.ino, inode.ino]
+
+
+async def test_what_the_kernel_knows_of_a_file_moves_with_it(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    inode, folder = await make(mount, b"a"), await make(mount, b"d", DIRECTORY)
+    mount.filesystem.validity_s(inode)
+    await mount.filesystem.rename(space.bucket, b"a", folder.ino, b"a", REPLACE)
+    lease = mount.table.held(folder.ino)
+    assert lease is not None
+    assert inode.ino in lease.told_inodes
+
+
+async def test_a_write_that_had_to_wait_is_made_under_a_lease(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    opened, inode = await mount.filesystem.create(space.bucket, b"a", 0o644, os.O_RDWR, CALLER)
+    await mount.flush()
+    budget = mount.content.writeback.budget
+    budget.charge(budget.limit_bytes)
+    async with open_leased_mount(space) as other, trio.open_nursery() as nursery:
+        nursery.start_soon(mount.filesystem.write, opened.handle, 0, b"late")
+        await wait_all_tasks_blocked()
+        await other.filesystem.lookup(space.bucket, b"a")
+        await other.filesystem.setattr(inode.ino, mode=0o600)
+        budget.release(budget.limit_bytes)
+        await trio.sleep(1)
+        assert mount.filesystem.is_owned(inode.ino)
+
+
+async def test_leases_given_up_for_memory_are_waited_for(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    await make(mount, b"a")
+    lease = mount.table.held(space.bucket)
+    assert lease is not None
+    hold = mount.script.hold("commit:asked")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mount.keeper.give_up, [lease])
+        await hold.reached.wait()
+        nursery.start_soon(make, mount, b"b")
+        await trio.sleep(1)
+        asked = mount.script.asked("acquire")
+        hold.release()
+    assert asked <= 1
+    assert (await mount.list(space.bucket)) == [b"a", b"b"]
+
+
+async def test_the_lease_of_a_removed_directory_is_not_kept(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    async with open_leased_mount(space) as other:
+        folder = await make(other, b"d", DIRECTORY)
+        await other.flush()
+        await mount.list(folder.ino)
+        await mount.filesystem.rmdir(space.bucket, b"d")
+    await mount.flush()
+    assert mount.table.held(folder.ino) is None
+    await trio.sleep(10)
+    assert space.mode(mount.session, folder.ino) == wire.LeaseMode.NONE
+
+
+# --- what goes wrong -----------------------------------------------------------------------------
+
+
+async def lose_batch(mount: LeasedMount) -> None:
+    """The router fails to apply what was posted."""
+    mount.script.fail("commit:asked", MictlanError(Kind.NO_SPACE, "commit"))
+    await mount.session.flush()
+
+
+async def test_a_refusal_is_reported_once_and_not_believed(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    opened = (await mount.filesystem.create(space.bucket, b"kept", 0o644, os.O_RDWR, CALLER))[0]
+    await mount.flush()
+    await make(mount, b"lost")
+    await lose_batch(mount)
+    assert await kind_of(mount.filesystem.lookup(space.bucket, b"lost")) is Kind.NOT_FOUND
+    assert await mount.list(space.bucket) == [b"kept"]
+    assert await kind_of(mount.filesystem.fsync(opened.handle)) is Kind.NO_SPACE
+    await mount.filesystem.fsync(opened.handle)
+    inode = await make(mount, b"lost")
+    await mount.flush()
+    assert space.names(space.bucket)[b"lost"] == inode.ino
+
+
+async def test_the_kernel_forgets_what_was_refused(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    inode = await make(mount, b"lost")
+    mount.filesystem.name_validity_s(space.bucket, b"lost", inode)
+    await lose_batch(mount)
+    await trio.sleep(1)
+    assert mount.kernel.names == [(space.bucket, b"lost")]
+
+
+async def test_a_change_that_may_be_applied_later_is_not_taken_for_failed(
+    space: LeasedSpace, autojump_clock: MockClock
+) -> None:
+    async with open_leased_mount(space, deadline_s=5) as mount:
+        (inode,) = await made(mount, b"a")
+        hold = mount.script.hold("commit:asked")
+        assert await kind_of(mount.filesystem.link(inode.ino, space.bucket, b"b")) is Kind.TIMED_OUT
+        hold.release()
+        assert (await mount.filesystem.lookup(space.bucket, b"b")).ino == inode.ino
+        assert await mount.list(space.bucket) == [b"a", b"b"]
+
+
+async def test_changes_of_a_fenced_session_are_lost_and_reported(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    opened, inode = await mount.filesystem.create(space.bucket, b"a", 0o644, os.O_RDWR, CALLER)
+    await mount.flush()
+    await mount.filesystem.setattr(inode.ino, mode=0o600)
+    await space.fence(mount.session)
+    await trio.sleep(30)
+    assert stat.S_IMODE((await mount.filesystem.getattr(inode.ino)).attributes.mode) == 0o644
+    assert inode.pending_count == 0
+    assert await kind_of(mount.filesystem.fsync(opened.handle)) is Kind.FENCED
+    await mount.filesystem.setattr(inode.ino, mode=0o640)
+    await mount.flush()
+    assert stat.S_IMODE(space.node(inode.ino).attributes.mode) == 0o640
+
+
+# --- modes ---------------------------------------------------------------------------------------
+
+
+async def test_writing_through_has_every_change_at_the_router(
+    space: LeasedSpace, autojump_clock: MockClock
+) -> None:
+    async with open_leased_mount(space, writes_through=True, deadline_s=5) as mount:
+        inode = await make(mount, b"a")
+        assert space.names(space.bucket) == {b"a": inode.ino}
+        mount.script.fail("commit:asked", MictlanError(Kind.NO_SPACE, "commit"))
+        assert await kind_of(make(mount, b"b")) is Kind.NO_SPACE
+        hold = mount.script.hold("commit:asked")
+        assert await kind_of(make(mount, b"c")) is Kind.TIMED_OUT
+        hold.release()
+
+
+async def test_a_durable_mount_reports_what_was_refused(
+    space: LeasedSpace, autojump_clock: MockClock
+) -> None:
+    async with open_leased_mount(space, kind=DurableFileSystem) as mount:
+        inode = await make(mount, b"a")
+        assert space.names(space.bucket) == {b"a": inode.ino}
+        await mount.filesystem.setattr(inode.ino, mode=0o600)
+        assert stat.S_IMODE(space.node(inode.ino).attributes.mode) == 0o600
+        mount.script.fail("commit:asked", MictlanError(Kind.NO_SPACE, "commit"))
+        assert await kind_of(make(mount, b"b")) is Kind.NO_SPACE
+
+
+# --- reads ---------------------------------------------------------------------------------------
+
+
+async def test_a_directory_too_large_to_keep_is_listed_with_what_was_just_made(
+    space: LeasedSpace, autojump_clock: MockClock
+) -> None:
+    async with open_leased_mount(space, names_max=4) as mount:
+        names = [b"%d" % number for number in range(6)]
+        await made(mount, *names)
+        await mount.keeper.give_up(list(mount.table))
+        assert await mount.list(space.bucket) == names
+        await make(mount, b"new")
+        assert await mount.list(space.bucket) == [*names, b"new"]
+        before = mount.script.asked("list")
+        for name in (b"x", b"y", b"z"):
+            assert await kind_of(mount.filesystem.lookup(space.bucket, name)) is Kind.NOT_FOUND
+        assert mount.script.asked("list") == before
+        assert mount.table.name_count <= 5
+
+
+async def test_a_known_directory_is_read_without_asking(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    async with open_leased_mount(space) as other:
+        (inode,) = await made(other, b"a")
+    await mount.filesystem.opendir(space.bucket)
+    assert await mount.list(space.bucket) == [b"a"]
+    before = asked(mount)
+    assert (await mount.filesystem.lookup(space.bucket, b"a")).ino == inode.ino
+    assert await kind_of(mount.filesystem.lookup(space.bucket, b"none")) is Kind.NOT_FOUND
+    await mount.filesystem.getattr(inode.ino)
+    assert await mount.list(space.bucket) == [b"a"]
+    assert asked(mount) == before
+
+
+async def test_an_answer_older_than_a_change_is_not_taken_for_true(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    folder = await make(mount, b"d", DIRECTORY)
+    await mount.flush()
+    hold = mount.script.hold("node:served")
+    lease, folder.lease = folder.lease, None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mount.filesystem.getattr, folder.ino)
+        await hold.reached.wait()
+        folder.lease = lease
+        await mount.filesystem.setattr(folder.ino, mode=0o700)
+        await mount.flush()
+        mount.inodes.forget(folder.ino, folder.lookup_count)
+        hold.release()
+    now = await mount.filesystem.getattr(folder.ino)
+    assert stat.S_IMODE(now.attributes.mode) == 0o700
