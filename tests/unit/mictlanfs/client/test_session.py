@@ -538,3 +538,128 @@ async def test_attributes_of_the_root_come_with_the_grant(space: Space) -> None:
         assert (root.ino, root.kind) == (ROOT_INODE, FileKind.DIRECTORY)
     opened: Sequence[wire.SessionGrant] = space.grants
     assert len(opened) == 1
+
+
+# --- operations that nobody waits for ------------------------------------------------------------
+
+
+def post(session: Session, op: wire.Operation, results: list[Kind | None]) -> None:
+    """Post an operation; what becomes of it is appended."""
+
+    def on_result(_: wire.Operation, result: wire.OpResult) -> None:
+        results.append(None if result.error is None else result.error.to_error().kind)
+
+    session.post(op, on_result)
+
+
+async def test_posted_operations_leave_together_within_a_while(
+    space: Space, autojump_clock: MockClock
+) -> None:
+    results: list[Kind | None] = []
+    async with space.session() as session:
+        for name in (b"a", b"b", b"a"):
+            post(session, await make(session, name), results)
+        assert (space.batch_sizes, session.unanswered_count) == ([], 3)
+        await trio.sleep(session_module.POSTED_AGE_S_MAX)
+        await session.flush()
+    assert (space.batch_sizes, results) == ([3], [None, None, Kind.EXISTS])
+    assert space.router.commits[0].is_covered
+
+
+async def test_many_posted_operations_do_not_wait(
+    space: Space, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "POSTED_COUNT_MAX", 2)
+    async with space.session() as session:
+        started_s = trio.current_time()
+        for name in (b"a", b"b"):
+            post(session, await make(session, name), [])
+        while session.unanswered_count:
+            await trio.lowlevel.checkpoint()
+        assert trio.current_time() == started_s
+    assert space.batch_sizes == [2]
+
+
+async def test_covered_operations_and_others_travel_apart_and_in_order(
+    space: Space, autojump_clock: MockClock
+) -> None:
+    async with space.session() as session:
+        post(session, await make(session, b"a"), [])
+        await session.apply(await make(session, b"b"))
+        post(session, await make(session, b"c"), [])
+        await session.sync()
+    batches = [(len(batch.ops), batch.is_covered, batch.sync) for batch in space.router.commits]
+    assert batches == [(1, True, False), (1, False, False), (1, True, True)]
+
+
+async def test_a_flush_within_the_deadline_says_when_nothing_is_answered(
+    space: Space, autojump_clock: MockClock
+) -> None:
+    async with space.session() as session:
+        post(session, await make(session, b"a"), [])
+        gate = space.net.hold(wire.Path.COMMIT)
+        assert await kind_of_failure(session.flush_within_deadline()) is Kind.TIMED_OUT
+        gate.set()
+        await session.flush()
+    assert space.names == [b"a"]
+
+
+async def test_too_much_that_is_unanswered_is_waited_for(
+    space: Space, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "UNANSWERED_COUNT_MAX", 2)
+    async with space.session() as session:
+        for name in (b"a", b"b"):
+            post(session, await make(session, name), [])
+        await session.wait_for_room()
+        assert session.unanswered_count == 2
+        post(session, await make(session, b"c"), [])
+        await session.wait_for_room()
+        assert session.unanswered_count < 2
+        gate = space.net.hold(wire.Path.COMMIT)
+        for name in (b"d", b"e", b"f"):
+            post(session, await make(session, name), [])
+        assert await kind_of_failure(session.wait_for_room()) is Kind.TIMED_OUT
+        gate.set()
+
+
+async def test_who_gave_up_leaves_a_place_behind(space: Space, autojump_clock: MockClock) -> None:
+    # Else what waits for all that was posted before would count it as one of them.
+    results: list[Kind | None] = []
+    async with space.session() as session, trio.open_nursery() as nursery:
+        gate = space.net.hold(wire.Path.COMMIT)
+        post(session, await make(session, b"a"), results)
+        nursery.start_soon(session.flush)
+        await trio.sleep(1)
+        post(session, await make(session, b"b"), results)
+        late = session.apply(await make(session, b"late"), deadline_s=2)
+        assert await kind_of_failure(late) is Kind.TIMED_OUT
+        with trio.move_on_after(5) as scope:
+            await session.flush()
+        assert scope.cancelled_caught
+        gate.set()
+        await session.flush()
+        assert (results, session.unanswered_count) == ([None, None], 0)
+    assert space.names == [b"a", b"b"]
+
+
+async def test_a_fence_takes_what_leases_covered_with_it(
+    space: Space, autojump_clock: MockClock
+) -> None:
+    results: list[Kind | None] = []
+    async with space.session() as session, trio.open_nursery() as nursery:
+        gate = space.net.hold(wire.Path.COMMIT)
+        post(session, await make(session, b"sent"), results)
+        nursery.start_soon(session.flush)
+        await trio.sleep(1)
+        post(session, await make(session, b"waiting"), results)
+        uncovered = await make(session, b"uncovered")
+        nursery.start_soon(session.apply, uncovered)
+        await trio.sleep(1)
+        space.router.forget_sessions()
+        await session.replace(session.ref)
+        assert results == [Kind.FENCED]
+        gate.set()
+        await session.flush()
+    assert results == [Kind.FENCED, Kind.FENCED]
+    assert space.names == [b"uncovered"]
