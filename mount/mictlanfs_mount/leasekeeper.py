@@ -171,7 +171,8 @@ class LeaseKeeper:
 
     def doubt(self, leases: Iterable[Lease]) -> None:
         """What is known under these is used no more, and they are given up when all is stored."""
-        doubted = [lease for lease in leases if lease.mode and not lease.is_doubted]
+        found = dict.fromkeys(leases)
+        doubted = [lease for lease in found if lease.mode and not lease.is_doubted]
         for lease in doubted:
             lease.is_doubted = lease.is_recalled = True
         if doubted and self._nursery is not None:
