@@ -170,3 +170,93 @@ async def test_a_status_that_is_none_is_a_protocol_error() -> None:
     with pytest.raises(MictlanError) as caught:
         await client(net).status()
     assert caught.value.kind is Kind.PROTOCOL
+
+
+# --- reads that bring leases ---------------------------------------------------------------------
+
+
+class Leaser:
+    """A router that answers every read with what a test put there, and a session that wants it."""
+
+    def __init__(self, *answers: Response | MictlanError) -> None:
+        self.answers = list(answers)
+        self.headers: list[str] = []
+        self.epoch = 1
+        self.grants: list[wire.Grants] = []
+
+    def handle(self, request: Request) -> Response:
+        self.headers.append(request.headers[wire.HEADER_SESSION])
+        answer = self.answers.pop(0)
+        if isinstance(answer, MictlanError):
+            raise answer
+        return answer
+
+    @property
+    def ref(self) -> wire.SessionRef:
+        return wire.SessionRef(SessionId("s"), self.epoch)
+
+    def on_grants(self, grants: wire.Grants) -> None:
+        self.grants.append(grants)
+
+    async def replace(self, fenced: wire.SessionRef) -> None:
+        assert fenced == self.ref
+        self.epoch += 1
+
+    def client(self) -> RouterClient:
+        asking = client(FakeNet({FakeRouter().url: self}))
+        asking.lessee = self
+        return asking
+
+
+GRANTS = wire.Grants((InodeNumber(5),), 9)
+
+
+def framed(answer: wire.Xattrs | MictlanError) -> Response:
+    if isinstance(answer, MictlanError):
+        status, body = 404, wire.encode_error(answer)
+    else:
+        status, body = 200, wire.encode(answer)
+    return Response(status, {wire.HEADER_GRANTS: "1"}, b"".join(wire.frame(GRANTS, [body])))
+
+
+async def test_leases_come_before_the_answer_is_given() -> None:
+    leaser = Leaser(framed(wire.Xattrs({b"user.a": b"1"})))
+    assert await leaser.client().xattrs(InodeNumber(5)) == {b"user.a": b"1"}
+    assert (leaser.headers, leaser.grants) == (["s:1"], [GRANTS])
+
+
+async def test_an_error_brings_leases_too() -> None:
+    leaser = Leaser(*[framed(MictlanError(Kind.NOT_FOUND, "lookup"))] * 2)
+    request = wire.GetXattrs(InodeNumber(5))
+    leased = await leaser.client().leased(wire.Path.XATTRS, request, wire.Xattrs)
+    assert isinstance(leased.answer, MictlanError)
+    assert (leased.answer.kind, leased.grants) == (Kind.NOT_FOUND, GRANTS)
+    with pytest.raises(MictlanError) as caught:
+        await leaser.client().xattrs(InodeNumber(5))
+    assert caught.value.kind is Kind.NOT_FOUND
+    assert leaser.grants == [GRANTS, GRANTS]
+
+
+async def test_a_read_of_a_fenced_session_is_asked_again_under_the_next() -> None:
+    leaser = Leaser(MictlanError(Kind.FENCED), framed(wire.Xattrs({})))
+    assert await leaser.client().xattrs(InodeNumber(5)) == {}
+    assert (leaser.headers, leaser.grants) == (["s:1", "s:2"], [GRANTS])
+
+
+async def test_a_read_that_is_fenced_twice_fails() -> None:
+    leaser = Leaser(MictlanError(Kind.FENCED), MictlanError(Kind.FENCED))
+    with pytest.raises(MictlanError) as caught:
+        await leaser.client().xattrs(InodeNumber(5))
+    assert (caught.value.kind, leaser.grants) == (Kind.FENCED, [])
+
+
+async def test_leases_of_a_session_that_was_replaced_meanwhile_are_nobodys() -> None:
+    leaser = Leaser()
+
+    def handle(request: Request) -> Response:
+        leaser.epoch += 1
+        return framed(wire.Xattrs({}))
+
+    leaser.handle = handle  # type: ignore[method-assign]
+    assert await leaser.client().xattrs(InodeNumber(5)) == {}
+    assert leaser.grants == []
