@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import trio
 
@@ -51,7 +52,12 @@ class NotifiedKernel:
 
     def attributes_changed(self, ino: InodeNumber) -> None:
         """The kernel must ask for the attributes of an inode again; never waits."""
-        self._notifier.invalidate_attributes(self._to_kernel(ino))
+        self._invalidate(ino)
+
+    def _invalidate(self, ino: InodeNumber) -> None:
+        # Whatever the kernel has against it: at worst the mount is going.
+        with suppress(OSError):
+            self._notifier.invalidate_attributes(self._to_kernel(ino))
 
     def store(self, ino: InodeNumber, body: Buffer) -> bool:
         """The kernel keeps the content of a file of which it has nothing; whether it does."""
@@ -62,7 +68,7 @@ class NotifiedKernel:
     ) -> None:
         """Nothing of these is used any more when this returns."""
         for index, ino in enumerate(inodes):
-            self._notifier.invalidate_attributes(self._to_kernel(ino))
+            self._invalidate(ino)
             if index % MESSAGES_PER_TURN == MESSAGES_PER_TURN - 1:
                 await trio.lowlevel.checkpoint()
         if not names or not self._notifier.has_epoch:
@@ -70,13 +76,14 @@ class NotifiedKernel:
         is_expired = False
         if len(names) <= EXPIRED_COUNT_MAX:
             expired = [(self._to_kernel(parent), name) for parent, name in names]
-            with trio.move_on_after(LOCK_WAIT_S_MAX):
+            with trio.move_on_after(LOCK_WAIT_S_MAX), suppress(OSError):
                 await trio.to_thread.run_sync(
                     self._expire, expired, abandon_on_cancel=True, limiter=self._limiter
                 )
                 is_expired = True
         if not is_expired:
-            self._notifier.increment_epoch()
+            with suppress(OSError):
+                self._notifier.increment_epoch()
 
     def _expire(self, names: Sequence[tuple[KernelInode, bytes]]) -> None:
         for parent, name in names:
@@ -87,8 +94,12 @@ class NotifiedKernel:
         for ino in inodes:
             with trio.move_on_after(PAGES_WAIT_S_MAX):
                 await trio.to_thread.run_sync(
-                    self._notifier.invalidate_pages,
+                    self._drop_pages,
                     self._to_kernel(ino),
                     abandon_on_cancel=True,
                     limiter=self._limiter,
                 )
+
+    def _drop_pages(self, ino: KernelInode) -> None:
+        with suppress(OSError):
+            self._notifier.invalidate_pages(ino)

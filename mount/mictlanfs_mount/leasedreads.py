@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 # Names of a directory that are looked up one by one before it is listed.
 MISSES_MAX = 1
+# While the kernel keeps more names of a directory, it is told of no more that do not exist.
+ABSENT_NAMES_MAX = 8192
 # Extents that come with each file of a listing: small files, which are most, have one.
 LISTED_EXTENTS_MAX = 4
 # How often an answer that was overtaken is asked for again before it is used for its caller alone.
@@ -125,6 +127,9 @@ class LeasedReads(FileSystem):
         if lease is None or self.kernel is None or not self.kernel.keeps_names:
             return 0.0
         if not lease.knows(name) or lease.names.get(name) is not inode:
+            return 0.0
+        if inode is None and len(lease.told_names) > ABSENT_NAMES_MAX:
+            # Names that do not exist are without end.
             return 0.0
         lease.told_names.add(name)
         return self.keeper.table.trust_s

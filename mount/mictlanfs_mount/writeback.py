@@ -498,12 +498,13 @@ class FileWriter:
     async def store(self) -> None:
         """Wait, however long it takes, until all that was written before is committed or dropped.
 
-        Reports nothing: a failure on the way stays for those who flush.
+        What a quota refuses stays dirty and is not waited for: it may be refused for ever. Reports
+        nothing: a failure on the way stays for those who flush.
         """
         self.seal_all()
         self.pool.storage.hurry()
         target_count = self._sealed_count
-        while self._committed_count < target_count:
+        while self._committed_count < target_count and not self.is_refused:
             await self._changed.wait()
 
     def raise_error(self) -> None:

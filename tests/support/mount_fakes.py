@@ -239,6 +239,11 @@ class FakeSession:
             raise MictlanError(Kind.TIMED_OUT, "commit")
         return request.touched
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether all that was applied was asked to be durable."""
+        return self._is_durable
+
     def hurry(self) -> None:
         """Nothing is posted here."""
 
