@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -46,6 +47,11 @@ STORE_LOOK_S = 0.5
 
 class LeasedFileSystem(LeasedLog):
     """All verbs under leases."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # Writes that wait for a lease, by file: the kernel holds the pages that they write.
+        self._waiting_writes: Counter[InodeNumber] = Counter()
 
     # --- making ----------------------------------------------------------------------------------
 
@@ -508,7 +514,13 @@ class LeasedFileSystem(LeasedLog):
         while True:
             if not self.is_owned(ino):
                 await self._content.wait_for_room()
-                await self._own_inode(ino)
+                self._waiting_writes[ino] += 1
+                try:
+                    await self._own_inode(ino)
+                finally:
+                    self._waiting_writes[ino] -= 1
+                    if not self._waiting_writes[ino]:
+                        del self._waiting_writes[ino]
             try:
                 await self._content.admit(handle, offset, len(data))
             except MictlanError as error:
@@ -594,11 +606,20 @@ class LeasedFileSystem(LeasedLog):
             await self.kernel.forget(names, told)
             # The pages of all others are dropped when they are opened, if they are stale.
             opened = [ino for ino in told if self._is_open_with_pages(ino)]
-            await self.kernel.forget_pages(opened)
+            # A write that waits for this very lease holds its pages until it has it: those go as
+            # soon as it is done, and nobody waits for that.
+            held = [ino for ino in opened if self._waiting_writes[ino]]
+            if held and self.keeper is not None:
+                self.keeper.start_soon(self._forget_pages_of, held)
+            await self.kernel.forget_pages([ino for ino in opened if ino not in held])
         for lease in leases:
             for inode in lease.former:
                 self.inodes.drop_unused(inode)
             lease.former = []
+
+    async def _forget_pages_of(self, inodes: list[InodeNumber]) -> None:
+        if self.kernel is not None:
+            await self.kernel.forget_pages(inodes)
 
     def _is_open_with_pages(self, ino: InodeNumber) -> bool:
         inode = self.inodes.get(ino)

@@ -190,10 +190,10 @@ class LeaseKeeper:
             self.table.end(lease)
             self._forgotten.append(key)
 
-    def start_soon(self, work: Callable[[InodeNumber], Awaitable[None]], ino: InodeNumber) -> None:
+    def start_soon(self, work: Callable[[T], Awaitable[None]], argument: T) -> None:
         """Do something in the background, for as long as events are followed."""
         if self._nursery is not None:
-            self._nursery.start_soon(work, ino)
+            self._nursery.start_soon(work, argument)
 
     # --- events ----------------------------------------------------------------------------------
 
