@@ -38,6 +38,7 @@ class Neighbours(Generic[T]):
     def __init__(self, files: Sequence[T]) -> None:
         self._files = files
         self._index = {file.ino: index for index, file in enumerate(files)}
+        # Who begins with the first one is likely to go on.
         self._last = -STEP_MAX
         self._fetched_to = 0
         self._ahead = AHEAD_FIRST

@@ -172,7 +172,7 @@ def test_sync_makes_each_write_and_each_change_durable_before_it_returns(
         fd = os.open(file, os.O_CREAT | os.O_WRONLY)
         try:
             mount.forget()
-            os.write(fd, bytes(4096))
+            os.write(fd, bytes(100_000))
             # Counted at once: what comes later does not matter to the program.
             written = mount.requests()
             mount.forget()
@@ -181,12 +181,12 @@ def test_sync_makes_each_write_and_each_change_durable_before_it_returns(
         finally:
             os.close(fd)
     assert written.peers >= 1
-    # The change itself, and the barrier that makes it durable.
-    assert written.paths[wire.Path.COMMIT] == 2
-    assert changed.paths[wire.Path.COMMIT] == 2
+    assert written.paths[wire.Path.COMMIT] >= 1
+    # The change and the barrier that makes it durable travel together.
+    assert changed.paths[wire.Path.COMMIT] == 1
 
 
-@pytest.mark.parametrize(("options", "commit_count"), [((), 1), (("dirsync",), 2)])
+@pytest.mark.parametrize(("options", "commit_count"), [((), 0), (("dirsync",), 1)])
 def test_dirsync_makes_each_change_of_names_durable_before_it_returns(
     space: Space, work: Path, tmp_path: Path, options: tuple[str, ...], commit_count: int
 ) -> None:

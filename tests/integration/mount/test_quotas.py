@@ -86,9 +86,10 @@ def test_files_and_trees_move_between_buckets_as_far_as_there_is_room(
 ) -> None:
     tree = work / "tree" / "below"
     tree.mkdir(parents=True)
-    for name in ("a", "b"):
-        (tree / name).write_bytes(os.urandom(3 * MIB))
-    (work / "single").write_bytes(os.urandom(3 * MIB))
+    for path in (tree / "a", tree / "b", work / "single"):
+        with path.open("wb", buffering=0) as file:
+            file.write(os.urandom(3 * MIB))
+            os.fsync(file.fileno())
     before = used(space, work)
     os.rename(work / "tree", limited / "tree")
     assert (used(space, limited), used(space, work)) == (6 * MIB, before - 6 * MIB)
@@ -153,7 +154,9 @@ def test_mounted_bucket_shows_its_quota_as_its_size(
     space: Space, limited: Path, work: Path, tmp_path: Path
 ) -> None:
     (limited / "d").mkdir()
-    (limited / "d" / "file").write_bytes(os.urandom(3 * MIB))
+    with (limited / "d" / "file").open("wb", buffering=0) as file:
+        file.write(os.urandom(3 * MIB))
+        os.fsync(file.fileno())
     for subdir in (limited.name, f"{limited.name}/d"):
         with mounted(space.uri, tmp_path / "part", f"subdir={subdir}") as part:
             shown = os.statvfs(part.path)

@@ -1,0 +1,189 @@
+"""What is fetched ahead, and what the kernel is given, under leases."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from mictlanfs import acl, wire
+from mictlanfs.model import FileKind, InodeNumber
+from mictlanfs_mount.leasedreads import PUSHED_SIZE_BYTES_MAX
+from tests.support.leased_space import (
+    FakeKernel,
+    LeasedMount,
+    LeasedSpace,
+    open_leased_mount,
+    open_leased_space,
+)
+from tests.support.mount_fakes import CALLER
+
+BODY = b"small content"
+
+
+class KeepingKernel(FakeKernel):
+    """A kernel that takes what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stored: list[tuple[InodeNumber, bytes]] = []
+
+    def store(self, ino: InodeNumber, body: bytes | bytearray | memoryview) -> bool:
+        self.stored.append((ino, bytes(body)))
+        return True
+
+
+@pytest.fixture
+async def space() -> AsyncIterator[LeasedSpace]:
+    async with open_leased_space() as space:
+        yield space
+
+
+@pytest.fixture
+async def mount(space: LeasedSpace) -> AsyncIterator[LeasedMount]:
+    async with open_leased_mount(space) as mount:
+        yield mount
+
+
+@pytest.fixture
+async def other(space: LeasedSpace) -> AsyncIterator[LeasedMount]:
+    async with open_leased_mount(space) as other:
+        yield other
+
+
+async def plant(mount: LeasedMount, *names: bytes, body: bytes = BODY) -> list[InodeNumber]:
+    """Files in the bucket, written by this mount and stored."""
+    inos = []
+    for name in names:
+        opened, inode = await mount.filesystem.create(
+            mount.space.bucket, name, 0o644, os.O_WRONLY, CALLER
+        )
+        if body:
+            await mount.filesystem.write(opened.handle, 0, body)
+        await mount.filesystem.release(opened.handle)
+        inos.append(inode.ino)
+    await mount.flush()
+    return inos
+
+
+def with_kernel(mount: LeasedMount) -> KeepingKernel:
+    kernel = KeepingKernel()
+    mount.filesystem.kernel = kernel
+    return kernel
+
+
+async def test_a_small_file_at_hand_is_pushed_when_it_is_opened_first(
+    mount: LeasedMount, other: LeasedMount, autojump_clock: MockClock
+) -> None:
+    (ino,) = await plant(mount, b"file")
+    kernel = with_kernel(other)
+    await other.filesystem.lookup(mount.space.bucket, b"file")
+    opened = await other.filesystem.open(ino, os.O_RDONLY)
+    assert opened.keep_cache
+    assert kernel.stored == [(ino, BODY)]
+    again = await other.filesystem.open(ino, os.O_RDONLY)
+    assert again.keep_cache
+    assert len(kernel.stored) == 1, "the kernel has it"
+
+
+@pytest.mark.parametrize("body", [b"", bytes(PUSHED_SIZE_BYTES_MAX + 1)])
+async def test_an_empty_or_a_large_file_is_not_pushed(
+    mount: LeasedMount, other: LeasedMount, autojump_clock: MockClock, body: bytes
+) -> None:
+    (ino,) = await plant(mount, b"file", body=body)
+    kernel = with_kernel(other)
+    await other.filesystem.lookup(mount.space.bucket, b"file")
+    await other.filesystem.open(ino, os.O_RDONLY)
+    assert kernel.stored == []
+
+
+async def test_a_file_that_is_open_for_writing_already_is_not_pushed(
+    mount: LeasedMount, other: LeasedMount, autojump_clock: MockClock
+) -> None:
+    (ino,) = await plant(mount, b"file")
+    kernel = with_kernel(other)
+    await other.filesystem.lookup(mount.space.bucket, b"file")
+    await other.filesystem.open(ino, os.O_WRONLY)
+    await other.filesystem.open(ino, os.O_RDONLY)
+    assert kernel.stored == []
+
+
+async def test_what_the_kernel_forgot_is_pushed_again(
+    mount: LeasedMount, other: LeasedMount, autojump_clock: MockClock
+) -> None:
+    (ino,) = await plant(mount, b"file")
+    kernel = with_kernel(other)
+    inode = await other.filesystem.lookup(mount.space.bucket, b"file")
+    inode.lookup_count += 1
+    opened = await other.filesystem.open(ino, os.O_RDONLY)
+    await other.filesystem.release(opened.handle)
+    other.inodes.forget(ino, 1)
+    await other.filesystem.open(ino, os.O_RDONLY)
+    assert len(kernel.stored) == 2
+
+
+async def test_directories_of_a_walk_are_listed_ahead(
+    mount: LeasedMount, other: LeasedMount, autojump_clock: MockClock
+) -> None:
+    names = [b"d%d" % index for index in range(8)]
+    top = await mount.filesystem.make(mount.space.bucket, b"top", FileKind.DIRECTORY, 0o755, CALLER)
+    inos = [
+        (await mount.filesystem.make(top.ino, name, FileKind.DIRECTORY, 0o755, CALLER)).ino
+        for name in names
+    ]
+    await mount.flush()
+    await other.filesystem.lookup(mount.space.bucket, b"top")
+    assert await other.list(top.ino) == names
+    for ino in inos[:2]:
+        assert await other.list(ino) == []
+    await trio.sleep(1)
+    before = other.script.asked("list")
+    for ino in inos[2:5]:
+        assert await other.list(ino) == []
+    assert other.script.asked("list") - before <= 3, "what follows, not what is read"
+    ahead = [other.table.get(ino) for ino in inos[2:5]]
+    assert all(lease is not None and lease.is_complete for lease in ahead)
+
+
+async def test_an_access_list_that_is_only_a_mode_is_a_change_of_mode(
+    mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    (ino,) = await plant(mount, b"file")
+    entries = ((0x01, 6), (0x04, 4), (0x20, 0))
+    value = struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHI", tag, permissions, 0xFFFFFFFF) for tag, permissions in entries
+    )
+    before = mount.script.asked("acquire")
+    await mount.filesystem.setxattr(ino, acl.ACCESS_NAME, value)
+    assert mount.script.asked("acquire") == before
+    assert (await mount.filesystem.getattr(ino)).attributes.mode == 0o640
+    await mount.flush()
+    node = await mount.router.node(wire.GetNode(ino))
+    assert (node.attributes.mode, node.attributes.has_xattrs) == (0o640, False)
+
+
+async def test_a_file_is_stored_before_it_takes_the_place_of_another(
+    mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    await plant(mount, b"kept")
+    opened, inode = await mount.filesystem.create(
+        mount.space.bucket, b"new", 0o644, os.O_WRONLY, CALLER
+    )
+    await mount.filesystem.write(opened.handle, 0, b"newer")
+    await mount.filesystem.release(opened.handle)
+    assert not mount.content.is_clean(inode.ino)
+    bucket = mount.space.bucket
+    await mount.filesystem.rename(bucket, b"new", bucket, b"kept", wire.RenameMode.REPLACE)
+    assert mount.content.is_clean(inode.ino)
+
+
+async def test_closing_means_something_only_when_it_is_asked_to(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    assert not mount.filesystem.wants_flush
+    async with open_leased_mount(space, writes_through=True) as through:
+        assert through.filesystem.wants_flush
