@@ -22,7 +22,10 @@ AHEAD_MAX = 64
 class Numbered(Protocol):
     """Anything with an inode number."""
 
-    ino: InodeNumber
+    @property
+    def ino(self) -> InodeNumber:
+        """The number."""
+        ...
 
 
 T = TypeVar("T", bound=Numbered)
