@@ -48,7 +48,11 @@ def test_every_chunk_is_on_two_peers(servers: LooseServers, tmp_path: Path) -> N
     with mounted(servers.uri, tmp_path) as mount:
         for index in range(30):
             (mount.bucket / f"small{index}").write_bytes(os.urandom(9000 * (index + 1)))
-        (mount.bucket / "large").write_bytes(os.urandom(9 * MIB))
+        with (mount.bucket / "large").open("wb", buffering=0) as file:
+            file.write(os.urandom(9 * MIB))
+        for path in mount.bucket.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
         copies = copies_by_chunk(servers)
     assert len(copies) >= 33
     assert set(copies.values()) == {2}
