@@ -17,7 +17,6 @@ _KINDS: dict[int, Kind] = {ERRNO[kind]: kind for kind in reversed(Kind)}
 _KINDS.update(
     {
         errno.EIO: Kind.INTERNAL,
-        errno.EDQUOT: Kind.NO_SPACE,
         errno.ENOSYS: Kind.UNSUPPORTED,
         # Too many levels of symbolic links: the path cannot be used as it is.
         errno.ELOOP: Kind.INVALID,

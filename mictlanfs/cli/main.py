@@ -54,7 +54,7 @@ COMMANDS: dict[str, Listed] = {
     "stat": Listed("Show what is known of a file, directory or bucket."),
     "rm": Listed("Remove files and directories."),
     "exists": Listed("Tell by the exit code whether something exists."),
-    "bucket": Listed("Make, list, show and remove buckets."),
+    "bucket": Listed("Make, list, show, change and remove buckets."),
     "recover": Listed("List, show, re-apply and export what a mount could not commit."),
     "status": Listed("Show the health of a space."),
 }

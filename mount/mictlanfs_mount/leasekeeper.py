@@ -237,6 +237,7 @@ class LeaseKeeper:
         log.warning("the router was started again; claiming %d leases", len(self.table))
         # Those that are being given up as well: what was changed under them is not stored yet.
         held = list(self.table)
+        sent_s = self._clock.monotonic_s()
         for start in range(0, max(1, len(held)), wire.LEASES_COUNT_MAX):
             part = held[start : start + wire.LEASES_COUNT_MAX]
             claim = wire.Claim(
@@ -248,9 +249,13 @@ class LeaseKeeper:
                 is_last=start + wire.LEASES_COUNT_MAX >= len(held),
             )
             await self._router.claim(claim)
+        if ref != self._session.ref:
+            return
         self.table.void_before(incarnation)
         self._incarnation = incarnation
         self._last_event = 0
+        # A claim counts as a request for events: those who wait for trust need not wait longer.
+        self._trust_since(sent_s)
 
     def _begin_recall(self, nursery: trio.Nursery, recall: wire.Recall) -> None:
         self.table.note_recall(recall.keys, recall.stamp)

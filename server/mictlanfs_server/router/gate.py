@@ -267,6 +267,8 @@ class LeaseGate:
         self._check_member(request.session)
         _check_count(len(request.reads) + len(request.writes), "claim")
         self.table.claim(request)
+        # As good as a request for events: its sender trusts its leases from here on.
+        self.table.heard(request.session)
 
     def _check_member(self, session: SessionId) -> None:
         if session not in self.table:
