@@ -14,7 +14,7 @@ from mictlanfs.oserrors import from_os_error, kind_of, translated_os_errors
         (errno.EACCES, Kind.ACCESS_DENIED),
         (errno.EPERM, Kind.NOT_PERMITTED),
         (errno.ENOSPC, Kind.NO_SPACE),
-        (errno.EDQUOT, Kind.NO_SPACE),
+        (errno.EDQUOT, Kind.QUOTA_EXCEEDED),
         (errno.EROFS, Kind.READ_ONLY),
         (errno.EISDIR, Kind.IS_DIRECTORY),
         (errno.ENOTDIR, Kind.NOT_DIRECTORY),
