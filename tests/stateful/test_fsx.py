@@ -91,7 +91,7 @@ def test_program_says_the_seed_and_ends_with_1_after_a_difference(
 ) -> None:
     words = [str(tmp_path), "--operations", "500", "--seed", "7"]
     assert main(words) == 0
-    assert capsys.readouterr().out.startswith("seed 7\n500 operations")
+    assert capsys.readouterr().out.startswith("seed 7\n500 operations\n500 operations in")
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: len(data))
     assert main(words) == 1
     assert "last operations" in capsys.readouterr().err
