@@ -380,7 +380,9 @@ class Session:
         while True:
             await self._has_work.wait()
             self._has_work = trio.Event()
-            while self._waiting:
+            # What is posted meanwhile leaves when there is enough of it, or in a while.
+            asked_count = self._asked_count
+            while self._waiting and self._answered_count < asked_count:
                 await self._send_batch(self._take_batch())
 
     def _take_batch(self) -> list[_Request | _Posted]:

@@ -580,6 +580,24 @@ async def test_many_posted_operations_do_not_wait(
     assert space.batch_sizes == [2]
 
 
+async def test_what_is_posted_while_a_batch_is_under_way_leaves_together_later(
+    space: Space, autojump_clock: MockClock
+) -> None:
+    async with space.session() as session:
+        gate = space.net.hold(wire.Path.COMMIT)
+        post(session, await make(session, b"a"), [])
+        session.hurry()
+        await trio.testing.wait_all_tasks_blocked()
+        for name in (b"b", b"c"):
+            post(session, await make(session, name), [])
+        gate.set()
+        await trio.testing.wait_all_tasks_blocked()
+        post(session, await make(session, b"d"), [])
+        await trio.sleep(session_module.POSTED_AGE_S_MAX)
+        await session.flush()
+    assert space.batch_sizes == [1, 3]
+
+
 async def test_covered_operations_and_others_travel_apart_and_in_order(
     space: Space, autojump_clock: MockClock
 ) -> None:
