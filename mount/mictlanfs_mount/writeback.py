@@ -23,8 +23,9 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -33,7 +34,16 @@ from mictlanfs import wire
 from mictlanfs.client.inline import inline_chunk
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.intervals import split_at
-from mictlanfs.model import MIB, Attributes, BucketPolicy, Buffer, Chunk, Extent, InodeNumber
+from mictlanfs.model import (
+    MIB,
+    SMALL_CHUNK_SIZE_BYTES,
+    Attributes,
+    BucketPolicy,
+    Buffer,
+    Chunk,
+    Extent,
+    InodeNumber,
+)
 from mictlanfs.taskerrors import single_error
 from mictlanfs_mount.extents import Segment
 from mictlanfs_mount.pieces import Pieces
@@ -45,6 +55,10 @@ log = logging.getLogger(__name__)
 AGE_S_MAX = 1.0
 TICK_S = 0.25
 UPLOADS_MAX = 8
+# Small chunks that nobody waits for leave together, in few requests to each peer.
+SMALL_UPLOADS_MAX = 256
+GATHER_COUNT_MAX = 64
+GATHER_S_MAX = 0.05
 RETRY_S_FIRST = 0.5
 RETRY_S_MAX = 10.0
 # Bounds of what one operation carries, about 40 bytes for each extent: a window of short writes
@@ -179,6 +193,8 @@ class FileWriter:
     _hurried: trio.Event = field(default_factory=trio.Event)
     # Somebody waits for the bytes to be durable, so that no barrier has to follow the commit.
     _is_sync_wanted: bool = False
+    # Who waits for bytes to be committed, durably or not.
+    _waiting_count: int = 0
     # What is to be done when so many windows are committed.
     _afterwards: deque[tuple[int, Callable[[], None]]] = field(default_factory=deque)
 
@@ -250,14 +266,16 @@ class FileWriter:
         if sealed.pieces.size <= self.pool.inline_size_max:
             sealed.make_inline(tail)
             self._commit_soon()
+        elif sealed.pieces.size < SMALL_CHUNK_SIZE_BYTES:
+            self.pool.upload_soon(partial(self._upload, sealed, self.pool.small_upload_limiter))
         else:
-            self.pool.nursery.start_soon(self._upload, sealed)
+            self.pool.nursery.start_soon(self._upload, sealed, self.pool.upload_limiter)
 
-    async def _upload(self, sealed: _Sealed) -> None:
+    async def _upload(self, sealed: _Sealed, limiter: trio.CapacityLimiter) -> None:
         delay_s = RETRY_S_FIRST
         while not sealed.is_dropped:
             try:
-                async with self.pool.upload_limiter:
+                async with limiter:
                     sealed.chunk = await self.pool.storage.store(
                         sealed.pieces.buffers(), self.policy
                     )
@@ -271,7 +289,7 @@ class FileWriter:
             else:
                 self.pool.note_progress()
                 self.pool.on_stored(sealed.chunk, sealed.pieces.buffers())
-                await self._commit_stored()
+                self._commit_soon()
                 return
 
     async def _commit_stored(self) -> None:
@@ -367,6 +385,8 @@ class FileWriter:
 
         if self.pool.storage.post(op, on_result):
             self._is_committing = True
+            if self._waiting_count:
+                self.pool.storage.hurry()
         else:
             self.pool.nursery.start_soon(self._commit_stored)
 
@@ -450,9 +470,8 @@ class FileWriter:
                 the mount for `deadline_s`. The data is kept and tried again.
         """
         self._is_sync_wanted = sync or self._is_sync_wanted
-        self.seal_all()
         self._hurry_refused()
-        self.pool.storage.hurry()
+        self._send_now()
         target_count = self._sealed_count
         started_s = trio.current_time()
         while self._committed_count < target_count:
@@ -462,8 +481,22 @@ class FileWriter:
                 detail = f"{self.dirty_bytes} bytes are not stored yet; they are tried again"
                 raise MictlanError(Kind.TIMED_OUT, "flush", str(self.ino), detail)
             with trio.move_on_at(give_up_at):
-                await self._changed.wait()
+                await self._wait_changed()
         self.raise_error()
+
+    async def _wait_changed(self) -> None:
+        """Wait until something becomes of dirty bytes, which nothing holds up meanwhile."""
+        self._waiting_count += 1
+        try:
+            await self._changed.wait()
+        finally:
+            self._waiting_count -= 1
+
+    def _send_now(self) -> None:
+        """Send all that was written before on its way without delay."""
+        self.seal_all()
+        self.pool.start_uploads()
+        self.pool.storage.hurry()
 
     def _hurry_refused(self) -> None:
         """Try again now what a quota refused: there may be room, so that is not an error yet."""
@@ -477,12 +510,11 @@ class FileWriter:
 
         Reports nothing. Gives up after `deadline_s`.
         """
-        self.seal_all()
-        self.pool.storage.hurry()
+        self._send_now()
         target_count = self._sealed_count
         with trio.move_on_after(deadline_s):
             while self._committed_count < target_count and self.failure is None:
-                await self._changed.wait()
+                await self._wait_changed()
 
     @property
     def is_refused(self) -> bool:
@@ -501,11 +533,10 @@ class FileWriter:
         What a quota refuses stays dirty and is not waited for: it may be refused for ever. Reports
         nothing: a failure on the way stays for those who flush.
         """
-        self.seal_all()
-        self.pool.storage.hurry()
+        self._send_now()
         target_count = self._sealed_count
         while self._committed_count < target_count and not self.is_refused:
-            await self._changed.wait()
+            await self._wait_changed()
 
     def raise_error(self) -> None:
         """Report the last failure, once."""
@@ -569,6 +600,8 @@ class WriteBack:
         self.budget = budget
         self.on_stored = on_stored
         self.upload_limiter = trio.CapacityLimiter(UPLOADS_MAX)
+        self.small_upload_limiter = trio.CapacityLimiter(SMALL_UPLOADS_MAX)
+        self._gathered: list[Callable[[], Awaitable[None]]] = []
         self._writers: dict[InodeNumber, FileWriter] = {}
         self._progressed_s = -math.inf
 
@@ -599,6 +632,24 @@ class WriteBack:
             del self._writers[writer.ino]
             writer.on_forgotten()
 
+    def upload_soon(self, upload: Callable[[], Awaitable[None]]) -> None:
+        """Start an upload together with others that come soon."""
+        self._gathered.append(upload)
+        if len(self._gathered) >= GATHER_COUNT_MAX:
+            self.start_uploads()
+        elif len(self._gathered) == 1:
+            self.nursery.start_soon(self._start_uploads_in_a_while)
+
+    async def _start_uploads_in_a_while(self) -> None:
+        await trio.sleep(GATHER_S_MAX)
+        self.start_uploads()
+
+    def start_uploads(self) -> None:
+        """Start the uploads that wait for others."""
+        gathered, self._gathered = self._gathered, []
+        for upload in gathered:
+            self.nursery.start_soon(upload)
+
     def note_progress(self) -> None:
         """Bytes have left the mount."""
         self._progressed_s = trio.current_time()
@@ -619,6 +670,7 @@ class WriteBack:
         """
         started_s = trio.current_time()
         while self.budget.is_exhausted:
+            self.start_uploads()
             for writer in list(self._writers.values()):
                 writer.seal_all()
                 if writer.failure is not None and writer.failure.kind is Kind.NO_SPACE:

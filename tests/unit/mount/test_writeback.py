@@ -10,7 +10,15 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import KIB
-from mictlanfs_mount.writeback import AGE_S_MAX, RETRY_S_FIRST, TICK_S, UPLOADS_MAX, Budget
+from mictlanfs_mount.writeback import (
+    AGE_S_MAX,
+    GATHER_COUNT_MAX,
+    GATHER_S_MAX,
+    RETRY_S_FIRST,
+    TICK_S,
+    UPLOADS_MAX,
+    Budget,
+)
 from tests.support.mount_space import CHUNK_SIZE_BYTES, START_NS
 from tests.support.writeback_rig import open_rig
 
@@ -169,6 +177,41 @@ async def test_window_that_is_written_again_and_again_is_sent_too(
             await trio.sleep(0.1)
         # All but the last second, or a little more, of 4 s.
         assert len(rig.content) >= 40 - 10 * (AGE_S_MAX + 2 * TICK_S)
+
+
+async def test_small_windows_that_nobody_waits_for_leave_together(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_rig() as rig:
+        for number in range(GATHER_COUNT_MAX - 1):
+            rig.write(number * WINDOW, b"x")
+            rig.writer.seal_all()
+        await trio.sleep(GATHER_S_MAX / 2)
+        assert rig.script.asked("store") == 0
+        await trio.sleep(GATHER_S_MAX)
+        assert rig.script.asked("store") == GATHER_COUNT_MAX - 1
+        await wait_all_tasks_blocked()
+        assert rig.writer.is_clean
+
+
+async def test_enough_small_windows_leave_at_once() -> None:
+    async with open_rig() as rig:
+        for number in range(GATHER_COUNT_MAX):
+            rig.write(number * WINDOW, b"x")
+            rig.writer.seal_all()
+        await wait_all_tasks_blocked()
+        assert rig.writer.is_clean
+
+
+async def test_small_windows_leave_when_somebody_waits_for_any_of_them(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_rig() as rig:
+        rig.write(0, b"a")
+        rig.writer.seal_all()
+        started_s = trio.current_time()
+        await rig.writer.store()
+        assert (rig.content, trio.current_time()) == (b"a", started_s)
 
 
 # --- order ---------------------------------------------------------------------------------------
