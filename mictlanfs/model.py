@@ -63,7 +63,7 @@ class FileKind(IntEnum):
     SOCKET = stat.S_IFSOCK >> 12
 
 
-class Attributes(Struct, frozen=True):
+class Attributes(Struct, frozen=True, gc=False):
     """What `stat` shows of an inode, and the two counters that tell whether it changed.
 
     Attributes:
@@ -142,7 +142,7 @@ def inline_bodies(
     return ((chunk, body) for body, chunk in zip(bodies, inline, strict=False) if body)
 
 
-class BucketPolicy(Struct, frozen=True):
+class BucketPolicy(Struct, frozen=True, gc=False):
     """How the data of a bucket is kept.
 
     Attributes:

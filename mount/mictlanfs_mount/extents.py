@@ -55,14 +55,15 @@ class ExtentMap:
 
     def __init__(self, content_version: int = -1) -> None:
         self.content_version = content_version
-        self._entries: list[Segment] = []
-        self._known: list[tuple[int, int]] = []
+        # Most maps of a large tree are empty, and an empty tuple takes no memory.
+        self._entries: list[Segment] | tuple[()] = ()
+        self._known: list[tuple[int, int]] | tuple[()] = ()
 
     def reset(self, content_version: int) -> None:
         """Forget everything: the file has another content now."""
         self.content_version = content_version
-        self._entries.clear()
-        self._known.clear()
+        self._entries = ()
+        self._known = ()
 
     def learn(
         self,
@@ -80,8 +81,10 @@ class ExtentMap:
             for e in extents
             if e.end > start and e.offset < stop
         ]
-        index = bisect_right(self._entries, start, key=_offset_of)
-        self._entries[index:index] = sorted(fresh, key=_offset_of)
+        if fresh:
+            entries = self._entries = self._entries or []
+            index = bisect_right(entries, start, key=_offset_of)
+            entries[index:index] = sorted(fresh, key=_offset_of)
         self._known = merge([*self._known, (start, stop)])
 
     def replace(self, segments: Sequence[Segment], content_version: int) -> None:
@@ -94,8 +97,9 @@ class ExtentMap:
             return
         for segment in segments:
             self._cut_out(segment.offset, segment.end)
-            index = bisect_right(self._entries, segment.offset, key=_offset_of)
-            self._entries.insert(index, segment)
+            entries = self._entries = self._entries or []
+            index = bisect_right(entries, segment.offset, key=_offset_of)
+            entries.insert(index, segment)
         self._known = merge([*self._known, *((s.offset, s.end) for s in segments)])
 
     def truncate(self, size: int, content_version: int) -> None:
@@ -155,6 +159,8 @@ class ExtentMap:
 
     def _cut_out(self, start: int, end: int) -> None:
         """Remove what the entries say of `[start, end)`."""
+        if not self._entries:
+            return
         first = max(bisect_right(self._entries, start, key=_offset_of) - 1, 0)
         last = first
         kept: list[Segment] = []

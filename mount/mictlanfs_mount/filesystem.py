@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import trio
@@ -136,7 +137,7 @@ class FileSystem:
             valid_until_s = self._valid_from_now()
         inode = self.inodes.learn(node.attributes, valid_until_s)
         inode.target = node.target
-        if node.policy is not None:
+        if node.policy is not None and node.policy != inode.policy:
             inode.policy = node.policy
         return inode
 
@@ -459,11 +460,15 @@ class FileSystem:
         again, in the same thread; a second STALE in a row would reach the program.
         """
         now_s = self._clock.monotonic_s()
-        is_repeated = now_s < inode.reopening.pop(thread, now_s)
+        is_repeated = now_s < inode.reopening.get(thread, now_s)
+        waiting = {
+            key: until for key, until in inode.reopening.items() if now_s < until and key != thread
+        }
+        if inode.reopening:
+            inode.reopening = waiting
         is_told = inode.told_content_version in {-1, inode.attributes.content_version}
         if is_told or is_repeated:
             return
-        waiting = {key: until for key, until in inode.reopening.items() if now_s < until}
         inode.reopening = {**waiting, thread: now_s + REOPEN_WITHIN_S}
         raise MictlanError(Kind.STALE, "open", str(inode.ino), "it was changed elsewhere")
 
@@ -520,7 +525,7 @@ class FileSystem:
 
     # --- extended attributes ---------------------------------------------------------------------
 
-    async def _xattrs(self, ino: InodeNumber) -> dict[bytes, bytes]:
+    async def _xattrs(self, ino: InodeNumber) -> Mapping[bytes, bytes]:
         inode = await self.getattr(ino)
         if not inode.attributes.has_xattrs:
             return {}

@@ -8,13 +8,19 @@ lives under which it was changed. No I/O, no awaits. No descriptor is held per i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import msgspec
 
 from mictlanfs.model import Attributes, BucketPolicy, InodeNumber
 from mictlanfs_mount.extents import ExtentMap
 from mictlanfs_mount.leases import Lease
+
+# One for all: a mount may know a million inodes.
+_POLICY_DEFAULT = BucketPolicy()
+_NOBODY: Mapping[int, float] = MappingProxyType({})
+_NO_XATTRS: Mapping[bytes, bytes] = MappingProxyType({})
 
 
 class Inode:
@@ -68,13 +74,13 @@ class Inode:
         self.lookup_count = 0
         self.open_count = 0
         self.target = b""
-        self.policy = BucketPolicy()
+        self.policy = _POLICY_DEFAULT
         self.bucket = InodeNumber(0)
         self.extents = ExtentMap()
         self.kernel_content_version = -1
         self.told_content_version = -1
-        self.reopening: dict[int, float] = {}
-        self.xattrs: dict[bytes, bytes] = {}
+        self.reopening: Mapping[int, float] = _NOBODY
+        self.xattrs: Mapping[bytes, bytes] = _NO_XATTRS
         self.xattrs_version = -1
         self.lease: Lease | None = None
         self.name_count = 0

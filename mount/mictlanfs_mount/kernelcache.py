@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 # Above this many names one look-up of each name in use is cheaper than a message for each.
 EXPIRED_COUNT_MAX = 512
 LOCK_WAIT_S_MAX = 0.05
+# The same for names that are given up to save memory, 100,000 of them.
+PATIENT_WAIT_S_MAX = 0.5
 # A read under way locks its page; what it returns was true when it began.
 PAGES_WAIT_S_MAX = 0.25
 # Messages between two points at which other tasks may run.
@@ -64,9 +66,17 @@ class NotifiedKernel:
         return self._notifier.store(self._to_kernel(ino), 0, memoryview(body))
 
     async def forget(
-        self, names: Sequence[tuple[InodeNumber, bytes]], inodes: Sequence[InodeNumber]
+        self,
+        names: Sequence[tuple[InodeNumber, bytes]],
+        inodes: Sequence[InodeNumber],
+        *,
+        is_awaited: bool = True,
     ) -> None:
-        """Nothing of these is used any more when this returns."""
+        """Nothing of these is used any more when this returns.
+
+        When nobody waits for it each name is expired by itself, however many they are, so that the
+        kernel need not look up the others again.
+        """
         for index, ino in enumerate(inodes):
             self._invalidate(ino)
             if index % MESSAGES_PER_TURN == MESSAGES_PER_TURN - 1:
@@ -74,9 +84,10 @@ class NotifiedKernel:
         if not names or not self._notifier.has_epoch:
             return
         is_expired = False
-        if len(names) <= EXPIRED_COUNT_MAX:
+        if len(names) <= EXPIRED_COUNT_MAX or not is_awaited:
             expired = [(self._to_kernel(parent), name) for parent, name in names]
-            with trio.move_on_after(LOCK_WAIT_S_MAX), suppress(OSError):
+            wait_s = LOCK_WAIT_S_MAX if is_awaited else PATIENT_WAIT_S_MAX
+            with trio.move_on_after(wait_s), suppress(OSError):
                 await trio.to_thread.run_sync(
                     self._expire, expired, abandon_on_cancel=True, limiter=self._limiter
                 )
@@ -84,6 +95,21 @@ class NotifiedKernel:
         if not is_expired:
             with suppress(OSError):
                 self._notifier.increment_epoch()
+
+    async def drop(self, names: Sequence[tuple[InodeNumber, bytes]]) -> None:
+        """Names that nobody uses are kept no more: their inodes take memory, here too.
+
+        In a thread, however long it takes.
+        """
+        dropped = [(self._to_kernel(parent), name) for parent, name in names]
+        with suppress(OSError):
+            await trio.to_thread.run_sync(
+                self._drop, dropped, abandon_on_cancel=True, limiter=self._limiter
+            )
+
+    def _drop(self, names: Sequence[tuple[KernelInode, bytes]]) -> None:
+        for parent, name in names:
+            self._notifier.drop_entry(parent, name)
 
     def _expire(self, names: Sequence[tuple[KernelInode, bytes]]) -> None:
         for parent, name in names:

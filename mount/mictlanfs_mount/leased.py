@@ -598,12 +598,12 @@ class LeasedFileSystem(LeasedLog):
                     await done.wait()
             nursery.cancel_scope.cancel()
 
-    async def let_kernel_forget(self, leases: Sequence[Lease]) -> None:
+    async def let_kernel_forget(self, leases: Sequence[Lease], *, is_awaited: bool = True) -> None:
         """Nothing that these leases, which have just ended, covered may be used any more."""
         names = [(lease.key, name) for lease in leases for name in lease.told_names]
         told = sorted({ino for lease in leases for ino in lease.told_inodes})
         if self.kernel is not None:
-            await self.kernel.forget(names, told)
+            await self.kernel.forget(names, told, is_awaited=is_awaited)
             # The pages of all others are dropped when they are opened, if they are stale.
             opened = [ino for ino in told if self._is_open_with_pages(ino)]
             # A write that waits for this very lease holds its pages until it has it: those go as

@@ -69,9 +69,17 @@ class KernelCache(Protocol):
         ...
 
     async def forget(
-        self, names: Sequence[tuple[InodeNumber, bytes]], inodes: Sequence[InodeNumber]
+        self,
+        names: Sequence[tuple[InodeNumber, bytes]],
+        inodes: Sequence[InodeNumber],
+        *,
+        is_awaited: bool = True,
     ) -> None:
-        """Nothing of these is used any more when this returns."""
+        """Nothing of these is used any more when this returns; later when nobody waits for it."""
+        ...
+
+    async def drop(self, names: Sequence[tuple[InodeNumber, bytes]]) -> None:
+        """Names that nobody uses are kept no more: their inodes take memory, here too."""
         ...
 
     async def forget_pages(self, inodes: Sequence[InodeNumber]) -> None:
@@ -404,7 +412,10 @@ class LeasedReads(FileSystem):
             if lease is not kept:
                 given_up.append(lease)
                 excess -= len(lease.names)
+        dropped = [place for lease in given_up for place in _names_not_in_use(lease)]
         await self.keeper.give_up(given_up)
+        if dropped and self.kernel is not None:
+            self.keeper.start_soon(self.kernel.drop, dropped)
 
     # --- files -----------------------------------------------------------------------------------
 
@@ -479,6 +490,18 @@ class LeasedReads(FileSystem):
             if not self.keeper.table.covers(inode):
                 await self._asked(inode.ino)
         return await super().read(number, offset, length)
+
+
+def _names_not_in_use(lease: Lease) -> list[tuple[InodeNumber, bytes]]:
+    """Names that the kernel may drop: those of directories lead to others, and may be in use."""
+    return [
+        (lease.key, name)
+        for name, inode in lease.names.items()
+        if inode is not None
+        and inode.lookup_count
+        and inode.open_count == 0
+        and inode.attributes.kind is not FileKind.DIRECTORY
+    ]
 
 
 def _directories_of(lease: Lease) -> list[Inode]:

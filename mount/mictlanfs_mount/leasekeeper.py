@@ -44,7 +44,7 @@ class Holdings(Protocol):
         """Commit everything that was changed under these leases; may take long."""
         ...
 
-    async def let_kernel_forget(self, leases: Sequence[Lease]) -> None:
+    async def let_kernel_forget(self, leases: Sequence[Lease], *, is_awaited: bool = True) -> None:
         """Nothing that these leases, which have just ended, covered may be used any more."""
         ...
 
@@ -65,6 +65,8 @@ class LeaseKeeper:
         self._trust_grew = trio.Event()
         self._gave_up = trio.Event()
         self._forgotten: list[InodeNumber] = []
+        # Of leases that ended, while the kernel is made to forget what they covered.
+        self._forgetting: dict[InodeNumber, trio.Event] = {}
         self._nursery: trio.Nursery | None = None
         self.table = table
         self._trust_since(session.grant_asked_s)
@@ -166,7 +168,7 @@ class LeaseKeeper:
             lease.is_recalled = True
         keys, stamp = tuple(lease.key for lease in leases), self.table.last_stamp
         self.table.note_recall(keys, stamp + 1)
-        await self._end(leases, LeaseMode.NONE)
+        await self._end(leases, LeaseMode.NONE, is_awaited=False)
         await self._release(keys, LeaseMode.NONE, stamp)
 
     def doubt(self, leases: Iterable[Lease]) -> None:
@@ -271,9 +273,10 @@ class LeaseKeeper:
 
     async def _recall(self, recall: wire.Recall, leases: list[Lease]) -> None:
         await self._end(leases, recall.keep)
+        await self._until_forgotten(recall.keys)
         await self._release(recall.keys, recall.keep, recall.stamp)
 
-    async def _end(self, leases: Sequence[Lease], keep: int) -> None:
+    async def _end(self, leases: Sequence[Lease], keep: int, *, is_awaited: bool = True) -> None:
         """Let go of leases under which nothing is changed any more, or of the right to write."""
         assert self._holdings is not None
         written = [lease for lease in leases if lease.mode == LeaseMode.WRITE]
@@ -291,8 +294,23 @@ class LeaseKeeper:
                 self.table.end(lease)
                 ended.append(lease)
         self._note_given_up()
-        if ended:
-            await self._holdings.let_kernel_forget(ended)
+        if not ended:
+            return
+        done = trio.Event()
+        self._forgetting.update((lease.key, done) for lease in ended)
+        try:
+            await self._holdings.let_kernel_forget(ended, is_awaited=is_awaited)
+        finally:
+            done.set()
+            for lease in ended:
+                if self._forgetting.get(lease.key) is done:
+                    del self._forgetting[lease.key]
+
+    async def _until_forgotten(self, keys: Iterable[InodeNumber]) -> None:
+        """Wait until the kernel has forgotten what leases covered that ended by themselves."""
+        for key in keys:
+            if (done := self._forgetting.get(key)) is not None:
+                await done.wait()
 
     def _note_given_up(self) -> None:
         self._gave_up.set()

@@ -12,7 +12,7 @@ notification                 waits for                           may be sent fro
 ===========================  ==================================  =======================
 increment_epoch              nothing                             anywhere
 invalidate_attributes        nothing                             anywhere
-expire_entry                 the lock of the directory           a thread only
+expire_entry, drop_entry     the lock of the directory           a thread only
 invalidate_pages             pages being read or written         a thread only
 store                        pages being read                    the loop, at open only
 ===========================  ==================================  =======================
@@ -88,8 +88,19 @@ class KernelNotifier:
 
         Waits for the directory's lock, which a request in flight may hold: never from the loop.
         """
+        return self._invalidate_entry(parent, name, _EXPIRE_ONLY)
+
+    def drop_entry(self, parent: KernelInode, name: bytes) -> bool:
+        """Have a name dropped, and its inode if nothing else uses that. False: there is none.
+
+        Whoever uses it (an open file, a working directory, a mountpoint) sees it as deleted. Waits
+        as `expire_entry`, which keeps name and inode in memory.
+        """
+        return self._invalidate_entry(parent, name, 0)
+
+    def _invalidate_entry(self, parent: KernelInode, name: bytes, flags: int) -> bool:
         size = _ENTRY.size + len(name) + 1
-        head = _ENTRY.pack(size, _INVALIDATE_ENTRY, 0, parent, len(name), _EXPIRE_ONLY)
+        head = _ENTRY.pack(size, _INVALIDATE_ENTRY, 0, parent, len(name), flags)
         return self._send_if_known(head, name + b"\0")
 
     def invalidate_attributes(self, ino: KernelInode) -> bool:

@@ -379,6 +379,7 @@ class FakeKernel:
     names: list[tuple[InodeNumber, bytes]] = field(default_factory=list)
     inodes: list[InodeNumber] = field(default_factory=list)
     pages: list[InodeNumber] = field(default_factory=list)
+    dropped: list[tuple[InodeNumber, bytes]] = field(default_factory=list)
 
     def attributes_changed(self, ino: InodeNumber) -> None:
         self.changed.append(ino)
@@ -387,11 +388,19 @@ class FakeKernel:
         return False
 
     async def forget(
-        self, names: Sequence[tuple[InodeNumber, bytes]], inodes: Sequence[InodeNumber]
+        self,
+        names: Sequence[tuple[InodeNumber, bytes]],
+        inodes: Sequence[InodeNumber],
+        *,
+        is_awaited: bool = True,
     ) -> None:
         await trio.lowlevel.checkpoint()
         self.names += names
         self.inodes += inodes
+
+    async def drop(self, names: Sequence[tuple[InodeNumber, bytes]]) -> None:
+        await trio.lowlevel.checkpoint()
+        self.dropped += names
 
     async def forget_pages(self, inodes: Sequence[InodeNumber]) -> None:
         await trio.lowlevel.checkpoint()

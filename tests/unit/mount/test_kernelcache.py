@@ -23,6 +23,7 @@ class Notifier:
     has_epoch: bool = True
     epochs: int = 0
     expired: list[tuple[int, bytes]] = field(default_factory=list)
+    dropped: list[tuple[int, bytes]] = field(default_factory=list)
     attributes: list[int] = field(default_factory=list)
     pages: list[int] = field(default_factory=list)
     lock: threading.Event = field(default_factory=threading.Event)
@@ -36,6 +37,10 @@ class Notifier:
     def expire_entry(self, parent: KernelInode, name: bytes) -> bool:
         self.lock.wait(10)
         self.expired.append((parent, name))
+        return True
+
+    def drop_entry(self, parent: KernelInode, name: bytes) -> bool:
+        self.dropped.append((parent, name))
         return True
 
     def invalidate_attributes(self, ino: KernelInode) -> bool:
@@ -100,6 +105,20 @@ async def test_pages_that_are_being_read_are_not_waited_for(notifier: Notifier) 
     notifier.lock.clear()
     await kernel.forget_pages([TWO])
     assert notifier.pages == [101]
+
+
+async def test_names_that_nobody_waits_for_are_expired_however_many_they_are(
+    notifier: Notifier,
+) -> None:
+    names = [(ONE, b"%d" % number) for number in range(EXPIRED_COUNT_MAX + 1)]
+    await kernel_of(notifier).forget(names, [], is_awaited=False)
+    assert notifier.expired == [(101, name) for _, name in names]
+    assert notifier.epochs == 0
+
+
+async def test_names_that_take_memory_are_dropped(notifier: Notifier) -> None:
+    await kernel_of(notifier).drop([(ONE, b"a"), (TWO, b"b")])
+    assert (notifier.dropped, notifier.expired) == ([(101, b"a"), (102, b"b")], [])
 
 
 def test_changed_attributes_are_told_at_once(notifier: Notifier) -> None:

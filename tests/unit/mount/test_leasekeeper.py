@@ -51,6 +51,7 @@ class Rig:
     acquired: list[wire.Acquired] = field(default_factory=list)
     before_acquired: trio.Event = field(default_factory=trio.Event)
     stored: trio.Event = field(default_factory=trio.Event)
+    forgotten: trio.Event = field(default_factory=trio.Event)
 
     def __post_init__(self) -> None:
         self.clock = FakeClock()
@@ -58,6 +59,7 @@ class Rig:
         self._send, self._events = trio.open_memory_channel[wire.Events](10)
         self.before_acquired.set()
         self.stored.set()
+        self.forgotten.set()
         self.keeper = LeaseKeeper(
             cast("RouterClient", self), cast("Session", self), self.table, self.clock
         )
@@ -108,9 +110,10 @@ class Rig:
         self.done.append(("store", [lease.key for lease in leases]))
         await self.stored.wait()
 
-    async def let_kernel_forget(self, leases: Sequence[Lease]) -> None:
+    async def let_kernel_forget(self, leases: Sequence[Lease], *, is_awaited: bool = True) -> None:
         assert all(lease.mode == NONE for lease in leases)
         self.done.append(("forget", [lease.key for lease in leases]))
+        await self.forgotten.wait()
 
     def hold(self, key: InodeNumber, mode: int, stamp: int = 5) -> Lease:
         lease = self.table.granted(key, mode, stamp)
@@ -166,6 +169,19 @@ async def test_a_recall_of_what_is_not_held_or_was_granted_later_is_answered() -
         await r.tell(recall(6, NONE, KEY, OTHER))
         assert r.done == [("release", (KEY, OTHER), NONE, 6)]
         assert r.table.writable(KEY) is lease
+
+
+async def test_a_recall_waits_until_the_kernel_has_forgotten_what_was_given_up() -> None:
+    async with rig() as r:
+        lease = r.hold(KEY, READ)
+        r.forgotten = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(r.keeper.give_up, [lease])
+            await wait_all_tasks_blocked()
+            await r.tell(recall(9))
+            assert r.done == [("forget", [KEY])]
+            r.forgotten.set()
+        assert ("release", (KEY,), NONE, 9) in r.done
 
 
 async def test_a_release_that_fails_is_left_to_the_router() -> None:

@@ -432,6 +432,7 @@ async def test_one_file_that_hangs_does_not_keep_the_others_from_being_flushed(
         rig.write(0, b"x" * 100)
         await wait_all_tasks_blocked()
         rig.writer.seal_all()
+        rig.writeback.start_uploads()
         await wait_all_tasks_blocked()
         rig.writer_of(other).write(0, b"y" * (100 * KIB), START_NS)
         assert await rig.writeback.flush_all(60) == 100
