@@ -34,6 +34,14 @@ from mictlanfs.wirecoding import encode as encode
 from mictlanfs.wirecoding import encode_error as encode_error
 from mictlanfs.wirecoding import frame as frame
 from mictlanfs.wirecoding import unframe as unframe
+from mictlanfs.wirelists import LIST_ENTRIES_MAX as LIST_ENTRIES_MAX
+from mictlanfs.wirelists import TREE_ROOTS_MAX as TREE_ROOTS_MAX
+from mictlanfs.wirelists import Entry as Entry
+from mictlanfs.wirelists import ListDirectory as ListDirectory
+from mictlanfs.wirelists import Listing as Listing
+from mictlanfs.wirelists import ListPage as ListPage
+from mictlanfs.wirelists import ListTree as ListTree
+from mictlanfs.wirelists import TreePage as TreePage
 from mictlanfs.wirepeers import FrameAnswer as FrameAnswer
 from mictlanfs.wirepeers import FrameChunk as FrameChunk
 from mictlanfs.wirepeers import FrameDelete as FrameDelete
@@ -63,7 +71,6 @@ BATCH_OPS_MAX: Final = 4096
 BATCH_SIZE_BYTES_MAX: Final = 8 * 1024 * 1024
 FRAME_CHUNKS_MAX: Final = 256
 FRAME_SIZE_BYTES_MAX: Final = 8 * 1024 * 1024
-LIST_ENTRIES_MAX: Final = 2000
 EXTENTS_PAGE_MAX: Final = 256
 RESOLVE_DEPTH_MAX: Final = 2048
 INODE_BATCH_COUNT: Final = 1024
@@ -92,6 +99,7 @@ class Path:
     EXTENTS: Final = PREFIX + "/extents"
     INLINE: Final = PREFIX + "/inline"
     LIST: Final = PREFIX + "/list"
+    LIST_TREE: Final = PREFIX + "/list-tree"
     XATTRS: Final = PREFIX + "/xattrs"
     RESOLVE: Final = PREFIX + "/resolve"
     STATFS: Final = PREFIX + "/statfs"
@@ -623,46 +631,6 @@ class InlineBodies(Struct, frozen=True):
     """Bytes of inline chunks in the order asked for; empty for one that is not, or not any more."""
 
     bodies: tuple[bytes, ...]
-
-
-class ListDirectory(Struct, frozen=True):
-    """Read a page of a directory in order of names (as bytes). Answer: `ListPage`.
-
-    Attributes:
-        after: the last name of the page before; empty for the first.
-        extents_max: extents to send with each file, 0 to 256.
-        inline_max: bytes of inline chunks to send with each file; a page carries at most 4 MiB.
-
-    Errors: NOT_FOUND, NOT_DIRECTORY.
-    """
-
-    ino: InodeNumber
-    after: bytes = b""
-    entries_max: int = LIST_ENTRIES_MAX
-    extents_max: int = 0
-    inline_max: int = 0
-
-
-class Entry(Struct, frozen=True):
-    """A name and what it names."""
-
-    name: bytes
-    node: Node
-
-
-class ListPage(Struct, frozen=True):
-    """Entries in order of names.
-
-    Attributes:
-        directory: attributes of the directory itself, from the same moment.
-        parent: the inode `..` names.
-        is_last: whether nothing follows.
-    """
-
-    entries: tuple[Entry, ...]
-    directory: Attributes
-    parent: InodeNumber
-    is_last: bool
 
 
 class GetXattrs(Struct, frozen=True):

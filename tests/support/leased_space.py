@@ -183,6 +183,11 @@ class MemoryStore:
     async def list_directory(self, request: wire.ListDirectory) -> wire.ListPage:
         return self.reads.list_directory(request)
 
+    async def list_tree(
+        self, request: wire.ListTree, is_free: Callable[[wire.Listing], bool]
+    ) -> wire.TreePage:
+        return self.reads.list_tree(request, is_free)
+
     async def xattrs(self, request: wire.GetXattrs) -> wire.Xattrs:
         return self.reads.xattrs(request)
 

@@ -11,7 +11,7 @@ again by its number, everything else is harmless when repeated.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -183,6 +183,16 @@ class MetadataStore(Protocol):
 
     async def list_directory(self, request: wire.ListDirectory) -> wire.ListPage:
         """Read a page of a directory. Raises NOT_FOUND, NOT_DIRECTORY."""
+        ...
+
+    async def list_tree(
+        self, request: wire.ListTree, is_free: Callable[[wire.Listing], bool]
+    ) -> wire.TreePage:
+        """Read directories and what is below them, as `wire.ListTree` says.
+
+        `is_free` is asked of each, and says which may be told. Raises as `list_directory` does for
+        the first root, unless it is only wanted ahead.
+        """
         ...
 
     async def xattrs(self, request: wire.GetXattrs) -> wire.Xattrs:

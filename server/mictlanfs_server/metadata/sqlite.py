@@ -165,6 +165,12 @@ class SqliteStore:
         """Read a page of a directory."""
         return self._reads.list_directory(request)
 
+    async def list_tree(
+        self, request: wire.ListTree, is_free: Callable[[wire.Listing], bool]
+    ) -> wire.TreePage:
+        """Read directories and what is below them; `is_free` says which may be told."""
+        return self._reads.list_tree(request, is_free)
+
     async def xattrs(self, request: wire.GetXattrs) -> wire.Xattrs:
         """Read all extended attributes of an inode."""
         return self._reads.xattrs(request)

@@ -33,6 +33,11 @@ class InlineReader:
         self._per_file_max = per_file_max
         self._left = wire.INLINE_ANSWER_SIZE_BYTES_MAX
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether a file may get less than what is asked for each."""
+        return self._left < self._per_file_max
+
     def bodies(self, chunks: Iterable[Chunk]) -> tuple[bytes, ...]:
         """The bytes of the inline chunks of one file, in order, as far as they fit."""
         left = min(self._per_file_max, self._left)

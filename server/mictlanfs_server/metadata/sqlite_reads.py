@@ -40,12 +40,13 @@ from mictlanfs_server.metadata.sqlite_rows import decode_policy
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 POLICY_CACHE_COUNT_MAX = 65_536
 # All extents of a page of a directory; a file that gets fewer than it has says so.
 PAGE_EXTENTS_MAX = 8192
-# Place of the columns behind those of `Attributes`.
+# Places of columns; the last two are behind those of `Attributes`.
+_SIZE: Final = 5
 _PARENT: Final = 15
 _TARGET: Final = 16
 
@@ -162,10 +163,14 @@ class SqliteReads:
             return self._inode(directory[_PARENT], "lookup")
         raise failure(Kind.NOT_FOUND, "lookup", name)
 
-    def _inode(self, ino: InodeNumber, operation: str) -> Row:
+    def _by_number(self, ino: InodeNumber) -> Row | None:
         row: Row | None = None
         if 0 < ino <= INTEGER_MAX:
             row = self._execute(_BY_NUMBER, (ino,)).fetchone()
+        return row
+
+    def _inode(self, ino: InodeNumber, operation: str) -> Row:
+        row = self._by_number(ino)
         if row is None:
             raise failure(Kind.NOT_FOUND, operation, ino)
         return row
@@ -248,28 +253,74 @@ class SqliteReads:
 
     def list_directory(self, request: wire.ListDirectory) -> wire.ListPage:
         """Read a page of a directory."""
-        count_max = max(1, min(request.entries_max, wire.LIST_ENTRIES_MAX))
         with _Snapshot(self._connection):
             directory = self._directory(request.ino, "list")
-            rows = self._execute(_PAGE, (request.ino, request.after, count_max + 1)).fetchall()
-            is_last = len(rows) <= count_max
-            del rows[count_max:]
-            contents = self._page_contents(request, rows) if request.extents_max > 0 else {}
-            policy = self._policy(directory)
-            inline = self._inline(request.inline_max)
-            entries = []
-            for row in rows:
-                attributes = _attributes(row)
-                content = contents.get(attributes.ino, _NO_CONTENT)
-                # Buckets have a policy each; all below a bucket has that of its directory. A file
-                # with names in two buckets has that of the bucket in its own row.
-                own = row[_PARENT] != request.ino or request.ino == ROOT_INODE
-                own_policy = self._policy(row) if own else policy
-                node = _node_of(row, attributes, content, own_policy, inline)
-                entries.append(wire.Entry(row[-1], node))
-            return wire.ListPage(
-                tuple(entries), _attributes(directory), directory[_PARENT], is_last
-            )
+            return self._page(directory, request, self._inline(request.inline_max))
+
+    def list_tree(
+        self, request: wire.ListTree, is_free: Callable[[wire.Listing], bool]
+    ) -> wire.TreePage:
+        """Read directories and what is below them; `is_free` says which may be told."""
+        left = entries_max = max(0, min(request.entries_max, wire.LIST_ENTRIES_MAX))
+        inline = self._inline(request.inline_max)
+        extents_left = PAGE_EXTENTS_MAX
+        found: list[wire.Listing] = []
+        # Those that come next, the first of them last.
+        coming = list(reversed(request.roots[: wire.TREE_ROOTS_MAX]))
+        with _Snapshot(self._connection):
+            while coming:
+                ino = coming.pop()
+                is_wanted = not found and not request.is_ahead
+                if not is_wanted and (left <= 0 or extents_left <= 0 or inline.is_spent):
+                    break
+                if is_wanted:
+                    directory = self._directory(ino, "list")
+                else:
+                    row = self._by_number(ino)
+                    if row is None or row[1] != FileKind.DIRECTORY or row[_SIZE] > entries_max:
+                        continue
+                    if row[_SIZE] > left:
+                        break
+                    directory = row
+                wanted = wire.ListDirectory(ino, extents_max=request.extents_max)
+                listing = wire.Listing(ino, self._page(directory, wanted, inline))
+                entries = listing.page.entries
+                left -= 1 + len(entries)
+                extents_left -= sum([len(entry.node.extents) for entry in entries])
+                is_told = is_free(listing)
+                if is_told or is_wanted:
+                    found.append(listing)
+                if is_wanted and not is_told:
+                    # It is waited for, and then all is read again.
+                    break
+                if is_told and listing.page.is_last:
+                    coming += [
+                        entry.node.attributes.ino
+                        for entry in reversed(entries)
+                        if entry.node.attributes.kind is FileKind.DIRECTORY
+                    ]
+        return wire.TreePage(tuple(found))
+
+    def _page(
+        self, directory: Row, request: wire.ListDirectory, inline: InlineReader
+    ) -> wire.ListPage:
+        count_max = max(1, min(request.entries_max, wire.LIST_ENTRIES_MAX))
+        rows = self._execute(_PAGE, (request.ino, request.after, count_max + 1)).fetchall()
+        is_last = len(rows) <= count_max
+        del rows[count_max:]
+        contents = self._page_contents(request, rows) if request.extents_max > 0 else {}
+        policy = self._policy(directory)
+        entries = []
+        for row in rows:
+            attributes = _attributes(row)
+            content = contents.get(attributes.ino, _NO_CONTENT)
+            # Buckets have a policy each; all below a bucket has that of its directory. A file
+            # with names in two buckets has that of the bucket in its own row.
+            own = row[_PARENT] != request.ino or request.ino == ROOT_INODE
+            own_policy = self._policy(row) if own else policy
+            node = _node_of(row, attributes, content, own_policy, inline)
+            entries.append(wire.Entry(row[-1], node))
+        return wire.ListPage(tuple(entries), _attributes(directory), directory[_PARENT], is_last)
 
     def _page_contents(
         self, request: wire.ListDirectory, rows: list[Row]

@@ -118,6 +118,12 @@ class RouterHandlers:
                 reading.list_directory(),
                 "read a page of a directory",
             ),
+            ReadRoute(
+                path.LIST_TREE,
+                wire.ListTree,
+                reading.list_tree(),
+                "read directories and what is below them",
+            ),
             ReadRoute(path.RESOLVE, wire.Resolve, reading.resolve(), "walk a path from the root"),
             ReadRoute(path.PATH, wire.GetPath, reading.path(), "find the path of an inode"),
             ReadRoute(path.XATTRS, wire.GetXattrs, reading.xattrs(), "read extended attributes"),

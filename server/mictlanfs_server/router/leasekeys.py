@@ -134,7 +134,22 @@ def of_node(_: wire.GetNode, answer: Node) -> list[InodeNumber]:
 
 def of_list(request: wire.ListDirectory, page: wire.ListPage) -> list[InodeNumber]:
     """The directory; each of the page's entries that is its own key."""
-    keys = [request.ino]
+    return _of_page(request.ino, page)
+
+
+def of_listing(listing: wire.Listing) -> list[InodeNumber]:
+    """The directory; each of its entries that is its own key."""
+    return _of_page(listing.ino, listing.page)
+
+
+def of_tree(_: wire.ListTree, answer: wire.TreePage) -> list[InodeNumber]:
+    """Those of each listing."""
+    found = {key: None for listing in answer.listings for key in of_listing(listing)}
+    return list(found)
+
+
+def _of_page(ino: InodeNumber, page: wire.ListPage) -> list[InodeNumber]:
+    keys = [ino]
     for entry in page.entries:
         attributes = entry.node.attributes
         if attributes.kind is FileKind.DIRECTORY or attributes.nlink != 1:

@@ -226,7 +226,13 @@ class LeaseTable:
             granted.append(key)
         return wire.Grants(tuple(granted), stamp)
 
-    def _is_grantable(self, session: SessionId, key: InodeNumber) -> bool:
+    def is_free(self, session: SessionId | None, keys: Iterable[InodeNumber]) -> bool:
+        """Whether all of these may be read and leased now, with nobody in the way or in line."""
+        member = self._members.get(session) if session is not None else None
+        pending = member.inbox.pending if member is not None else {}
+        return all(key not in pending and self._is_grantable(session, key) for key in keys)
+
+    def _is_grantable(self, session: SessionId | None, key: InodeNumber) -> bool:
         if self._wild_count or key in self._busy:
             return False
         if any(t.is_write and t.session != session for t in self._tickets.get(key, ())):

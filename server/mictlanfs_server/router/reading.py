@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mictlanfs_server.router.sessions import SessionTable
 
 Look = Callable[[Any], Awaitable[Struct]]
+LookFor = Callable[[SessionId | None, Any], Awaitable[Struct]]
 KeysOf = Callable[[Any, Any], Awaitable[Iterable[InodeNumber]]]
 Read = Callable[[Any, bytes | None], Awaitable[Struct | LeasedAnswer]]
 
@@ -53,6 +54,22 @@ class Reading:
         """A page of a directory."""
         return self._read(self._store.list_directory, _known(leasekeys.of_list))
 
+    def list_tree(self) -> Read:
+        """Directories and what is below them, but for what is not free.
+
+        Of the wanted first root alone the keys are waited for: while they are not free it is all
+        that is looked at.
+        """
+        store, table = self._store, self._gate.table
+
+        def look(session: SessionId | None, request: wire.ListTree) -> Awaitable[wire.TreePage]:
+            def is_free(listing: wire.Listing) -> bool:
+                return table.is_unused or table.is_free(session, leasekeys.of_listing(listing))
+
+            return store.list_tree(request, is_free)
+
+        return self._read_for(look, _known(leasekeys.of_tree))
+
     def resolve(self) -> Read:
         """A path."""
         return self._read(self._store.resolve, _known(leasekeys.of_resolved))
@@ -62,15 +79,18 @@ class Reading:
         return self._read(self._store.path, _no_keys)
 
     def _read(self, look: Look, keys_of: KeysOf) -> Read:
+        return self._read_for(lambda _, request: look(request), keys_of)
+
+    def _read_for(self, look: LookFor, keys_of: KeysOf) -> Read:
         gate = self._gate
 
         async def read(request: Struct, header: bytes | None) -> Struct | LeasedAnswer:
             if header is None and gate.table.is_unused:
-                return await look(request)
+                return await look(None, request)
             try:
                 session = self._session(header)
                 leased = await gate.read(
-                    session, lambda: look(request), lambda answer: keys_of(request, answer)
+                    session, lambda: look(session, request), lambda answer: keys_of(request, answer)
                 )
             except MictlanError as error:
                 leased = LeasedAnswer(wire.Grants((), 0), error)

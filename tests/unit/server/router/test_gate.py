@@ -30,7 +30,9 @@ class Mount:
     def header(self) -> bytes:
         return f"{self.grant.session}:{self.grant.epoch}".encode()
 
-    async def read(self, request: wire.Lookup | wire.GetNode | wire.ListDirectory) -> LeasedAnswer:
+    async def read(
+        self, request: wire.Lookup | wire.GetNode | wire.ListDirectory | wire.ListTree
+    ) -> LeasedAnswer:
         route = next(r for r in self.parts.handlers.reads() if r.request_type is type(request))
         answer = await route.handler(request, self.header)
         assert isinstance(answer, LeasedAnswer)
@@ -115,6 +117,78 @@ def test_lookup_comes_with_leases_on_the_directory(tmp_path: Path) -> None:
         listed = await one.read(wire.ListDirectory(ROOT_INODE))
         assert set(listed.grants.keys) == {ROOT_INODE, bucket}
         assert (await one.read(wire.GetNode(file))).grants.keys == (bucket,)
+
+    run_parts(tmp_path, scenario)
+
+
+async def three_directories(parts: Parts) -> tuple[InodeNumber, ...]:
+    client, bucket, _ = await space(parts)
+    names = (b"a", b"b", b"c")
+    return tuple([await client.make(bucket, name, FileKind.DIRECTORY) for name in names])
+
+
+def told(leased: LeasedAnswer) -> list[InodeNumber]:
+    assert isinstance(leased.answer, wire.TreePage)
+    return [listing.ino for listing in leased.answer.listings]
+
+
+def test_tree_comes_with_leases_on_all_that_is_in_it(tmp_path: Path) -> None:
+    async def scenario(parts: Parts) -> None:
+        roots = await three_directories(parts)
+        one = await mount(parts)
+        found = await one.read(wire.ListTree(roots))
+        assert told(found) == list(roots)
+        assert set(found.grants.keys) == set(roots)
+        plain = next(r for r in parts.handlers.reads() if r.request_type is wire.ListTree)
+        assert await plain.handler(wire.ListTree(roots), None) == found.answer
+
+    run_parts(tmp_path, scenario)
+
+
+def test_tree_is_without_what_others_write(tmp_path: Path) -> None:
+    async def scenario(parts: Parts) -> None:
+        roots = await three_directories(parts)
+        writer, reader = await mount(parts), await mount(parts)
+        await writer.acquire(roots[1])
+        parts.clock.advance(1)
+        found = await reader.read(wire.ListTree(roots))
+        assert told(found) == [roots[0], roots[2]]
+        assert set(found.grants.keys) == {roots[0], roots[2]}
+        assert told(await writer.read(wire.ListTree(roots))) == list(roots)
+        # Nobody asked the writer for anything.
+        assert parts.gate.table.mode(writer.grant.session, roots[1]) == wire.LeaseMode.WRITE
+        assert parts.gate.table.events(writer.grant.session, 0).recalls == ()
+
+    run_parts(tmp_path, scenario)
+
+
+def test_tree_is_without_what_others_wait_to_write(tmp_path: Path) -> None:
+    async def scenario(parts: Parts) -> None:
+        roots = await three_directories(parts)
+        writer, reader, holder = [await mount(parts) for _ in range(3)]
+        await holder.read(wire.ListDirectory(roots[1]))
+        acquire = await started(writer.acquire(roots[1]))
+        assert told(await reader.read(wire.ListTree(roots))) == [roots[0], roots[2]]
+        assert told(await holder.read(wire.ListTree(roots))) == [roots[0], roots[2]]
+        await holder.obey()
+        assert (await acquire).keys == (roots[1],)
+
+    run_parts(tmp_path, scenario)
+
+
+def test_tree_waits_for_its_first_root_alone(tmp_path: Path) -> None:
+    async def scenario(parts: Parts) -> None:
+        roots = await three_directories(parts)
+        writer, reader = await mount(parts), await mount(parts)
+        await writer.acquire(roots[0], roots[1])
+        parts.clock.advance(1)
+        ahead = await reader.read(wire.ListTree(roots, is_ahead=True))
+        assert told(ahead) == [roots[2]]
+        read = await started(reader.read(wire.ListTree(roots)))
+        (recall,) = (await writer.events()).recalls
+        assert recall.keys == (roots[0],)
+        await writer.release(recall)
+        assert told(await read) == [roots[0], roots[2]]
 
     run_parts(tmp_path, scenario)
 
