@@ -5,8 +5,9 @@ for leases; an answer is kept when leases came with it, and is good for its call
 The kernel is told to keep what is covered until the leases are not trusted any more, and is told to
 forget it before a lease is given up (`KernelCache`).
 
-Names. When names of one directory are looked up that are not known, the whole directory is listed,
-so that a walk over a tree costs one request for each directory.
+Names. When names of one directory are looked up that are not known, the whole directory is listed.
+When a walk over a tree comes to it (`treewalk`), the directories that the walk comes to next are
+listed with it, and more of them in the background before they are wanted.
 
 Without a keeper of leases (`-o noleases`) every verb is that of `FileSystem`.
 """
@@ -26,12 +27,14 @@ from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import KIB, Buffer, FileKind, InodeNumber, Node
 from mictlanfs_mount.content import stale_when_gone
 from mictlanfs_mount.filesystem import FileSystem, Opened
+from mictlanfs_mount.frontier import subdirectories_of, unlisted_behind
 from mictlanfs_mount.handles import DirectoryHandle, HandleNumber
 from mictlanfs_mount.inodes import Inode
 from mictlanfs_mount.leasekeeper import LeaseKeeper
 from mictlanfs_mount.leases import Lease
 from mictlanfs_mount.neighbours import Neighbours
 from mictlanfs_mount.setids import IsMember, after_open_truncating, in_every_group
+from mictlanfs_mount.treewalk import TreeWalk
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +50,8 @@ ATTEMPTS_MAX = 3
 PUSHED_SIZE_BYTES_MAX = 128 * KIB
 # While files are opened at least this often, listings bring the bytes of small files.
 READING_S = 1.0
-# Directories listed ahead of a walk: at the same time, and of those just below.
-AHEAD_LISTINGS_MAX = 4
-AHEAD_BELOW = 4
+# Of all names that may be kept, those that are listed ahead of a walk at once.
+AHEAD_SHARE = 8
 
 
 class KernelCache(Protocol):
@@ -102,7 +104,8 @@ class LeasedReads(FileSystem):
         super().__init__(*args, **options)
         # Directories that are being listed, each until it is known.
         self._listings: dict[InodeNumber, trio.Event] = {}
-        self._ahead_limiter = trio.CapacityLimiter(AHEAD_LISTINGS_MAX)
+        # Whether the router can list trees: an older one cannot.
+        self._lists_trees = True
         # When a file was opened last: who reads the files of one directory will read those of the
         # next, so their bytes come along.
         self._opened_s = float("-inf")
@@ -191,6 +194,8 @@ class LeasedReads(FileSystem):
                 await self._list(parent)
                 lease = self.keeper.table.get(parent)
             if lease is not None and lease.knows(name):
+                if lease.is_ahead:
+                    self._note_read(lease)
                 inode = lease.names.get(name)
                 if inode is None:
                     raise MictlanError(Kind.NOT_FOUND, "lookup", os.fsdecode(name))
@@ -267,7 +272,6 @@ class LeasedReads(FileSystem):
         if handle.snapshot is None and not handle.entries:
             lease = await self._list(handle.inode.ino)
             if lease is not None:
-                self._walk_ahead(handle.inode, lease)
                 found = [(name, inode) for name, inode in lease.names.items() if inode is not None]
                 found.sort(key=_name_of)
                 handle.snapshot = found
@@ -293,6 +297,8 @@ class LeasedReads(FileSystem):
         for _ in range(ATTEMPTS_MAX):
             lease = table.get(ino)
             if lease is not None and lease.is_complete:
+                if lease.is_ahead:
+                    self._note_read(lease)
                 return lease
             if lease is not None and lease.is_large:
                 return None
@@ -304,7 +310,8 @@ class LeasedReads(FileSystem):
             try:
                 if self._is_doubtful(table.held(ino)):
                     await self._catch_up()
-                if not await self._list_pages(ino):
+                walk = None if lease is None else self._walk_to(lease)
+                if not await self._list_pages(ino, walk):
                     return None
             finally:
                 del self._listings[ino]
@@ -317,32 +324,7 @@ class LeasedReads(FileSystem):
         is_reading = self._clock.monotonic_s() < self._opened_s + READING_S
         return INLINE_WITH_NODE_SIZE_BYTES if is_reading else 0
 
-    def _walk_ahead(self, directory: Inode, lease: Lease) -> None:
-        """List directories that a walk over a tree is likely to come to next, in the background."""
-        assert self.keeper is not None
-        parent = self.keeper.table.get(lease.parent)
-        if parent is None or not parent.is_complete or parent is lease:
-            return
-        if parent.walk is None or not parent.walk.knows(directory):
-            parent.walk = Neighbours(_directories_of(parent))
-        following = parent.walk.on_open(directory)
-        if parent.walk.is_going_on:
-            # Those below are read before those beside.
-            following = [*_directories_of(lease)[:AHEAD_BELOW], *following]
-        for inode in following:
-            known = self.keeper.table.get(inode.ino)
-            is_known = known is not None and (known.is_complete or known.is_large)
-            if not is_known and inode.ino not in self._listings:
-                self.keeper.start_soon(self._list_ahead, inode.ino)
-
-    async def _list_ahead(self, ino: InodeNumber) -> None:
-        try:
-            async with self._ahead_limiter:
-                await self._list(ino)
-        except MictlanError as error:
-            log.debug("not listed ahead: %s", error)
-
-    async def _list_pages(self, ino: InodeNumber) -> bool:
+    async def _list_pages(self, ino: InodeNumber, walk: TreeWalk | None) -> bool:
         """Ask for all pages of a directory. False: it is too large to be kept, or not leased."""
         assert self.keeper is not None
         table = self.keeper.table
@@ -350,15 +332,10 @@ class LeasedReads(FileSystem):
         names: dict[bytes, Inode | None] = {}
         after = b""
         while True:
-            request = wire.ListDirectory(
-                ino,
-                after,
-                extents_max=LISTED_EXTENTS_MAX,
-                inline_max=self._inline_wanted,
-            )
-            with stale_when_gone("list", ino):
-                page, grants = await self.keeper.read(wire.Path.LIST, request, wire.ListPage)
-            covering = self.keeper.covering(ino, grants)
+            (first, *ahead), grants = await self._ask_page(ino, after, None if after else walk)
+            page = first.page
+            granted = frozenset(grants.keys)
+            covering = self.keeper.held_since(ino, grants.stamp) if ino in granted else None
             if covering is None or (lease is not None and covering is not lease):
                 return False
             if lease is None:
@@ -370,23 +347,44 @@ class LeasedReads(FileSystem):
             if not table.can_keep(page.directory.size):
                 lease.is_large = True
                 return False
-            lease.parent = page.parent
-            self._learn_page(lease, page, grants)
+            self._learn_page(lease, page, grants.stamp, granted)
+            if walk is not None and not after:
+                self._learn_ahead(walk, ahead, grants.stamp, granted)
             if page.is_last or not page.entries:
                 break
             after = page.entries[-1].name
-        lease.is_complete = True
-        directory = self.inodes.get(ino)
-        if directory is not None:
-            self._learned(Node(page.directory, policy=directory.policy, key=ino), grants)
+        self._complete(lease, page)
         if table.is_crowded:
             await self._make_room(lease)
         return True
 
-    def _learn_page(self, lease: Lease, page: wire.ListPage, grants: wire.Grants) -> None:
+    async def _ask_page(
+        self, ino: InodeNumber, after: bytes, walk: TreeWalk | None
+    ) -> tuple[tuple[wire.Listing, ...], wire.Grants]:
+        """A page of a directory and, with a walk, directories that it comes to next."""
+        assert self.keeper is not None
+        with stale_when_gone("list", ino):
+            if walk is not None and self._lists_trees:
+                lease = self.keeper.table.held(ino)
+                behind = [] if lease is None else self._unlisted_behind(lease)
+                tree, grants = await self._ask_tree(walk, [ino, *behind], is_ahead=False)
+                if tree:
+                    return tree, grants
+            request = wire.ListDirectory(
+                ino, after, extents_max=LISTED_EXTENTS_MAX, inline_max=self._inline_wanted
+            )
+            page, grants = await self.keeper.read(wire.Path.LIST, request, wire.ListPage)
+            return (wire.Listing(ino, page),), grants
+
+    def _learn_page(
+        self,
+        lease: Lease,
+        page: wire.ListPage,
+        stamp: int,
+        granted: frozenset[InodeNumber],
+    ) -> None:
         assert self.keeper is not None
         table = self.keeper.table
-        granted = frozenset(grants.keys)
         for entry in page.entries:
             if entry.name in lease.names:
                 # It was changed here since, or is known; what the page says may be older.
@@ -397,8 +395,133 @@ class LeasedReads(FileSystem):
             node = entry.node
             inode = self.remembered(node, 0.0)
             if node.key in granted:
-                self._cover(inode, self.keeper.held_since(node.key, grants.stamp), node)
+                covering = self.keeper.held_since(node.key, stamp)
+                self._cover(inode, covering, node)
+                if covering is not None and covering is not lease and not covering.is_complete:
+                    # A directory, or what has several names, of which nobody asks for a parent.
+                    covering.parent = lease.key
             table.set_name(lease, entry.name, inode)
+
+    def _complete(self, lease: Lease, page: wire.ListPage) -> None:
+        """All names of a directory are known, with its last page."""
+        lease.parent = page.parent
+        lease.is_complete = True
+        directory = self.inodes.get(lease.key)
+        if directory is not None:
+            node = Node(page.directory, policy=directory.policy, key=lease.key)
+            self._cover(self.remembered(node, 0.0), lease, node)
+
+    # --- ahead of a walk -------------------------------------------------------------------------
+
+    def _walk_to(self, lease: Lease) -> TreeWalk | None:
+        """The walk that comes to a directory, which is being read, if there is one."""
+        assert self.keeper is not None
+        table = self.keeper.table
+        parent = table.get(lease.parent)
+        if parent is None or not parent.is_complete or parent is lease:
+            return None
+        if not subdirectories_of(parent).knows(lease.key):
+            # It may have come since.
+            parent.subdirectories = None
+        if not subdirectories_of(parent).on_read(lease.key):
+            return None
+        if parent.walk is None:
+            parent.walk = TreeWalk(table.names_max // AHEAD_SHARE)
+        lease.walk = parent.walk
+        return parent.walk
+
+    def _note_read(self, lease: Lease) -> None:
+        """A directory that was listed ahead is looked at: time to list what follows, perhaps."""
+        assert self.keeper is not None
+        walk = lease.walk
+        lease.is_ahead = False
+        self._walk_to(lease)
+        if walk is not None and walk.on_read(1 + len(lease.names)):
+            walk.is_fetching = True
+            self.keeper.start_soon(self._list_ahead, (walk, lease))
+
+    def _unlisted_behind(self, lease: Lease) -> list[InodeNumber]:
+        assert self.keeper is not None
+        return unlisted_behind(self.keeper.table, lease, wire.TREE_ROOTS_MAX, self._listings)
+
+    async def _list_ahead(self, walked: tuple[TreeWalk, Lease]) -> None:
+        """List the directories that a walk comes to next, which has come to that of the lease."""
+        assert self.keeper is not None
+        table = self.keeper.table
+        walk, lease = walked
+        roots = self._unlisted_behind(lease) if table.trust_s else []
+        if not roots:
+            walk.on_fetched(0)
+            walk.is_fetching = False
+            return
+        # Nobody is waited for, so others may wait for these.
+        listing = trio.Event()
+        self._listings.update(dict.fromkeys(roots, listing))
+        try:
+            tree, grants = await self._ask_tree(walk, roots, is_ahead=True)
+            self._learn_ahead(walk, tree, grants.stamp, frozenset(grants.keys))
+        except MictlanError as error:
+            log.debug("not listed ahead: %s", error)
+        finally:
+            for ino in roots:
+                del self._listings[ino]
+            listing.set()
+        if table.is_crowded:
+            await self._make_room()
+
+    async def _ask_tree(
+        self, walk: TreeWalk, roots: Sequence[InodeNumber], *, is_ahead: bool
+    ) -> tuple[tuple[wire.Listing, ...], wire.Grants]:
+        """Directories from the router; none from one that does not know how."""
+        assert self.keeper is not None
+        request = wire.ListTree(
+            tuple(roots[: wire.TREE_ROOTS_MAX]),
+            walk.next_entries(is_ahead=is_ahead),
+            LISTED_EXTENTS_MAX,
+            self._inline_wanted,
+            is_ahead,
+        )
+        walk.is_fetching = True
+        try:
+            tree, grants = await self.keeper.read(wire.Path.LIST_TREE, request, wire.TreePage)
+            return tree.listings, grants
+        except MictlanError as error:
+            walk.on_fetched(0)
+            if error.kind is not Kind.PROTOCOL:
+                raise
+            self._lists_trees = False
+            return (), wire.Grants((), 0)
+        finally:
+            walk.is_fetching = False
+
+    def _learn_ahead(
+        self,
+        walk: TreeWalk,
+        listings: Sequence[wire.Listing],
+        stamp: int,
+        granted: frozenset[InodeNumber],
+    ) -> None:
+        """Keep directories listed ahead, each behind the one it is in."""
+        assert self.keeper is not None
+        table = self.keeper.table
+        count = 0
+        for listing in listings:
+            ino, page = listing.ino, listing.page
+            inode = self.inodes.get(ino)
+            if ino not in granted or inode is None or not inode.name_count:
+                # Also when it was removed or moved here since.
+                continue
+            lease = self.keeper.held_since(ino, stamp)
+            if lease is None or lease.is_complete or lease.is_recalled:
+                continue
+            if not page.is_last or not table.can_keep(page.directory.size):
+                continue
+            self._learn_page(lease, page, stamp, granted)
+            self._complete(lease, page)
+            lease.walk = walk
+            lease.is_ahead = True
+            count += 1 + len(page.entries)
+        walk.on_fetched(count)
 
     async def _make_room(self, kept: Lease | None = None) -> None:
         """Give up names that were used longest ago, all but those of `kept`."""
@@ -502,17 +625,6 @@ def _names_not_in_use(lease: Lease) -> list[tuple[InodeNumber, bytes]]:
         and inode.open_count == 0
         and inode.attributes.kind is not FileKind.DIRECTORY
     ]
-
-
-def _directories_of(lease: Lease) -> list[Inode]:
-    """The directories in a directory, in order of names."""
-    found = [
-        (name, inode)
-        for name, inode in lease.names.items()
-        if inode is not None and inode.attributes.kind is FileKind.DIRECTORY
-    ]
-    found.sort(key=_name_of)
-    return [inode for _, inode in found]
 
 
 def _name_of(entry: tuple[bytes, Inode]) -> bytes:

@@ -28,6 +28,7 @@ from mictlanfs.clock import Clock
 from mictlanfs.model import ROOT_INODE, InodeNumber
 from mictlanfs.wire import LeaseMode
 from mictlanfs_mount.neighbours import Neighbours
+from mictlanfs_mount.treewalk import Siblings, TreeWalk
 
 if TYPE_CHECKING:
     from mictlanfs_mount.inodes import Inode
@@ -47,10 +48,13 @@ class Lease:
         is_doubted: what is known may not be true, as a change was refused or is not answered.
         names: of a directory: what names stand for; None: known not to exist.
         is_complete: whether every name that exists is in `names`.
-        neighbours, walk: which of its files to fetch and of its directories to list ahead; None
-            until one is read.
+        neighbours: which of its files to fetch ahead; None until one is read.
+        subdirectories: those in it, and which were read; None until they are asked for.
+        walk: over the tree it is in; None until there is one.
+        is_ahead: it was listed ahead of the walk, and nobody has looked at it.
         is_large: whether there are too many names to keep them all.
-        parent: of a directory that is complete: what `..` names.
+        parent: of a directory that is complete: what `..` names; of another one only where it was
+            seen last, if at all.
         misses: names looked up that were not known, since the last listing.
         told_inodes, told_names: what the kernel was told that it may keep.
         former: inodes that names stood for which are not kept any more.
@@ -58,6 +62,7 @@ class Lease:
 
     __slots__ = (
         "former",
+        "is_ahead",
         "is_complete",
         "is_doubted",
         "is_large",
@@ -70,6 +75,7 @@ class Lease:
         "parent",
         "since",
         "stamp",
+        "subdirectories",
         "told_inodes",
         "told_names",
         "walk",
@@ -88,7 +94,9 @@ class Lease:
         self.names: dict[bytes, Inode | None] = {}
         self.former: list[Inode] = []
         self.neighbours: Neighbours[Inode] | None = None
-        self.walk: Neighbours[Inode] | None = None
+        self.subdirectories: Siblings[Inode] | None = None
+        self.walk: TreeWalk | None = None
+        self.is_ahead = False
         self.parent = ROOT_INODE
         self.told_inodes: set[InodeNumber] = set()
         self.told_names: set[bytes] = set()
@@ -227,8 +235,8 @@ class LeaseTable:
             inode.name_count -= 1
         lease.former += kept
         lease.names = {}
-        lease.neighbours = lease.walk = None
-        lease.is_complete = False
+        lease.neighbours = lease.subdirectories = lease.walk = None
+        lease.is_complete = lease.is_ahead = False
 
     # --- names -----------------------------------------------------------------------------------
 

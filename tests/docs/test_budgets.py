@@ -36,10 +36,12 @@ class Bench:
     Attributes:
         bucket: through the mount that is measured.
         elsewhere: through the one that prepares what the other must not have cached.
+        maker: the mount of `elsewhere`.
     """
 
     bucket: Path
     elsewhere: Path
+    maker: Mount
 
     def known(self, name: str) -> Path:
         """A path whose names the kernel has looked up this moment."""
@@ -235,6 +237,20 @@ def _(bench: Bench) -> Callable[[], object]:
     return lambda: subprocess.run(list_files, check=True, capture_output=True)
 
 
+@action("walk a tree of 100 directories with 5 files each")
+def _(bench: Bench) -> Callable[[], object]:
+    for index in range(COUNT):
+        directory = bench.elsewhere / "tree" / f"{index % 10}" / f"{index}"
+        directory.mkdir(parents=True)
+        for file in range(5):
+            (directory / f"{file}").touch()
+    # What it may write is not listed ahead.
+    bench.maker.umount()
+    bench.maker.mount()
+    path = bench.known("tree")
+    return lambda: subprocess.run(["ls", "-lR", path], check=True, capture_output=True)
+
+
 @action("read 100 files of 4 KiB in a listed directory")
 def _(bench: Bench) -> Callable[[], object]:
     make_files(bench.elsewhere)()
@@ -295,7 +311,7 @@ def test_the_page_and_this_file_have_the_same_actions() -> None:
 def test_the_action_needs_no_more_requests_than_the_page_says(
     name: str, traced_mount: TracedMount, here: Mount, tmp_path: Path
 ) -> None:
-    bench = Bench(traced_mount.path / tmp_path.name, here.path / tmp_path.name)
+    bench = Bench(traced_mount.path / tmp_path.name, here.path / tmp_path.name, here)
     bench.elsewhere.mkdir()
     measured = ACTIONS[name](bench)
     traced_mount.requests_when_quiet()

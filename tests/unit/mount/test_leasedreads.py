@@ -7,11 +7,10 @@ import struct
 from collections.abc import AsyncIterator
 
 import pytest
-import trio
 from trio.testing import MockClock
 
 from mictlanfs import acl, wire
-from mictlanfs.model import FileKind, InodeNumber
+from mictlanfs.model import InodeNumber
 from mictlanfs_mount.leasedreads import PUSHED_SIZE_BYTES_MAX
 from tests.support.leased_space import (
     FakeKernel,
@@ -124,29 +123,6 @@ async def test_what_the_kernel_forgot_is_pushed_again(
     other.inodes.forget(ino, 1)
     await other.filesystem.open(ino, os.O_RDONLY)
     assert len(kernel.stored) == 2
-
-
-async def test_directories_of_a_walk_are_listed_ahead(
-    mount: LeasedMount, other: LeasedMount, autojump_clock: MockClock
-) -> None:
-    names = [b"d%d" % index for index in range(8)]
-    top = await mount.filesystem.make(mount.space.bucket, b"top", FileKind.DIRECTORY, 0o755, CALLER)
-    inos = [
-        (await mount.filesystem.make(top.ino, name, FileKind.DIRECTORY, 0o755, CALLER)).ino
-        for name in names
-    ]
-    await mount.flush()
-    await other.filesystem.lookup(mount.space.bucket, b"top")
-    assert await other.list(top.ino) == names
-    for ino in inos[:2]:
-        assert await other.list(ino) == []
-    await trio.sleep(1)
-    before = other.script.asked("list")
-    for ino in inos[2:5]:
-        assert await other.list(ino) == []
-    assert other.script.asked("list") - before <= 3, "what follows, not what is read"
-    ahead = [other.table.get(ino) for ino in inos[2:5]]
-    assert all(lease is not None and lease.is_complete for lease in ahead)
 
 
 async def test_an_access_list_that_is_only_a_mode_is_a_change_of_mode(
