@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
+
+import msgspec
 
 from mictlanfs.intervals import merge
 from mictlanfs.model import Chunk, ChunkId, Extent
@@ -19,8 +20,7 @@ END_OF_FILE = 2**63
 _offset_of = attrgetter("offset")
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(msgspec.Struct, frozen=True, gc=False):
     """Bytes `[offset, end)` of a file, as committed.
 
     Attributes:
@@ -74,6 +74,16 @@ class ExtentMap:
     ) -> None:
         """Take over what the router says of `[start, end)`; None: up to the end of the file."""
         known: Mapping[ChunkId, Chunk] = {chunk.id: chunk for chunk in chunks}
+        if start == 0 and end is None and not self._known:
+            # So it is with each file of a listing, and what takes longest of learning one.
+            self._entries = [
+                Segment(e.offset, e.offset + e.length, known[e.chunk_id], e.chunk_offset)
+                for e in extents
+            ]
+            if len(self._entries) > 1:
+                self._entries.sort(key=_offset_of)
+            self._known = [(0, END_OF_FILE)]
+            return
         stop = END_OF_FILE if end is None else end
         self._cut_out(start, stop)
         fresh = [

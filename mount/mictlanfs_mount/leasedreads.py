@@ -161,7 +161,8 @@ class LeasedReads(FileSystem):
         if inode.attributes.kind is FileKind.FILE and (
             node.extents or node.has_all_extents or not node.attributes.allocated
         ):
-            self._content.keep_inline(node)
+            if node.inline:
+                self._content.keep_inline(node)
             self._learn_extents(inode, node)
 
     async def _catch_up(self, ino: InodeNumber | None = None) -> None:
