@@ -32,7 +32,7 @@ from mictlanfs_mount.handles import DirectoryHandle, HandleNumber
 from mictlanfs_mount.inodes import Inode
 from mictlanfs_mount.leasekeeper import LeaseKeeper
 from mictlanfs_mount.leases import Lease
-from mictlanfs_mount.neighbours import Neighbours
+from mictlanfs_mount.neighbours import AHEAD_FIRST, Neighbours
 from mictlanfs_mount.setids import IsMember, after_open_truncating, in_every_group
 from mictlanfs_mount.treewalk import TreeWalk
 
@@ -273,6 +273,7 @@ class LeasedReads(FileSystem):
         if handle.snapshot is None and not handle.entries:
             lease = await self._list(handle.inode.ino)
             if lease is not None:
+                self._fetch_first_files(lease)
                 found = [(name, inode) for name, inode in lease.names.items() if inode is not None]
                 found.sort(key=_name_of)
                 handle.snapshot = found
@@ -601,11 +602,21 @@ class LeasedReads(FileSystem):
         lease = inode.lease
         if lease is None or not lease.is_complete:
             return ()
-        if lease.neighbours is None or not lease.neighbours.knows(inode):
-            names = sorted(lease.names.items())
-            files = [file for _, file in names if file is not None and file.attributes.size]
-            lease.neighbours = Neighbours(files)
-        return lease.neighbours.on_open(inode)
+        neighbours = lease.neighbours
+        if neighbours is None or not neighbours.knows(inode):
+            neighbours = lease.neighbours = _neighbours_in(lease)
+        following = neighbours.on_open(inode)
+        if lease.walk is not None:
+            lease.walk.files_ahead = neighbours.ahead
+        return following
+
+    def _fetch_first_files(self, lease: Lease) -> None:
+        """A walk came to a directory: if it reads files, fetch the first ones of this one."""
+        if lease.walk is None or not self._inline_wanted or lease.neighbours is not None:
+            return
+        lease.neighbours = _neighbours_in(lease)
+        for file in lease.neighbours.on_listed():
+            self._content.prefetch(file, PUSHED_SIZE_BYTES_MAX)
 
     async def read(self, number: HandleNumber, offset: int, length: int) -> Buffer:
         """Bytes of an open file; fewer than `length` only at its end."""
@@ -626,6 +637,16 @@ def _names_not_in_use(lease: Lease) -> list[tuple[InodeNumber, bytes]]:
         and inode.open_count == 0
         and inode.attributes.kind is not FileKind.DIRECTORY
     ]
+
+
+def _neighbours_in(lease: Lease) -> Neighbours[Inode]:
+    names = sorted(lease.names.items())
+    files = [file for _, file in names if file is not None and _has_bytes(file)]
+    return Neighbours(files, AHEAD_FIRST if lease.walk is None else lease.walk.files_ahead)
+
+
+def _has_bytes(inode: Inode) -> bool:
+    return inode.attributes.kind is FileKind.FILE and inode.attributes.size > 0
 
 
 def _name_of(entry: tuple[bytes, Inode]) -> bytes:

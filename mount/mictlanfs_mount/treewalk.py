@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from mictlanfs.model import InodeNumber
 from mictlanfs.wire import LIST_ENTRIES_MAX
-from mictlanfs_mount.neighbours import STEP_MAX, Numbered
+from mictlanfs_mount.neighbours import AHEAD_FIRST, STEP_MAX, Numbered
 
 ENTRIES_FIRST = 256
 
@@ -54,6 +54,7 @@ class TreeWalk:
 
     Attributes:
         is_fetching: whether a tree is being listed.
+        files_ahead: how many files were fetched at once in the directory read last.
     """
 
     def __init__(self, entries_max: int = LIST_ENTRIES_MAX) -> None:
@@ -62,6 +63,7 @@ class TreeWalk:
         self._fetched = 0
         self._left = 0
         self.is_fetching = False
+        self.files_ahead = AHEAD_FIRST
 
     def next_entries(self, *, is_ahead: bool) -> int:
         """How many entries to ask for now; not ahead, when the walk has caught up."""

@@ -56,3 +56,21 @@ def test_nothing_lies_behind_the_last_and_a_stranger_is_unknown() -> None:
     assert neighbours.knows(FILES[2])
     assert not neighbours.knows(FILES[3])
     assert list(neighbours.on_open(FILES[3])) == []
+
+
+def test_a_walk_that_read_files_goes_on_with_as_many() -> None:
+    neighbours = Neighbours(FILES, AHEAD_MAX)
+    assert list(neighbours.on_listed()) == FILES[:AHEAD_MAX]
+    assert list(neighbours.on_listed()) == []
+    assert list(neighbours.on_open(FILES[0])) == []
+    fetched = [file for file in FILES[1:100] for file in neighbours.on_open(file)]
+    assert fetched == FILES[AHEAD_MAX : AHEAD_MAX + len(fetched)]
+    assert neighbours.ahead == AHEAD_MAX
+
+
+def test_nothing_is_fetched_for_a_walk_that_read_no_files_in_order() -> None:
+    assert list(Neighbours(FILES).on_listed()) == []
+    neighbours = Neighbours(FILES, AHEAD_MAX)
+    neighbours.on_open(FILES[10])
+    neighbours.on_open(FILES[100])
+    assert neighbours.ahead == AHEAD_FIRST
