@@ -18,6 +18,7 @@ from mictlanfs.model import (
     CHUNK_ID_SIZE_BYTES,
     CHUNK_SIZE_BYTES_MAX,
     FILE_SIZE_BYTES_MAX,
+    Chunk,
     Extent,
     FileKind,
 )
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mictlanfs import wire
-    from mictlanfs.model import Chunk, ChunkId
+    from mictlanfs.model import ChunkId, PeerNumber
     from mictlanfs_server.metadata.rows import InodeRecord
     from mictlanfs_server.metadata.transaction import Transaction
 
@@ -59,8 +60,8 @@ def write_extents(tx: Transaction, op: wire.WriteExtents) -> Touched:
     references: dict[ChunkId, int] = {}
     for extent in op.extents:
         _put_extent(tx, record, extent, references)
-    _record_chunks(tx, record, op.chunks, fresh, references)
-    keep_bodies(tx, op.chunks, fresh, bodies)
+    _describe_again(tx, op.chunks, fresh)
+    _record_chunks(tx, record, fresh, references, bodies)
     end = max((extent.end for extent in op.extents), default=0)
     record.size = max(record.size, op.size, end)
     changed_at_ns = record.ctime_ns
@@ -92,7 +93,15 @@ def _check_chunks(
         )
         if (length, digest) != (chunk.length, chunk.digest):
             raise failure(Kind.INVALID, "write", op.ino, _named(chunk.id, "has other content"))
+        if chunk.id in fresh:
+            # Described twice: both know of peers.
+            fresh[chunk.id] = _with_peers(fresh[chunk.id], chunk.peers)
     return fresh
+
+
+def _with_peers(chunk: Chunk, peers: Sequence[PeerNumber]) -> Chunk:
+    added = tuple(peer for peer in peers if peer not in chunk.peers)
+    return Chunk(chunk.id, chunk.length, chunk.digest, chunk.peers + added)
 
 
 def _check_chunk(tx: Transaction, op: wire.WriteExtents, chunk: Chunk) -> None:
@@ -192,29 +201,40 @@ def _change_rows(
     count(tx, record, difference)
 
 
-def _record_chunks(
-    tx: Transaction,
-    record: InodeRecord,
-    chunks: Sequence[Chunk],
-    fresh: dict[ChunkId, Chunk],
-    references: dict[ChunkId, int],
-) -> None:
-    """Add the new chunks with the references they ended up with, change those of the others."""
-    wanted = tx.policy_of(record).replicas if fresh else 0
-    for chunk_id, chunk in fresh.items():
-        refs = references.pop(chunk_id, 0)
-        # Sent and not named: dead at once, so that its copies are deleted.
-        tx.rows.insert_chunk(chunk, refs, wanted, None if refs else tx.now_ns)
-        tx.counts.chunks += refs > 0
-        tx.counts.tombstones += refs == 0
-    change_references(tx, references)
+def _describe_again(tx: Transaction, chunks: Sequence[Chunk], fresh: dict[ChunkId, Chunk]) -> None:
+    """Take over new peers of chunks that are known; bytes that peers hold are not kept here."""
     for chunk in chunks:
-        if fresh.get(chunk.id) is chunk:
+        if chunk.id in fresh or not chunk.peers:
             continue
         known_peers = tx.rows.replicas(chunk.id)
         for peer in chunk.peers:
             if peer not in known_peers:
                 tx.rows.add_replica(chunk.id, peer)
+        tx.rows.delete_inline(chunk.id)
+
+
+def _record_chunks(
+    tx: Transaction,
+    record: InodeRecord,
+    fresh: dict[ChunkId, Chunk],
+    references: dict[ChunkId, int],
+    bodies: Mapping[ChunkId, bytes],
+) -> None:
+    """Add the new chunks with the references they ended up with, change those of the others."""
+    wanted = tx.policy_of(record).replicas if fresh else 0
+    kept: dict[ChunkId, bytes] = {}
+    for chunk_id, chunk in fresh.items():
+        refs = references.pop(chunk_id, 0)
+        if refs and not chunk.peers:
+            kept[chunk_id] = bodies[chunk_id]
+        elif not (refs or chunk.peers):
+            # Sent and not named, and nobody holds it.
+            continue
+        # With peers, dead at once, so that its copies are deleted.
+        tx.rows.insert_chunk(chunk, refs, wanted, None if refs else tx.now_ns)
+        tx.counts.chunks += refs > 0
+        tx.counts.tombstones += refs == 0
+    keep_bodies(tx, kept, change_references(tx, references))
 
 
 # --- truncate ------------------------------------------------------------------------------------
@@ -244,7 +264,8 @@ def truncate(tx: Transaction, record: InodeRecord, size: int, time_ns: int) -> N
         references: dict[ChunkId, int] = {}
         for row, difference in [(row, -1) for row in removed] + [(row, 1) for row in added]:
             references[row.chunk_id] = references.get(row.chunk_id, 0) + difference
-        change_references(tx, references)
+        for chunk_id in change_references(tx, references):
+            tx.rows.delete_inline(chunk_id)
     if size == record.size:
         # ftruncate(2) changes the times all the same, but nobody's cached bytes are stale.
         record.mark_changed(time_ns)

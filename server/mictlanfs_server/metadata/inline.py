@@ -1,7 +1,8 @@
 """Inline chunks: those whose bytes came inside the operation and are kept in the metadata.
 
-Knows which bytes must come along, checks them, and says when they are kept. `removal` lets go of
-them. Invariant: a live chunk has either bytes here or a replica on a peer, never both.
+Knows which bytes must come along, checks them, and says where they are kept. `removal` tells which
+are not needed any more. Invariant: a live chunk has either bytes here or a replica on a peer, never
+both.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from mictlanfs_server.metadata.checks import failure
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mictlanfs.model import Chunk, ChunkId
+    from mictlanfs.model import ChunkId
     from mictlanfs_server.metadata.transaction import Transaction
 
 
@@ -40,17 +41,13 @@ def checked_bodies(op: wire.WriteExtents) -> dict[ChunkId, bytes]:
     return bodies
 
 
-def keep_bodies(
-    tx: Transaction,
-    chunks: Sequence[Chunk],
-    fresh: Mapping[ChunkId, Chunk],
-    bodies: Mapping[ChunkId, bytes],
-) -> None:
-    """Keep the bytes of new chunks that are referred to; let go of those that peers hold now."""
-    on_peers = {chunk.id for chunk in chunks if chunk.peers}
-    for chunk_id in bodies.keys() & fresh.keys() - on_peers:
-        known = tx.rows.chunk(chunk_id)
-        if known is not None and not known.is_dead:
-            tx.rows.insert_inline(chunk_id, bodies[chunk_id])
-    for chunk_id in on_peers - fresh.keys():
+def keep_bodies(tx: Transaction, bodies: Mapping[ChunkId, bytes], gone: Sequence[ChunkId]) -> None:
+    """Keep the bytes of new chunks, in the places of those of chunks that are gone."""
+    places = list(gone)
+    for chunk_id, body in bodies.items():
+        if places:
+            tx.rows.replace_inline(places.pop(0), chunk_id, body)
+        else:
+            tx.rows.insert_inline(chunk_id, body)
+    for chunk_id in places:
         tx.rows.delete_inline(chunk_id)

@@ -8,7 +8,8 @@
 
 Letting go of an inode with more than `EXTENTS_AT_ONCE_MAX` extents moves its number to `doomed`;
 `reclaim` then removes the extents in slices, so that no transaction is unbounded. A chunk whose
-last extent goes becomes a tombstone with the router's time; its bytes go at once if it is inline.
+last extent goes becomes a tombstone with the router's time, until the peers have deleted it; an
+inline one goes at once.
 """
 
 from __future__ import annotations
@@ -64,11 +65,16 @@ def drop_references(tx: Transaction, chunk_ids: Iterable[ChunkId]) -> None:
     change: dict[ChunkId, int] = {}
     for chunk_id in chunk_ids:
         change[chunk_id] = change.get(chunk_id, 0) - 1
-    change_references(tx, change)
+    for chunk_id in change_references(tx, change):
+        tx.rows.delete_inline(chunk_id)
 
 
-def change_references(tx: Transaction, change: dict[ChunkId, int]) -> None:
-    """Add to the reference counts of known chunks; a chunk that gets to zero is dead for ever."""
+def change_references(tx: Transaction, change: dict[ChunkId, int]) -> list[ChunkId]:
+    """Add to the reference counts of known chunks; a chunk that gets to zero is dead for ever.
+
+    Returns the inline chunks that are gone by that, whose bytes are left to the caller.
+    """
+    gone: list[ChunkId] = []
     for chunk_id, difference in change.items():
         if difference == 0:
             continue
@@ -77,13 +83,16 @@ def change_references(tx: Transaction, change: dict[ChunkId, int]) -> None:
         assert not chunk.is_dead, "a dead chunk has references"
         refs = chunk.refs + difference
         assert refs >= 0, "a chunk has fewer references than extents"
-        tx.rows.set_refs(chunk_id, refs, None if refs else tx.now_ns)
-        if refs == 0:
-            # No peer has to be asked, so they go at once. A reader that has the extent and not
-            # the bytes looks again and finds what the file is now.
-            tx.rows.delete_inline(chunk_id)
-            tx.counts.chunks -= 1
-            tx.counts.tombstones += 1
+        tx.counts.chunks -= refs == 0
+        if refs or not chunk.is_inline:
+            tx.rows.set_refs(chunk_id, refs, None if refs else tx.now_ns)
+            tx.counts.tombstones += refs == 0
+        else:
+            # No peer has to be asked, so nothing has to be remembered. A reader that has the
+            # extent and not the bytes looks again and finds what the file is now.
+            tx.rows.delete_chunk(chunk_id)
+            gone.append(chunk_id)
+    return gone
 
 
 def reclaim(tx: Transaction, count_max: int) -> bool:

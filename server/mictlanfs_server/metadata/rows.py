@@ -93,12 +93,17 @@ class InodeRecord(msgspec.Struct, gc=False):
 
 
 class ChunkRecord(msgspec.Struct, frozen=True, gc=False):
-    """A row of `chunk` without its replicas."""
+    """A row of `chunk` without its replicas.
+
+    Attributes:
+        is_inline: whether its bytes are in the metadata.
+    """
 
     length: int
     digest: bytes
     refs: int
     is_dead: bool
+    is_inline: bool
 
 
 class BatchRecord(msgspec.Struct, frozen=True, gc=False):
@@ -243,8 +248,14 @@ class Rows(Protocol):
     def set_refs(self, chunk_id: ChunkId, refs: int, dead_since_ns: int | None) -> None:
         """Change the count of a chunk."""
 
+    def delete_chunk(self, chunk_id: ChunkId) -> None:
+        """Forget a chunk that no peer holds."""
+
     def insert_inline(self, chunk_id: ChunkId, body: bytes) -> None:
         """Keep the bytes of a chunk."""
+
+    def replace_inline(self, old_id: ChunkId, chunk_id: ChunkId, body: bytes) -> None:
+        """Keep the bytes of a chunk in the place of those of another, which are here."""
 
     def delete_inline(self, chunk_id: ChunkId) -> None:
         """Let go of the bytes of a chunk, if they are here."""

@@ -291,10 +291,11 @@ class SqliteRows:
     def chunk(self, chunk_id: ChunkId) -> ChunkRecord | None:
         """A chunk, live or dead."""
         row = self._execute(
-            "SELECT length, digest, refs, dead_since_ns IS NOT NULL FROM chunk WHERE id = ?",
+            "SELECT length, digest, refs, dead_since_ns IS NOT NULL,"
+            " EXISTS (SELECT 1 FROM inline WHERE chunk = ?1) FROM chunk WHERE id = ?1",
             (chunk_id,),
         ).fetchone()
-        return ChunkRecord(row[0], row[1], row[2], bool(row[3])) if row else None
+        return ChunkRecord(row[0], row[1], row[2], bool(row[3]), bool(row[4])) if row else None
 
     def insert_chunk(self, chunk: Chunk, refs: int, wanted: int, dead_since_ns: int | None) -> None:
         """Add a chunk and its replicas."""
@@ -302,10 +303,11 @@ class SqliteRows:
             "INSERT INTO chunk VALUES (?, ?, ?, ?, ?, ?)",
             (chunk.id, chunk.length, chunk.digest, refs, wanted, dead_since_ns),
         )
-        self._executemany(
-            "INSERT INTO replica VALUES (?, ?, ?)",
-            ((chunk.id, rank, peer) for rank, peer in enumerate(chunk.peers)),
-        )
+        if chunk.peers:
+            self._executemany(
+                "INSERT INTO replica VALUES (?, ?, ?)",
+                ((chunk.id, rank, peer) for rank, peer in enumerate(chunk.peers)),
+            )
 
     def set_refs(self, chunk_id: ChunkId, refs: int, dead_since_ns: int | None) -> None:
         """Change the count of a chunk."""
@@ -314,9 +316,21 @@ class SqliteRows:
             (refs, dead_since_ns, chunk_id),
         )
 
+    def delete_chunk(self, chunk_id: ChunkId) -> None:
+        """Forget a chunk that no peer holds."""
+        self._execute("DELETE FROM chunk WHERE id = ?", (chunk_id,))
+
     def insert_inline(self, chunk_id: ChunkId, body: bytes) -> None:
         """Keep the bytes of a chunk."""
         self._execute("INSERT INTO inline VALUES (?, ?)", (chunk_id, body))
+
+    def replace_inline(self, old_id: ChunkId, chunk_id: ChunkId, body: bytes) -> None:
+        """Keep the bytes of a chunk in the place of those of another, which are here."""
+        # The row stays on its page. A row that goes and one that comes would be more pages to
+        # write: of the list of free ones, and the first of the database, which counts them.
+        self._execute(
+            "UPDATE inline SET chunk = ?2, data = ?3 WHERE chunk = ?1", (old_id, chunk_id, body)
+        )
 
     def delete_inline(self, chunk_id: ChunkId) -> None:
         """Let go of the bytes of a chunk, if they are here."""
@@ -387,7 +401,10 @@ class SqliteRows:
     def set_batch(self, session: SessionId, record: BatchRecord, answer: bytes) -> None:
         """Record the last batch of a session."""
         self._execute(
-            "INSERT OR REPLACE INTO batch VALUES (?, ?, ?, ?, ?)",
+            # Not REPLACE, which would change the index too.
+            "INSERT INTO batch VALUES (?, ?, ?, ?, ?) ON CONFLICT (session) DO UPDATE SET"
+            " first_number = excluded.first_number, op_count = excluded.op_count,"
+            " next_number = excluded.next_number, answer = excluded.answer",
             (session, record.first_number, record.op_count, record.next_number, answer),
         )
 

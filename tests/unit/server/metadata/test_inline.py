@@ -84,7 +84,7 @@ def test_bytes_stay_until_the_last_reference_goes_and_go_with_it(
     space.truncate(file, 4)
     assert kept(space) == {chunk.id: BODY}
     space.truncate(file, 0)
-    assert space.references(chunk) == 0
+    assert space.references(chunk) is None
     assert kept(space) == {}
     assert space.damage() == []
 
@@ -99,15 +99,67 @@ def test_bytes_of_a_removed_file_go(space: Space, bucket: InodeNumber) -> None:
 def test_bytes_that_no_extent_names_are_not_kept(space: Space, file: InodeNumber) -> None:
     chunk = inline_chunk(BODY)
     space.write_all(file, (), (chunk,), 0, (BODY,))
-    assert space.references(chunk) == 0
+    assert space.references(chunk) is None
     assert kept(space) == {}
 
 
-def test_dead_chunk_cannot_be_sent_again(space: Space, file: InodeNumber) -> None:
+def test_chunk_that_is_gone_comes_back_only_with_its_bytes(space: Space, file: InodeNumber) -> None:
     chunk = space.write_inline(file, 0, BODY)
     space.truncate(file, 0)
-    assert space.error_of(write_op(space, file, (chunk,), BODY)) is Kind.INVALID
+    assert space.error_of(write_op(space, file, (chunk,), b"")) is Kind.INVALID
     assert kept(space) == {}
+    space.do(write_op(space, file, (chunk,), BODY))
+    assert kept(space) == {chunk.id: BODY}
+    assert space.damage() == []
+
+
+def test_bytes_take_the_place_of_those_they_replace(space: Space, file: InodeNumber) -> None:
+    space.write_inline(file, 0, b"first")
+    other = space.write_inline(file, 100, b"stays")
+    (row,) = space.connection.execute("SELECT min(rowid) FROM inline").fetchone()
+    second = space.write_inline(file, 0, b"and second")
+    assert kept(space) == {second.id: b"and second", other.id: b"stays"}
+    chunk = space.connection.execute("SELECT chunk FROM inline WHERE rowid = ?", (row,)).fetchone()
+    assert chunk == (second.id,)
+    assert space.damage() == []
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_bytes_replace_those_of_another_number_of_chunks(
+    space: Space, file: InodeNumber, count: int
+) -> None:
+    for index in range(2):
+        space.write_inline(file, 100 * index, b"%d" % index * 100)
+    chunks = tuple(inline_chunk(b"%d" % index * (200 // count)) for index in range(count))
+    extents = tuple(Extent(n * (200 // count), c.length, c.id, 0) for n, c in enumerate(chunks))
+    bodies = tuple(b"%d" % index * (200 // count) for index in range(count))
+    space.write_all(file, (*extents, Extent(190, 10, chunks[0].id, 0)), chunks, 0, bodies)
+    assert kept(space) == dict(zip((c.id for c in chunks), bodies, strict=True))
+    assert space.damage() == []
+
+
+def test_chunk_that_moved_to_peers_and_goes_at_once_is_deleted_there(
+    space: Space, file: InodeNumber
+) -> None:
+    chunk = space.write_inline(file, 0, BODY)
+    moved = Chunk(chunk.id, chunk.length, chunk.digest, PEERS[:2])
+    other = new_chunk(len(BODY))
+    extent = Extent(0, other.length, other.id, 0)
+    space.write_all(file, (extent,), (other, moved))
+    assert space.references(chunk) == 0, "it waits for its peers"
+    assert kept(space) == {}
+    assert space.damage() == []
+
+
+def test_chunk_described_with_bytes_and_with_peers_is_with_the_peers(
+    space: Space, file: InodeNumber
+) -> None:
+    chunk = inline_chunk(BODY)
+    moved = Chunk(chunk.id, chunk.length, chunk.digest, PEERS[:1])
+    space.write_all(file, (Extent(0, chunk.length, chunk.id, 0),), (chunk, moved), 0, (BODY,))
+    assert space.node(file).chunks == (moved,)
+    assert kept(space) == {}
+    assert space.damage() == []
 
 
 def test_failed_operation_leaves_no_bytes(space: Space, file: InodeNumber) -> None:
