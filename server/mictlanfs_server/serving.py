@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 _PORT_MAX = 65535
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _READ_SIZE_BYTES = 64 * 1024
 # Above the time-out of any client's pool, so that it is the client who closes an idle connection:
 # a request that meets the server's close on its way would have to be sent again.
@@ -92,6 +93,7 @@ def serve(
     on_listening: Callable[[Listener], None] | None = None,
     on_stopping: Callable[[], None] | None = None,
     direct_bodies: bool = False,
+    joined_answers: bool = False,
 ) -> None:
     """Serve `app` until SIGTERM, SIGINT, the end of the lifeline or `Listener.stop`.
 
@@ -108,6 +110,7 @@ def serve(
             application starts.
         on_stopping: called in the event loop when the end comes, before requests are waited for.
         direct_bodies: whether large bodies are offered as `bodies.RequestBody`.
+        joined_answers: whether the head of an answer waits for its body. Not with `direct_bodies`.
 
     Raises:
         UsageError: the address is refused, not ours, or in use.
@@ -120,7 +123,8 @@ def serve(
     bound = bind(host, port, insecure=insecure)
     try:
         address = bound.getsockname()
-        server = _Server(_config(app, direct_bodies=direct_bodies))
+        protocol: type[Any] = _JoinedHttp if joined_answers else HttpToolsProtocol
+        server = _Server(_config(app, _Connection if direct_bodies else protocol))
         server.on_stopping = on_stopping
         if on_listening is not None:
             on_listening(Listener(address[0], address[1], server.stop))
@@ -174,11 +178,11 @@ def _bind_error(error: OSError, where: str) -> UsageError:
     return UsageError(f"cannot listen on {where}: {error}")
 
 
-def _config(app: Application, *, direct_bodies: bool) -> uvicorn.Config:
+def _config(app: Application, protocol: type[Any]) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         # uvicorn asks for a Protocol, but hands the class to the event loop only, which takes both.
-        http=cast("type[asyncio.Protocol]", _Connection) if direct_bodies else HttpToolsProtocol,
+        http=cast("type[asyncio.Protocol]", protocol),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -241,6 +245,48 @@ class _Server(uvicorn.Server):
             asyncio.get_running_loop().remove_reader(lifeline_fd)
             log.info("the supervisor is gone: stopping")
             self.stop()
+
+
+class _JoinedHttp(HttpToolsProtocol):
+    """uvicorn's HTTP, with the head of an answer and the first of its body in one write.
+
+    With two, a client on the same machine is awake for the head and has to wait once more.
+    """
+
+    def on_headers_complete(self) -> None:
+        """Begin a request."""
+        before = self.cycle
+        super().on_headers_complete()
+        # A HEAD request is answered without a body.
+        if self.cycle is not before and self.scope["method"] != "HEAD":
+            self.cycle.transport = cast("asyncio.Transport", _HeadHolder(self.transport))
+
+
+class _HeadHolder:
+    """The transport of one answer: keeps the first that is written until the second comes."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+        self._is_begun = False
+
+    def write(self, data: bytes) -> None:
+        """Send, or keep."""
+        if self._is_begun or data.startswith(_CONTINUE):
+            self._transport.write(self._head + data if self._head else data)
+            self._head = b""
+        else:
+            self._is_begun, self._head = True, data
+
+    def close(self) -> None:
+        """Send what is left and close."""
+        if self._head:
+            self._transport.write(self._head)
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether nothing more is sent."""
+        return self._transport.is_closing()
 
 
 class _Http(HttpToolsProtocol):
@@ -353,7 +399,7 @@ class _Connection(asyncio.BufferedProtocol):
 def _send_continue(cycle: RequestResponseCycle) -> None:
     """Answer `Expect: 100-continue` (RFC 9110, section 10.1.1), once."""
     if cycle.waiting_for_100_continue and not cycle.transport.is_closing():
-        cycle.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        cycle.transport.write(_CONTINUE)
         cycle.waiting_for_100_continue = False
 
 

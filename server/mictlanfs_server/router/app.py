@@ -17,6 +17,7 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from mictlanfs import __version__, wire
 from mictlanfs.client.transport import HttpTransport
@@ -24,6 +25,7 @@ from mictlanfs.clock import Clock, SystemClock
 from mictlanfs.errors import HTTP_STATUS, MictlanError
 from mictlanfs.model import Struct
 from mictlanfs_server.http import (
+    DirectRoutes,
     HeaderMiddleware,
     Reply,
     describe_messages,
@@ -158,11 +160,14 @@ def create_app(
         UsageError: the data directory is in use, of a newer version, or cannot be used.
     """
     router = _Router(settings, clock or SystemClock(), transport)
+    header = (wire.HEADER_PEER_MAP, router.peer_map_header)
+    direct: dict[str, ASGIApp] = {}
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with router.running() as parts:
-            _add_routes(app, parts)
+            for route in _add_routes(app, parts):
+                direct[route.path] = HeaderMiddleware(route.app, *header)
             yield
 
     app = FastAPI(
@@ -170,12 +175,14 @@ def create_app(
     )
     app.state.unlock = router.unlock
     app.state.stop_waiting = router.stop_waiting
-    app.add_middleware(HeaderMiddleware, name=wire.HEADER_PEER_MAP, value=router.peer_map_header)
+    app.state.direct = direct
+    app.add_middleware(HeaderMiddleware, *header)
     install_error_handlers(app)
     return app
 
 
-def _add_routes(app: FastAPI, parts: _Parts) -> None:
+def _add_routes(app: FastAPI, parts: _Parts) -> list[Route]:
+    """Add all routes to an application; returns those of messages."""
     messages, reads = parts.handlers.routes(), parts.handlers.reads()
     commit, *rest = messages
     described: list[MessageRoute | ReadRoute] = [commit, *reads, *rest]
@@ -183,11 +190,12 @@ def _add_routes(app: FastAPI, parts: _Parts) -> None:
         (route.path, route.request_type, route.purpose) for route in described
     )
     # Before everything else: they are tried in order, the most frequent first.
-    app.router.routes[:0] = [
+    routes = [
         message_route(commit.path, commit.request_type, commit.handler),
         *(_read_route(route) for route in reads),
         *(message_route(route.path, route.request_type, route.handler) for route in rest),
     ]
+    app.router.routes[:0] = routes
 
     async def status() -> Response:
         """The state of the space: peers, sessions, counts, problems as sentences."""
@@ -217,6 +225,7 @@ def _add_routes(app: FastAPI, parts: _Parts) -> None:
 
     # FastAPI's documented way to extend the description.
     app.openapi = openapi  # type: ignore[method-assign]
+    return routes
 
 
 def _read_route(route: ReadRoute) -> Route:
@@ -250,7 +259,7 @@ def run(
     app = create_app(settings)
     try:
         serve(
-            app,
+            DirectRoutes(app, app.state.direct),
             name=settings.router_id,
             host=settings.host,
             port=settings.port,
@@ -258,6 +267,7 @@ def run(
             lifeline_fd=settings.lifeline_fd,
             on_listening=on_listening,
             on_stopping=app.state.stop_waiting,
+            joined_answers=True,
         )
     finally:
         # The lifespan never ran when the address was refused.

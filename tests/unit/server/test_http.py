@@ -15,6 +15,7 @@ from mictlanfs.errors import HTTP_STATUS, LOG_LEVEL, Kind, MictlanError
 from mictlanfs.model import SessionId, Struct
 from mictlanfs_server import http
 from mictlanfs_server.http import (
+    DirectRoutes,
     HeaderMiddleware,
     Reply,
     describe_messages,
@@ -259,3 +260,25 @@ def test_handler_gets_a_header_and_gives_status_and_headers() -> None:
         assert (response.status_code, response.content) == (418, b"tea")
         assert response.headers["x-leaf"] == "green"
     assert seen == [(7, b"warm"), (7, None)]
+
+
+# --- past the framework ---
+
+
+def test_direct_routes_lead_messages_past_the_application() -> None:
+    route = message_route(PATH, wire.TakeInodes, answer)
+    behind = app_with(answer)
+    behind.router.routes.clear()
+    app = DirectRoutes(behind, {PATH: HeaderMiddleware(route.app, "X-Pot", lambda: b"1")})
+    response = exchange(app)  # type: ignore[arg-type]  # Any ASGI application will do.
+    assert (response.status_code, response.headers["x-pot"]) == (200, "1")
+    assert wire.decode(response.content, wire.InodeRange) == wire.InodeRange(3, 7)
+
+
+@pytest.mark.parametrize(("path", "method"), [(PATH, "GET"), ("/else", "POST")])
+def test_direct_routes_leave_all_else_to_the_application(path: str, method: str) -> None:
+    behind = app_with(answer)
+    behind.router.routes.clear()
+    app = DirectRoutes(behind, {PATH: message_route(PATH, wire.TakeInodes, answer).app})
+    response = exchange(app, path=path, method=method)  # type: ignore[arg-type]  # As above.
+    assert response.status_code == 404

@@ -27,7 +27,7 @@ SOON_S = 10.0
 PROGRAM = """
 import asyncio, contextlib, json, logging, os, resource, sys
 from starlette.applications import Starlette
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs_server.serving import serve
@@ -55,12 +55,21 @@ async def slow(request):
         await asyncio.sleep(0.01)
     return PlainTextResponse("slow")
 
+async def nothing(request):
+    return Response(status_code=204)
+
+async def broken(request):
+    async def body():
+        raise RuntimeError("no body")
+        yield b""
+    return StreamingResponse(body(), headers={"content-length": "5"})
+
 async def stop(request):
     listeners[0].stop(MictlanError(Kind.CONFLICT, detail="told to"))
     listeners[0].stop(MictlanError(Kind.INTERNAL, detail="too late"))
     return PlainTextResponse("stopping")
 
-routes = [Route("/" + f.__name__, f) for f in (hello, limit, slow, stop)]
+routes = [Route("/" + f.__name__, f) for f in (hello, limit, slow, stop, nothing, broken)]
 try:
     serve(
         Starlette(routes=routes, lifespan=lifespan),
@@ -70,6 +79,7 @@ try:
         insecure=options.get("insecure", False),
         lifeline_fd=options.get("lifeline_fd"),
         on_listening=listeners.append,
+        joined_answers=options.get("joined_answers", False),
     )
 except MictlanError as error:
     print("error", error, flush=True)
@@ -416,3 +426,26 @@ def test_lines_go_to_stderr_once(
     logging.getLogger("x").info("hello")
     assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["hello"]
     assert len(root_logger.handlers) == 1
+
+
+def test_joined_answers_come_whole_and_in_order(tmp_path: Path) -> None:
+    with running(tmp_path, joined_answers=True) as server, server.connect() as connection:
+        for _ in range(3):
+            connection.sendall(b"GET /hello HTTP/1.1\r\nhost: x\r\n\r\n")
+            whole = connection.recv(4096)
+            assert whole.endswith(b"\r\n\r\nhello"), "head and body in one piece"
+        connection.sendall(b"HEAD /hello HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert connection.recv(4096).endswith(b"\r\n\r\n")
+        connection.sendall(b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 204")
+        assert ask(connection, "/hello") == "hello"
+
+
+def test_joined_answer_without_its_body_ends_the_connection(tmp_path: Path) -> None:
+    with running(tmp_path, joined_answers=True) as server, server.connect() as connection:
+        connection.sendall(b"GET /broken HTTP/1.1\r\nhost: x\r\n\r\n")
+        received = b""
+        while part := connection.recv(4096):
+            received += part
+        assert received.startswith(b"HTTP/1.1 200")
+        assert received.endswith(b"\r\n\r\n"), "the head, and nothing of a body"
