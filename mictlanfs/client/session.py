@@ -72,15 +72,15 @@ class _Request:
 
 @dataclass(eq=False, slots=True)
 class _Posted:
-    """An operation that nobody waits for; it is covered by leases for writing."""
+    """An operation that is covered by leases for writing; no task of its own waits for it."""
 
     ops: tuple[wire.Operation, ...]
     size: int
     on_result: Callable[[wire.Operation, wire.OpResult], None]
+    sync: bool = False
     grant: wire.SessionGrant | None = None
     results: tuple[wire.OpResult, ...] = ()
     error: MictlanError | None = None
-    sync = False
     stop_on_error = False
     is_covered = True
 
@@ -269,15 +269,20 @@ class Session:
         return self._asked_count - self._answered_count
 
     def post(
-        self, op: wire.Operation, on_result: Callable[[wire.Operation, wire.OpResult], None]
+        self,
+        op: wire.Operation,
+        on_result: Callable[[wire.Operation, wire.OpResult], None],
+        *,
+        sync: bool = False,
     ) -> None:
         """Put an operation that leases for writing cover into the log; it leaves within a while.
 
         `on_result` is called with it and its result, in the order of the log, without a
-        suspension. The error of an operation that was never applied is that of the batch.
+        suspension. The error of an operation that was never applied is that of the batch. With
+        `sync` it leaves now, and is on the router's disk when it has a result.
         """
-        self._enqueue(_Posted((op,), _size_of(op), on_result))
-        if len(self._waiting) >= POSTED_COUNT_MAX:
+        self._enqueue(_Posted((op,), _size_of(op), on_result, sync))
+        if sync or len(self._waiting) >= POSTED_COUNT_MAX:
             self._has_work.set()
         elif not self._has_timer:
             self._has_timer = True

@@ -115,7 +115,11 @@ class SpaceStorage:
         return touched[0]
 
     def post(
-        self, op: wire.WriteExtents, on_result: Callable[[Attributes | MictlanError], None]
+        self,
+        op: wire.WriteExtents,
+        on_result: Callable[[Attributes | MictlanError], None],
+        *,
+        sync: bool,
     ) -> bool:
         """Have the operation applied with what else leaves soon, if a lease covers the file."""
         if not self._is_covered(op.ino):
@@ -125,7 +129,7 @@ class SpaceStorage:
             error = result.error
             on_result(error.to_error() if error is not None else result.touched[0])
 
-        self._session.post(op, on_answer)
+        self._session.post(op, on_answer, sync=sync)
         return True
 
     def hurry(self) -> None:

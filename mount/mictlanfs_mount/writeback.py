@@ -85,11 +85,15 @@ class Storage(Protocol):
         ...
 
     def post(
-        self, op: wire.WriteExtents, on_result: Callable[[Attributes | MictlanError], None]
+        self,
+        op: wire.WriteExtents,
+        on_result: Callable[[Attributes | MictlanError], None],
+        *,
+        sync: bool,
     ) -> bool:
         """Have the operation applied within a while. False: it must be committed.
 
-        `on_result` is told what became of it.
+        `on_result` is told what became of it. With `sync` it leaves now, and is durable then.
         """
         ...
 
@@ -367,7 +371,7 @@ class FileWriter:
 
     def _commit_soon(self) -> None:
         """Commit what is stored: with what else leaves soon, if that will do, without a task."""
-        batch = [] if self._is_committing or self._is_sync_wanted else self._stored_prefix()
+        batch = [] if self._is_committing else self._stored_prefix()
         if not batch:
             self.pool.nursery.start_soon(self._commit_stored)
             return
@@ -383,7 +387,7 @@ class FileWriter:
             if self._stored_prefix():
                 self._commit_soon()
 
-        if self.pool.storage.post(op, on_result):
+        if self.pool.storage.post(op, on_result, sync=self._is_sync_wanted):
             self._is_committing = True
             if self._waiting_count:
                 self.pool.storage.hurry()

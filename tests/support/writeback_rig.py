@@ -78,7 +78,11 @@ class Storage:
         return attributes
 
     def post(
-        self, op: wire.WriteExtents, on_result: Callable[[Attributes | MictlanError], None]
+        self,
+        op: wire.WriteExtents,
+        on_result: Callable[[Attributes | MictlanError], None],
+        *,
+        sync: bool,
     ) -> bool:
         return False
 

@@ -543,13 +543,15 @@ async def test_attributes_of_the_root_come_with_the_grant(space: Space) -> None:
 # --- operations that nobody waits for ------------------------------------------------------------
 
 
-def post(session: Session, op: wire.Operation, results: list[Kind | None]) -> None:
+def post(
+    session: Session, op: wire.Operation, results: list[Kind | None], *, sync: bool = False
+) -> None:
     """Post an operation; what becomes of it is appended."""
 
     def on_result(_: wire.Operation, result: wire.OpResult) -> None:
         results.append(None if result.error is None else result.error.to_error().kind)
 
-    session.post(op, on_result)
+    session.post(op, on_result, sync=sync)
 
 
 async def test_posted_operations_leave_together_within_a_while(
@@ -564,6 +566,38 @@ async def test_posted_operations_leave_together_within_a_while(
         await session.flush()
     assert (space.batch_sizes, results) == ([3], [None, None, Kind.EXISTS])
     assert space.router.commits[0].is_covered
+
+
+async def test_operation_posted_to_be_durable_leaves_at_once_with_those_before(
+    space: Space, autojump_clock: MockClock
+) -> None:
+    results: list[Kind | None] = []
+    async with space.session() as session:
+        started_s = trio.current_time()
+        post(session, await make(session, b"a"), results)
+        post(session, await make(session, b"b"), results, sync=True)
+        while session.unanswered_count:
+            await trio.lowlevel.checkpoint()
+        assert trio.current_time() == started_s
+        await session.sync()
+    assert (space.batch_sizes, results) == ([2], [None, None]), "no barrier follows"
+    assert space.router.commits[0].sync
+
+
+async def test_operation_posted_to_be_durable_does_not_wait_for_others_behind_a_batch(
+    space: Space, autojump_clock: MockClock
+) -> None:
+    async with space.session() as session:
+        gate = space.net.hold(wire.Path.COMMIT)
+        post(session, await make(session, b"a"), [], sync=True)
+        await trio.testing.wait_all_tasks_blocked()
+        post(session, await make(session, b"b"), [], sync=True)
+        started_s = trio.current_time()
+        gate.set()
+        while session.unanswered_count:
+            await trio.lowlevel.checkpoint()
+        assert trio.current_time() == started_s
+    assert [commit.sync for commit in space.router.commits] == [True, True]
 
 
 async def test_many_posted_operations_do_not_wait(
