@@ -35,7 +35,7 @@ from mictlanfs.model import (
 )
 from mictlanfs.taskerrors import raising_single_errors
 from mictlanfs.wire import LeaseMode
-from mictlanfs_mount.compaction import Compactor
+from mictlanfs_mount.compaction import OWED_SIZE_BYTES_MAX, QUIET_S, TICK_S, Compactor
 from mictlanfs_mount.extents import Segment
 from mictlanfs_mount.handles import FileHandle
 from mictlanfs_mount.inodes import Inode, InodeTable
@@ -48,6 +48,9 @@ log = logging.getLogger(__name__)
 WHOLE_SIZE_BYTES_MAX = 256 * KIB
 # Just written chunks up to this size are kept in the cache: small files are often read back.
 KEEP_WRITTEN_SIZE_BYTES_MAX = 128 * KIB
+# Bytes of a window that are sent in the commit while an fsync waits for them: one disk sync, not
+# one on a peer after another at the router.
+SYNCED_INLINE_SIZE_BYTES_MAX = 64 * KIB
 _FOR_EVER_S = float("inf")
 # Answers about extents that one read may need: as many as 1 MiB of single bytes here and there.
 EXTENT_PAGES_MAX = 4096
@@ -174,6 +177,7 @@ class Content:
             self._keep_written,
             inline_size_max,
         )
+        self.writeback.may_inline = self._may_inline
         self.quotas = Quotas(router, self.writeback, self._know_extents, deadline_s)
 
     # --- reading ---------------------------------------------------------------------------------
@@ -383,6 +387,34 @@ class Content:
         lease = None if inode is None else inode.lease
         return lease is not None and lease.mode == LeaseMode.WRITE
 
+    def _may_inline(self, ino: InodeNumber, size: int) -> bool:
+        """Whether the commit may carry bytes that are only later given to the peers.
+
+        Without a lease another mount's reads would meet chunks that move soon.
+        """
+        return (
+            self.writeback.inline_size_max > 0
+            and size <= SYNCED_INLINE_SIZE_BYTES_MAX
+            and self._is_covered(ino)
+            and self._compactor.owed_bytes < OWED_SIZE_BYTES_MAX
+        )
+
+    @property
+    def owed_bytes(self) -> int:
+        """Bytes in the metadata that are to be given to the peers."""
+        return self._compactor.owed_bytes
+
+    async def move_owed_bytes(self) -> None:
+        """Give the peers what only an fsync kept from them, for as long as the mount lives."""
+        while True:
+            await trio.sleep(TICK_S)
+            await self.move_owed(QUIET_S)
+
+    async def move_owed(self, quiet_s: float) -> None:
+        """Give the peers what is owed of files to which nobody has written for so long."""
+        for ino in await self._compactor.move_owed(quiet_s):
+            self.writeback.tails.forget(ino)
+
     def _writer(self, inode: Inode) -> FileWriter:
         ino = inode.ino
         # Kept in the table for as long as there are dirty bytes: they belong to its lease.
@@ -391,7 +423,7 @@ class Content:
 
         def on_committed(segments: list[Segment], attributes: Attributes) -> None:
             self._note_committed(ino, segments, attributes)
-            self._compactor.note(ino, segments)
+            self._compactor.note(inode, segments, self.writeback.inline_size_max)
 
         def on_forgotten() -> None:
             inode.is_dirty = False

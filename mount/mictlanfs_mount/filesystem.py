@@ -43,6 +43,8 @@ from mictlanfs_mount.setids import IsMember, after_open_truncating, in_every_gro
 
 log = logging.getLogger(__name__)
 
+# What the peers have not got of the last moments stays in the metadata rather than hold the end up.
+MOVE_S_MAX = 5.0
 STATFS_VALIDITY_S = 1.0
 XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.")
 # The kernel repeats an open that was refused as stale at once; later it is another open.
@@ -606,6 +608,8 @@ class FileSystem:
     async def flush_all(self, deadline_s: float) -> int:
         """Store all that is dirty and make it durable; returns how many bytes could not be."""
         lost_bytes = await self._content.writeback.flush_all(deadline_s)
+        with trio.move_on_after(MOVE_S_MAX):
+            await self._content.move_owed(0.0)
         with trio.move_on_after(deadline_s):
             try:
                 await self._session.sync()

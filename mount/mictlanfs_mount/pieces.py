@@ -103,6 +103,20 @@ class Pieces:
                 found.append((low, bytes(piece.data[low - piece.start : high - piece.start])))
         return found
 
+    def split(self, size_max: int) -> list[Pieces]:
+        """The same bytes as several windows, of at most `size_max` bytes each."""
+        parts = [Pieces()]
+        for piece in self._pieces:
+            start = piece.start
+            while start < piece.end:
+                if parts[-1].size == size_max:
+                    parts.append(Pieces())
+                end = min(piece.end, start + size_max - parts[-1].size)
+                # Copies: they are small, and nobody else counts what a view would keep in memory.
+                parts[-1]._append(None, start, bytes(piece.cut(start, end).data))
+                start = end
+        return parts
+
     def located(self) -> list[tuple[int, Buffer]]:
         """All dirty bytes in order of offset, each piece with its own."""
         return [(piece.start, piece.data) for piece in self._pieces]

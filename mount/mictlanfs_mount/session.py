@@ -161,6 +161,7 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
             kernel_requests,
         ).views()
         nursery.start_soon(content.writeback.seal_aged_windows)
+        nursery.start_soon(content.move_owed_bytes)
         operations = Operations(filesystem, presentation, kernel_requests)
         await _serve(settings, filesystem, salvager, operations, notify_ready)
         nursery.cancel_scope.cancel()

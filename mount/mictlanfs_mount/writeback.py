@@ -233,8 +233,9 @@ class FileWriter:
                 pieces = self._windows[index] = Pieces()
             part = view if stop - start == len(data) else view[start - offset : stop - offset]
             self.pool.budget.charge(pieces.write(start, part))
-            if pieces.size == size or pieces.count >= PIECES_PER_WINDOW_MAX:
-                self._seal(index)
+            is_full = pieces.size == size or pieces.count >= PIECES_PER_WINDOW_MAX
+            if is_full and self._seal(index):
+                self._commit_soon()
 
     def collect(self, start: int, end: int) -> list[tuple[int, bytes]]:
         """Copies of the dirty bytes within `[start, end)` with their offsets, oldest first."""
@@ -254,23 +255,39 @@ class FileWriter:
 
     def seal_all(self) -> None:
         """Send everything written so far on its way."""
+        has_stored = False
         for index in sorted(self._windows):
-            self._seal(index)
+            has_stored |= self._seal(index)
+        if has_stored:
+            # All that is inline goes in one commit.
+            self._commit_soon()
 
     def seal_aged(self, now_s: float) -> None:
         """Send everything on its way when some of it is old enough."""
         if self._windows and now_s - self._oldest_s >= AGE_S_MAX:
             self.seal_all()
 
-    def _seal(self, index: int) -> None:
-        sealed = _Sealed(self._sealed_count, self._windows.pop(index), self.mtime_ns)
-        tail = None if self._sealed else self.pool.tails.before(self.ino, sealed.pieces)
+    def _seal(self, index: int) -> bool:
+        """Send a window on its way; whether it is stored already, and has to be committed."""
+        pieces = self._windows.pop(index)
+        inline = [pieces] if pieces.size <= self.pool.inline_size_max else []
+        if not inline and self._is_sync_wanted and self.pool.may_inline(self.ino, pieces.size):
+            inline = pieces.split(wire.INLINE_CHUNK_SIZE_BYTES_MAX)
+        for part in inline:
+            tail = None if self._sealed else self.pool.tails.before(self.ino, part)
+            self._append(part).make_inline(tail)
+        if not inline:
+            self._upload_soon(self._append(pieces))
+        return bool(inline)
+
+    def _append(self, pieces: Pieces) -> _Sealed:
+        sealed = _Sealed(self._sealed_count, pieces, self.mtime_ns)
         self._sealed_count += 1
         self._sealed.append(sealed)
-        if sealed.pieces.size <= self.pool.inline_size_max:
-            sealed.make_inline(tail)
-            self._commit_soon()
-        elif sealed.pieces.size < SMALL_CHUNK_SIZE_BYTES:
+        return sealed
+
+    def _upload_soon(self, sealed: _Sealed) -> None:
+        if sealed.pieces.size < SMALL_CHUNK_SIZE_BYTES:
             self.pool.upload_soon(partial(self._upload, sealed, self.pool.small_upload_limiter))
         else:
             self.pool.nursery.start_soon(self._upload, sealed, self.pool.upload_limiter)
@@ -585,8 +602,11 @@ class WriteBack:
     Attributes:
         on_given_up: asked before the bytes of a file that is gone are dropped; whether it has
             taken them.
+        may_inline: asked whether so many bytes of a file, for which somebody waits to be durable,
+            may become inline chunks although they are more than that.
     """
 
+    may_inline: Callable[[InodeNumber, int], bool] = staticmethod(lambda _ino, _size: False)
     on_given_up: Callable[[FileWriter], bool] = staticmethod(lambda _: False)
 
     def __init__(

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from mictlanfs.model import MIB
-from tests.support.spaces import Mount, Space, free_ports, is_mounted, mictlanfs, mounted, run
+from mictlanfs.model import KIB, MIB
+from tests.support.spaces import (
+    Mount,
+    Space,
+    free_ports,
+    is_mounted,
+    mictlanfs,
+    mounted,
+    run,
+    wait_until,
+)
 
 pytestmark = pytest.mark.fuse
 
@@ -158,6 +170,57 @@ def test_router_killed_again_and_again_loses_no_synced_file(space: Space, work: 
         writer.join(60)
     assert not failures
     assert len(synced) > 20
+    for name, body in synced.items():
+        assert (work / name).read_bytes() == body
+
+
+def synced_files(work: Path, sizes: list[int]) -> dict[str, bytes]:
+    """Make files with pieces here and there, each fsynced; returns their content."""
+    found = {}
+    for index, size in enumerate(sizes):
+        body = os.urandom(size)
+        descriptor = os.open(work / f"synced{index}", os.O_CREAT | os.O_RDWR)
+        os.pwrite(descriptor, body[: size // 2], 0)
+        os.pwrite(descriptor, body[size // 2 :], 3 * size)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        found[f"synced{index}"] = (
+            body[: size // 2] + bytes(3 * size - size // 2) + body[size // 2 :]
+        )
+    return found
+
+
+def test_fsync_holds_though_everything_is_killed_before_peers_have_the_bytes(
+    space: Space, mount: Mount, work: Path
+) -> None:
+    synced = synced_files(work, [9_000, 20_000, 40_000, 64 * KIB])
+    mount.kill()
+    for name in ("router", "peer-0", "peer-1", "peer-2"):
+        space.kill(name)
+    mictlanfs("umount", mount.path)
+    shutil.rmtree(mount.cache)
+    mount.mount()
+    for name, body in synced.items():
+        assert (work / name).read_bytes() == body
+
+
+def test_router_killed_while_synced_bytes_move_to_peers_loses_none(
+    space: Space, mount: Mount, work: Path
+) -> None:
+    def inline_count() -> int:
+        with closing(sqlite3.connect(space.data / "router" / "metadata.db", timeout=10)) as found:
+            (count,) = found.execute("SELECT count(*) FROM inline").fetchone()
+            assert isinstance(count, int)
+            return count
+
+    others = inline_count()
+    synced = synced_files(work, [10_000 + 997 * index for index in range(40)])
+    before = inline_count()
+    assert before >= others + 40
+    wait_until(lambda: inline_count() < before, "some have moved")
+    space.kill("router")
+    wait_until(lambda: inline_count() <= others, "all have moved", 60.0)
+    mount.remount_cold()
     for name, body in synced.items():
         assert (work / name).read_bytes() == body
 

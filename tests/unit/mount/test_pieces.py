@@ -152,3 +152,17 @@ def test_what_is_left_of_large_writes_does_not_keep_all_of_them_in_memory() -> N
     bases = [memoryview(buffer).obj for buffer in pieces.buffers()]
     held_bytes = sum(len(base) for base in bases if isinstance(base, bytes | bytearray))
     assert held_bytes <= 2 * pieces.size
+
+
+def test_split_keeps_every_byte_in_windows_of_bounded_size() -> None:
+    pieces = Pieces()
+    pieces.write(100, b"a" * 250)
+    pieces.write(1000, b"b" * 30)
+    pieces.write(500, b"c" * 220)
+    parts = pieces.split(200)
+    assert [part.size for part in parts] == [200, 200, 100]
+    located = [found for part in parts for found in part.located()]
+    assert b"".join(data for _, data in located) == b"a" * 250 + b"c" * 220 + b"b" * 30
+    assert [run for part in parts for run in part.runs()] == [
+        (100, 300), (300, 350), (500, 650), (650, 720), (1000, 1030),
+    ]  # fmt: skip
