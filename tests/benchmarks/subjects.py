@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from tests.support import kernelcaches
 from tests.support.spaces import Mount, Space, is_mounted, mictlanfs, run, wait_until
 
 REPOSITORY = Path(__file__).parents[2]
@@ -38,11 +39,6 @@ class Subject(Protocol):
     def requests(self) -> dict[str, int]:
         """Requests so far, by where they go; empty where nobody counts them."""
         ...
-
-
-def _drop_page_cache() -> None:
-    run("sync")
-    Path("/proc/sys/vm/drop_caches").write_text("3", encoding="ascii")
 
 
 def _read_all(folder: Path) -> None:
@@ -72,7 +68,7 @@ class LocalDirectory(_Uncounted):
 
     def make_cold(self) -> None:
         """The files stay in the page cache, as those of the servers do."""
-        _drop_page_cache()
+        kernelcaches.drop()
         _read_all(self.directory)
 
 
@@ -106,7 +102,7 @@ class PassThroughMount(_Uncounted):
     def make_cold(self) -> None:
         """Mount anew."""
         self.unmount()
-        _drop_page_cache()
+        kernelcaches.drop()
         _read_all(self._source)
         self.mount()
 
@@ -126,7 +122,7 @@ class SpaceMount:
         """Mount anew with an empty cache."""
         self._mount.umount()
         shutil.rmtree(self._mount.cache, ignore_errors=True)
-        _drop_page_cache()
+        kernelcaches.drop()
         _read_all(self._space.data)
         self._mount.mount()
 

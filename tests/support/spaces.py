@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support import kernelcaches
+
 MICTLANFS = str(Path(sys.executable).parent / "mictlanfs")
 COMMAND_TIMEOUT_S = 60.0
 POLL_S = 0.05
@@ -164,8 +166,7 @@ class Mount:
         """Unmount, drop every cache of this machine, mount again."""
         self.umount()
         run("rm", "-rf", self.cache)
-        run("sync")
-        Path("/proc/sys/vm/drop_caches").write_text("3", encoding="ascii")
+        kernelcaches.drop()
         self.mount()
 
     def pid(self) -> int | None:

@@ -14,6 +14,7 @@ import pytest
 
 from mictlanfs.mounts.table import find_mount
 from mictlanfs.mounts.unmounting import unmount
+from tests.support import kernelcaches
 
 pytestmark = pytest.mark.fuse
 
@@ -66,10 +67,11 @@ def notified(tmp_path: Path) -> Iterator[Notified]:
     path.mkdir()
     mount = Notified(path)
     try:
-        mount("put", DIRECTORY, "f", FILE, "old")
-        (path / "d" / "f").stat()
-        assert mount.requests_of("d", "f") == {}
-        yield mount
+        with kernelcaches.kept():
+            mount("put", DIRECTORY, "f", FILE, "old")
+            (path / "d" / "f").stat()
+            assert mount.requests_of("d", "f") == {}
+            yield mount
     finally:
         mount.end()
 
