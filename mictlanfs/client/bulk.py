@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-import httpx
 import trio
 
+from mictlanfs.client.leanhttpx import httpx
 from mictlanfs.model import MIB, Buffer
 
 BODY: Final = "mictlanfs-body"

@@ -1,4 +1,4 @@
-"""One HTTP exchange; with `bulk`, the only module that knows httpx.
+"""One HTTP exchange; with `bulk`, the only module that uses httpx.
 
 Owns the connections. Never retries and never interprets a status: callers do. Every failure of
 the network becomes a `MictlanError`: UNAVAILABLE when the server was not reached or hung up,
@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
-import httpx
 import sniffio
 
 from mictlanfs.client.bulk import BODY, BulkTransport
+from mictlanfs.client.leanhttpx import httpx
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Buffer
 
