@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes tells more about the tests that run at the same time than about ours.
+settings.register_profile("in company", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("in company")
 
 FUSE_DEVICE = "/dev/fuse"
 MOUNT_TYPE = "fuse.mictlanfs"

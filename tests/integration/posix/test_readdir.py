@@ -180,14 +180,14 @@ def test_a_path_that_leads_nowhere_is_refused(bad: BadPath) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_directory_of_100_000_entries(bucket: Path, posix_space: Space, tmp_path: Path) -> None:
     # Empty objects put many at once: faster than as many calls.
     source = tmp_path / "source" / "many"
     source.mkdir(parents=True)
     for number in range(100_000):
         os.close(os.open(source / f"{number:06}", os.O_CREAT | os.O_WRONLY))
-    posix_space.command("put", "--recursive", source, f"{bucket.name}/", timeout=250)
+    posix_space.command("put", "--recursive", source, f"{bucket.name}/", timeout=500)
     (found,) = [entry for entry in os.scandir(".") if entry.is_dir()]
     assert len({entry.name for entry in os.scandir(found.path)}) == 100_000
     assert os.stat(found.path).st_size == 100_000
