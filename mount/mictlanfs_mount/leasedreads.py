@@ -238,7 +238,11 @@ class LeasedReads(FileSystem):
         inode = self.inodes.get(ino)
         if inode is not None and self.keeper.table.covers(inode):
             return inode
-        return await self._asked(ino)
+        former = None if inode is None else inode.lease
+        inode = await self._asked(ino)
+        if former is not None:
+            await self.keeper.until_forgotten(former.key)
+        return inode
 
     async def _asked(self, ino: InodeNumber, extents_max: int = 0) -> Inode:
         if self.keeper is None:

@@ -273,7 +273,7 @@ class LeaseKeeper:
 
     async def _recall(self, recall: wire.Recall, leases: list[Lease]) -> None:
         await self._end(leases, recall.keep)
-        await self._until_forgotten(recall.keys)
+        await self.until_forgotten(*recall.keys)
         await self._release(recall.keys, recall.keep, recall.stamp)
 
     async def _end(self, leases: Sequence[Lease], keep: int, *, is_awaited: bool = True) -> None:
@@ -294,10 +294,19 @@ class LeaseKeeper:
                 self.table.end(lease)
                 ended.append(lease)
         self._note_given_up()
-        if not ended:
-            return
+        if ended:
+            await self._let_kernel_forget(ended, self._begin_forgetting(ended), is_awaited)
+
+    def _begin_forgetting(self, ended: Sequence[Lease]) -> trio.Event:
+        """Let others wait until the kernel has forgotten what these leases covered."""
         done = trio.Event()
         self._forgetting.update((lease.key, done) for lease in ended)
+        return done
+
+    async def _let_kernel_forget(
+        self, ended: Sequence[Lease], done: trio.Event, is_awaited: bool = True
+    ) -> None:
+        assert self._holdings is not None
         try:
             await self._holdings.let_kernel_forget(ended, is_awaited=is_awaited)
         finally:
@@ -306,8 +315,12 @@ class LeaseKeeper:
                 if self._forgetting.get(lease.key) is done:
                     del self._forgetting[lease.key]
 
-    async def _until_forgotten(self, keys: Iterable[InodeNumber]) -> None:
-        """Wait until the kernel has forgotten what leases covered that ended by themselves."""
+    async def until_forgotten(self, *keys: InodeNumber) -> None:
+        """Wait until the kernel has forgotten what leases covered that have ended.
+
+        Attributes that it is told meanwhile it may ignore, for the sake of what is forgotten, and
+        go on with pages that are still there.
+        """
         for key in keys:
             if (done := self._forgetting.get(key)) is not None:
                 await done.wait()
@@ -340,7 +353,8 @@ class LeaseKeeper:
         self._trust_since(self._session.grant_asked_s)
         if ended and self._nursery is not None and self._holdings is not None:
             log.warning("%d leases were lost with the session", len(ended))
-            self._nursery.start_soon(self._holdings.let_kernel_forget, ended)
+            done = self._begin_forgetting(ended)
+            self._nursery.start_soon(self._let_kernel_forget, ended, done)
 
     async def _replace_if_reachable(self, ref: wire.SessionRef) -> None:
         try:

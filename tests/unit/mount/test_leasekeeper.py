@@ -181,6 +181,7 @@ async def test_a_recall_waits_until_the_kernel_has_forgotten_what_was_given_up()
             await r.tell(recall(9))
             assert r.done == [("forget", [KEY])]
             r.forgotten.set()
+        await wait_all_tasks_blocked()
         assert ("release", (KEY,), NONE, 9) in r.done
 
 
@@ -284,3 +285,18 @@ async def test_the_lease_of_what_is_gone_is_released_with_the_next_events() -> N
         assert (r.table.held(KEY), r.done) == (None, [])
         await r.tell()
         assert r.done == [("release", (KEY,), NONE, 5)]
+
+
+async def test_who_tells_attributes_after_a_fence_waits_until_the_kernel_has_forgotten() -> None:
+    async with rig() as r:
+        r.hold(KEY, READ)
+        r.forgotten = trio.Event()
+        r.keeper.on_grant(r.grant)
+        await wait_all_tasks_blocked()
+        with trio.move_on_after(0) as waiting:
+            await r.keeper.until_forgotten(KEY)
+        assert waiting.cancelled_caught
+        r.forgotten.set()
+        await wait_all_tasks_blocked()
+        await r.keeper.until_forgotten(KEY)
+        assert r.done[-1] == ("forget", [KEY])
