@@ -551,6 +551,10 @@ class FileSystem:
         if name in XATTR_NAMESPACES:
             raise MictlanError(Kind.INVALID, "xattr", os.fsdecode(name), "nothing follows the dot")
 
+    def lacks_xattr(self, ino: InodeNumber, name: bytes) -> bool:
+        """Whether `getxattr` is known to raise NO_DATA, as it does most often, without asking."""
+        return False
+
     async def getxattr(self, ino: InodeNumber, name: bytes) -> bytes:
         """The value of an extended attribute. Raises NO_DATA, UNSUPPORTED."""
         self._check_xattr_name(name)

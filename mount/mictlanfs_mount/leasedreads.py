@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import trio
 
-from mictlanfs import wire
+from mictlanfs import acl, wire
 from mictlanfs.client.inline import INLINE_WITH_NODE_SIZE_BYTES
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import KIB, Buffer, FileKind, InodeNumber, Node
@@ -50,6 +50,8 @@ ATTEMPTS_MAX = 3
 PUSHED_SIZE_BYTES_MAX = 128 * KIB
 # While files are opened at least this often, listings bring the bytes of small files.
 READING_S = 1.0
+# Extended attributes that the kernel and programs ask of each file.
+ASKED_XATTRS = frozenset({b"security.capability", b"security.selinux"})
 # Of all names that may be kept, those that are listed ahead of a walk at once.
 AHEAD_SHARE = 8
 
@@ -258,6 +260,14 @@ class LeasedReads(FileSystem):
 
     async def _known(self, ino: InodeNumber) -> Inode:
         return await (super()._known(ino) if self.keeper is None else self.getattr(ino))
+
+    def lacks_xattr(self, ino: InodeNumber, name: bytes) -> bool:
+        """Whether `getxattr` is known to raise NO_DATA, as it does most often, without asking."""
+        inode = self.inodes.get(ino)
+        if inode is None or inode.attributes.has_xattrs or not self._covers(inode):
+            return False
+        # Others may be computed, or refused.
+        return name in ASKED_XATTRS or (self.has_acls and name in acl.NAMES)
 
     async def readlink(self, ino: InodeNumber) -> bytes:
         """The target of a symlink."""

@@ -290,7 +290,11 @@ class Operations(pyfuse3.Operations):
     @handler
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
         """The value of an extended attribute."""
-        return await self._fs.getxattr(self._shown.from_kernel(inode), name)
+        ino = self._shown.from_kernel(inode)
+        if self._fs.lacks_xattr(ino, name):
+            # `ls -l` asks for two of each file, which hardly any has.
+            raise FUSEError(pyfuse3.ENOATTR)
+        return await self._fs.getxattr(ino, name)
 
     @handler
     async def listxattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> Sequence[XAttrNameT]:

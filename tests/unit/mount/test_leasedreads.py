@@ -125,6 +125,26 @@ async def test_what_the_kernel_forgot_is_pushed_again(
     assert len(kernel.stored) == 2
 
 
+async def test_that_there_is_no_xattr_is_known_under_a_lease(
+    mount: LeasedMount, other: LeasedMount, autojump_clock: MockClock
+) -> None:
+    (ino,) = await plant(mount, b"file")
+    selinux = b"security.selinux"
+    assert not other.filesystem.lacks_xattr(ino, selinux)
+    await other.filesystem.lookup(mount.space.bucket, b"file")
+    assert other.filesystem.lacks_xattr(ino, selinux)
+    assert other.filesystem.lacks_xattr(ino, acl.ACCESS_NAME)
+    assert not other.filesystem.lacks_xattr(ino, b"user.any")
+    other.filesystem.has_acls = False
+    assert not other.filesystem.lacks_xattr(ino, acl.ACCESS_NAME)
+    await mount.filesystem.setxattr(ino, selinux, b"label")
+    await mount.flush()
+    assert not other.filesystem.lacks_xattr(ino, selinux)
+    await other.filesystem.getattr(ino)
+    assert not other.filesystem.lacks_xattr(ino, selinux)
+    assert await other.filesystem.getxattr(ino, selinux) == b"label"
+
+
 async def test_an_access_list_that_is_only_a_mode_is_a_change_of_mode(
     mount: LeasedMount, autojump_clock: MockClock
 ) -> None:
