@@ -53,7 +53,8 @@ def test_every_chunk_is_on_two_peers(servers: LooseServers, tmp_path: Path) -> N
         for path in mount.bucket.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        copies = copies_by_chunk(servers)
+    # What an fsync waited for may have been with the router alone; the end of the mount moved it.
+    copies = copies_by_chunk(servers)
     assert len(copies) >= 33
     assert set(copies.values()) == {2}
 
