@@ -189,10 +189,11 @@ class Content:
             MictlanError: CORRUPT, UNAVAILABLE or TIMED_OUT when the bytes cannot be had.
         """
         inode = handle.inode
+        # Before anything is awaited: reads come in order, and may not go on in order.
+        advice = handle.readahead.on_read(offset, length)
         state = await self._state(inode, offset, length)
         if state.offset == state.end:
             return b""
-        advice = handle.readahead.on_read(offset, state.end - offset)
         if advice.prefetch_start < advice.prefetch_end:
             self._prefetch(inode, advice.prefetch_start, advice.prefetch_end)
         try:

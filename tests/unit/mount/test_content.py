@@ -156,6 +156,20 @@ async def test_sequential_reader_wants_whole_chunks_and_more_ahead() -> None:
         assert len(ahead.keys() - {read_at_once.id}) >= 4
 
 
+async def test_reads_that_overtake_each_other_are_sequential_in_the_order_they_came() -> None:
+    async with open_file(b"x" * MIB) as file:
+        file.inode.extents.reset(file.inode.extents.content_version)
+        first = file.mount.script.hold("extents:asked")
+        results: list[bytes] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reading, file, 0, 128 * KIB, results)
+            await first.reached.wait()
+            await reading(file, 128 * KIB, 128 * KIB, results)
+            first.release()
+        assert [whole for _, _, _, whole in file.mount.cache.reads] == [True]
+        assert b"".join(results) == b"x" * 256 * KIB
+
+
 async def test_random_reader_wants_only_its_range() -> None:
     async with open_file(b"x" * MIB) as file:
         await file.read(700_000, 4096)
