@@ -68,6 +68,8 @@ log = logging.getLogger(__name__)
 CONNECT_DEADLINE_S = 5.0
 # How long an unmount may take to store what is dirty while the space does not answer.
 FLUSH_DEADLINE_S = 60.0
+# The same before that, when a signal ends the mount, while it still answers.
+FIRST_FLUSH_DEADLINE_S = 10.0
 CACHE_SLOTS_MAX = 16
 # How the memory is shared: dirty bytes and the memory cache each, names with their attributes.
 BYTES_SHARE_PERCENT = 40
@@ -336,7 +338,7 @@ async def _handle_signals(filesystem: FileSystem) -> None:
         async for number in signals:
             log.info("%s: unmounting", signal.Signals(number).name)
             # Once while the mount still answers, so that applications are held up shortly.
-            await filesystem.flush_all(FLUSH_DEADLINE_S)
+            await filesystem.flush_all(FIRST_FLUSH_DEADLINE_S)
             pyfuse3.terminate()
 
 
