@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,10 @@ from hypothesis import HealthCheck, settings
 # How long an example takes tells more about the tests that run at the same time than about ours.
 settings.register_profile("in company", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("in company")
+
+# A shell has what it starts in the background ignore Ctrl-C, and programs under test inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FUSE_DEVICE = "/dev/fuse"
 MOUNT_TYPE = "fuse.mictlanfs"
