@@ -13,8 +13,8 @@ Linux itself finds several names one after the other. What is allowed besides:
 - What is done with a descriptor of a file that has no name any more may end in any way: another
   mount may have removed it.
 - Opening says ESTALE when the name came to stand for another file twice meanwhile.
-- Moving a directory to another one says ESTALE when another mount moved what is found there
-  meanwhile: Linux, which holds the lock of such renames, cannot take note of it (`__d_unalias`).
+- What names a directory says ESTALE when another mount moved that meanwhile, and something is being
+  renamed on this one: Linux, which has a lock for that, cannot take note of it (`__d_unalias`).
 - A rename is a success without an effect when Linux found the same file under both names, one after
   the other.
 """
@@ -219,7 +219,7 @@ def after(state: State, process: int, call: Call, fresh: int) -> State | None:
     opened = state.open_nodes[process]
     if call.verb in {"open", "stat"} and call.result == "ESTALE":
         return state
-    if call.verb == "rename" and call.result == "ESTALE" and call.words[0] in DIRECTORIES:
+    if call.result == "ESTALE" and call.words and call.words[0] in DIRECTORIES:
         return state
     if call.verb in {"write", "read", "cut", "size"}:
         if opened not in names.values():
