@@ -35,7 +35,7 @@ from mictlanfs.errors import Kind, MictlanError
 from mictlanfs_server.router.recalls import Inbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from mictlanfs.clock import Clock
     from mictlanfs.model import InodeNumber, SessionId
@@ -356,10 +356,11 @@ class LeaseTable:
         self.withdraw(ticket)
         return stamp
 
-    def grant_made(self, session: SessionId, keys: Iterable[InodeNumber]) -> None:
+    def grant_made(self, session: SessionId, keys: Sequence[InodeNumber]) -> None:
         """Directories were made under leases for writing: they are leased with them.
 
-        Nobody else can have asked for them yet.
+        Who looked between the end of the transaction and this may wait for one of them already, and
+        for the lease under which it was made.
         """
         member = self._members.get(session)
         if member is None:
@@ -368,6 +369,7 @@ class LeaseTable:
         for key in keys:
             hold = member.holds[key] = Hold(WRITE, self._stamp, now_s)
             self._holders.setdefault(key, {})[session] = hold
+        self._settle(keys)
 
     def begin_commit(self, session: SessionId, keys: frozenset[InodeNumber] | None) -> None:
         """A commit is under way, without leases, on these keys; None: on any."""

@@ -45,6 +45,20 @@ class Table(LeaseTable):
 # --- granting ---
 
 
+@pytest.mark.parametrize("is_write", [False, True])
+def test_directory_just_made_is_recalled_for_who_saw_it_before_it_was_leased(
+    is_write: bool,
+) -> None:
+    """The transaction is seen by a reader before its end is seen by the gate."""
+    table = Table()
+    table.write(A, K)
+    ticket = table.want(B, K, L, is_write=is_write)
+    table.grant_made(A, [L])
+    table.clock.advance(MIN_HOLD_S)
+    table.obey(A)
+    assert table.is_clear(ticket)
+
+
 def test_any_number_of_sessions_read_a_key() -> None:
     table = Table()
     stamps = [table.grant_reads(session, [K]).stamp for session in (A, B, C)]
