@@ -174,6 +174,11 @@ def test_router_killed_again_and_again_loses_no_synced_file(space: Space, work: 
         assert (work / name).read_bytes() == body
 
 
+def is_answering(uri: str) -> bool:
+    """Whether the router of a space answers."""
+    return mictlanfs("ls", "--uri", uri, check=False).returncode == 0
+
+
 def synced_files(work: Path, sizes: list[int]) -> dict[str, bytes]:
     """Make files with pieces here and there, each fsynced; returns their content."""
     found = {}
@@ -220,8 +225,9 @@ def test_router_killed_while_synced_bytes_move_to_peers_loses_none(
     wait_until(lambda: inline_count() < before, "some have moved")
     space.kill("router")
     wait_until(lambda: inline_count() <= others, "all have moved", 60.0)
-    # Nothing is left for its end to do.
+    # Nothing is left for its end to do. The router may have moved all before it was killed.
     mount.kill()
+    wait_until(lambda: is_answering(space.uri), "the router is back", 60.0)
     mictlanfs("umount", mount.path)
     shutil.rmtree(mount.cache)
     mount.mount()
