@@ -20,9 +20,8 @@ from mictlanfs.mounts.pulse import is_dead
 from mictlanfs.mounts.users import names_of, users_of
 from mictlanfs.oserrors import from_os_error
 
-# A process that has just ended may hold the mount for a moment longer; so does `df`, which looks at
-# every mount.
-_BUSY_RETRIES_MAX = 15
+# A process that has just ended may hold the mount for a moment longer.
+_BUSY_RETRIES_MAX = 5
 _BUSY_DELAY_S = 0.1
 _FUSERMOUNT_TIMEOUT_S = 30.0
 # It waits for nobody.

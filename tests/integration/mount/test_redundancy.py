@@ -59,6 +59,18 @@ def test_every_chunk_is_on_two_peers(servers: LooseServers, tmp_path: Path) -> N
     assert set(copies.values()) == {2}
 
 
+def test_mount_is_unmounted_in_order_while_the_router_is_away(
+    servers: LooseServers, tmp_path: Path
+) -> None:
+    with mounted(servers.uri, tmp_path) as mount:
+        with (mount.bucket / "file").open("wb") as file:
+            file.write(b"synced")
+            file.flush()
+            os.fsync(file.fileno())
+        servers.kill("router")
+        mount.umount()
+
+
 def test_with_one_peer_dead_all_is_read_and_new_files_are_written(
     servers: LooseServers, tmp_path: Path
 ) -> None:

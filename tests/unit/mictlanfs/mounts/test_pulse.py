@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from mictlanfs.mounts.pulse import Pulse, is_dead, pulse_of
+from mictlanfs.mounts.table import is_mounted
+from mictlanfs.mounts.unmounting import unmount
 from tests.support.mounts import FakeMount, MountTable
 
 
@@ -74,3 +76,14 @@ def test_a_real_mount_lives_hangs_and_dies(fake: FakeMount) -> None:
     fake.kill()
     assert pulse_of(fake.where) is Pulse.DEAD
     assert is_dead(fake.where)
+
+
+@pytest.mark.fuse
+def test_a_mount_that_hung_can_be_unmounted_at_once(fake: FakeMount) -> None:
+    fake.process.send_signal(signal.SIGSTOP)
+    try:
+        assert pulse_of(fake.where, 0.2) is Pulse.HANGS
+        unmount(fake.where)
+    finally:
+        fake.process.send_signal(signal.SIGCONT)
+    assert not is_mounted(fake.where)
