@@ -463,15 +463,16 @@ class FileSystem:
         """
         now_s = self._clock.monotonic_s()
         is_repeated = now_s < inode.reopening.get(thread, now_s)
-        waiting = {
-            key: until for key, until in inode.reopening.items() if now_s < until and key != thread
-        }
         if inode.reopening:
-            inode.reopening = waiting
+            inode.reopening = {
+                key: until
+                for key, until in inode.reopening.items()
+                if now_s < until and key != thread
+            }
         is_told = inode.told_content_version in {-1, inode.attributes.content_version}
         if is_told or is_repeated:
             return
-        inode.reopening = {**waiting, thread: now_s + REOPEN_WITHIN_S}
+        inode.reopening = {**inode.reopening, thread: now_s + REOPEN_WITHIN_S}
         raise MictlanError(Kind.STALE, "open", str(inode.ino), "it was changed elsewhere")
 
     def _add_file_handle(self, inode: Inode, flags: int) -> HandleNumber:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from itertools import islice
+from operator import itemgetter
 
 from mictlanfs.model import FileKind, InodeNumber
 from mictlanfs_mount.inodes import Inode
@@ -24,7 +25,7 @@ def subdirectories_of(lease: Lease) -> Siblings[Inode]:
             for name, inode in lease.names.items()
             if inode is not None and inode.attributes.kind is FileKind.DIRECTORY
         ]
-        found.sort(key=_name_of)
+        found.sort(key=itemgetter(0))
         lease.subdirectories = Siblings([inode for _, inode in found])
     return lease.subdirectories
 
@@ -72,7 +73,3 @@ def _below(table: LeaseTable, lease: Lease) -> Iterator[Inode]:
 
 def _reversed_subdirectories(lease: Lease) -> list[Inode]:
     return list(reversed(subdirectories_of(lease).behind(None))) if lease.is_complete else []
-
-
-def _name_of(entry: tuple[bytes, Inode]) -> bytes:
-    return entry[0]

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, Protocol
 
 import trio
@@ -289,7 +290,7 @@ class LeasedReads(FileSystem):
             if lease is not None:
                 self._fetch_first_files(lease)
                 found = [(name, inode) for name, inode in lease.names.items() if inode is not None]
-                found.sort(key=_name_of)
+                found.sort(key=itemgetter(0))
                 handle.snapshot = found
                 handle.parent = lease.parent
                 handle.is_complete = True
@@ -661,7 +662,3 @@ def _neighbours_in(lease: Lease) -> Neighbours[Inode]:
 
 def _has_bytes(inode: Inode) -> bool:
     return inode.attributes.kind is FileKind.FILE and inode.attributes.size > 0
-
-
-def _name_of(entry: tuple[bytes, Inode]) -> bytes:
-    return entry[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 
 import pytest
 import trio
@@ -19,24 +19,11 @@ from tests.support.leased_space import (
     LeasedMount,
     LeasedSpace,
     open_leased_mount,
-    open_leased_space,
 )
 from tests.support.mount_fakes import CALLER
 
 FILE, DIRECTORY = FileKind.FILE, FileKind.DIRECTORY
 REPLACE, EXCHANGE = wire.RenameMode.REPLACE, wire.RenameMode.EXCHANGE
-
-
-@pytest.fixture
-async def space() -> AsyncIterator[LeasedSpace]:
-    async with open_leased_space() as space:
-        yield space
-
-
-@pytest.fixture
-async def mount(space: LeasedSpace) -> AsyncIterator[LeasedMount]:
-    async with open_leased_mount(space) as mount:
-        yield mount
 
 
 async def make(mount: LeasedMount, name: bytes, kind: FileKind = FILE) -> Inode:
@@ -355,6 +342,17 @@ async def test_a_durable_mount_reports_what_was_refused(
         assert stat.S_IMODE(space.node(inode.ino).attributes.mode) == 0o600
         mount.script.fail("commit:asked", MictlanError(Kind.NO_SPACE, "commit"))
         assert await kind_of(make(mount, b"b")) is Kind.NO_SPACE
+
+
+async def test_bytes_that_go_to_peers_are_flushed_without_waiting_for_a_timer(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    opened, inode = await mount.filesystem.create(space.bucket, b"a", 0o644, os.O_WRONLY, CALLER)
+    await mount.filesystem.write(opened.handle, 0, b"x" * 20_000)
+    started_s = trio.current_time()
+    await mount.content.flush(inode.ino)
+    assert mount.content.is_clean(inode.ino)
+    assert trio.current_time() == started_s
 
 
 # --- reads ---------------------------------------------------------------------------------------

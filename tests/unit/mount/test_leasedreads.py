@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import pytest
-from trio.testing import MockClock
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mictlanfs import acl, wire
 from mictlanfs.model import InodeNumber
@@ -17,7 +19,6 @@ from tests.support.leased_space import (
     LeasedMount,
     LeasedSpace,
     open_leased_mount,
-    open_leased_space,
 )
 from tests.support.mount_fakes import CALLER
 
@@ -34,24 +35,6 @@ class KeepingKernel(FakeKernel):
     def store(self, ino: InodeNumber, body: bytes | bytearray | memoryview) -> bool:
         self.stored.append((ino, bytes(body)))
         return True
-
-
-@pytest.fixture
-async def space() -> AsyncIterator[LeasedSpace]:
-    async with open_leased_space() as space:
-        yield space
-
-
-@pytest.fixture
-async def mount(space: LeasedSpace) -> AsyncIterator[LeasedMount]:
-    async with open_leased_mount(space) as mount:
-        yield mount
-
-
-@pytest.fixture
-async def other(space: LeasedSpace) -> AsyncIterator[LeasedMount]:
-    async with open_leased_mount(space) as other:
-        yield other
 
 
 async def plant(mount: LeasedMount, *names: bytes, body: bytes = BODY) -> list[InodeNumber]:
@@ -183,3 +166,42 @@ async def test_closing_means_something_only_when_it_is_asked_to(
     assert not mount.filesystem.wants_flush
     async with open_leased_mount(space, writes_through=True) as through:
         assert through.filesystem.wants_flush
+
+
+@dataclass
+class SlowKernel(FakeKernel):
+    """A kernel that takes its time to forget."""
+
+    may_forget: trio.Event = field(default_factory=trio.Event)
+
+    async def forget(
+        self,
+        names: Sequence[tuple[InodeNumber, bytes]],
+        inodes: Sequence[InodeNumber],
+        *,
+        is_awaited: bool = True,
+    ) -> None:
+        await self.may_forget.wait()
+
+
+async def test_attributes_are_told_after_a_fence_only_when_the_kernel_has_forgotten(
+    mount: LeasedMount, other: LeasedMount
+) -> None:
+    (ino,) = await plant(mount, b"a")
+    kernel = SlowKernel()
+    other.filesystem.kernel = kernel
+    await other.filesystem.lookup(mount.space.bucket, b"a")
+    await other.session.replace(other.session.ref)
+    is_told = False
+
+    async def tell() -> None:
+        nonlocal is_told
+        await other.filesystem.getattr(ino)
+        is_told = True
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tell)
+        await wait_all_tasks_blocked()
+        assert not is_told
+        kernel.may_forget.set()
+    assert is_told

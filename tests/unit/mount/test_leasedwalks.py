@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -16,29 +17,10 @@ from tests.support.leased_space import (
     LeasedMount,
     LeasedSpace,
     open_leased_mount,
-    open_leased_space,
 )
 from tests.support.mount_fakes import CALLER
 
 WIDTH, DEPTH, FILES = 10, 9, 3
-
-
-@pytest.fixture
-async def space() -> AsyncIterator[LeasedSpace]:
-    async with open_leased_space() as space:
-        yield space
-
-
-@pytest.fixture
-async def mount(space: LeasedSpace) -> AsyncIterator[LeasedMount]:
-    async with open_leased_mount(space) as mount:
-        yield mount
-
-
-@pytest.fixture
-async def other(space: LeasedSpace) -> AsyncIterator[LeasedMount]:
-    async with open_leased_mount(space) as other:
-        yield other
 
 
 async def make(
@@ -142,38 +124,37 @@ async def lower(mount: LeasedMount, ino: InodeNumber) -> InodeNumber:
     return (await mount.filesystem.lookup(ino, b"d00")).ino
 
 
+@asynccontextmanager
+async def tree_under_way(mount: LeasedMount, listing: LeasedMount) -> AsyncIterator[InodeNumber]:
+    """Inside, a walk of `listing` waits for a tree that was read; gives the second directory."""
+    top = await plant(mount.space, width=3, depth=1)
+    await listing.list(top)
+    first = (await listing.filesystem.lookup(top, b"d00")).ino
+    second = (await listing.filesystem.lookup(top, b"d01")).ino
+    hold = listing.script.hold("list-tree:served")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listing.list, first)
+        await hold.reached.wait()
+        yield second
+        hold.release()
+
+
 async def test_an_answer_that_is_overtaken_is_not_believed(
     mount: LeasedMount, other: LeasedMount, autojump_clock: MockClock
 ) -> None:
-    top = await plant(mount.space, width=3, depth=1)
-    await other.list(top)
-    first = (await other.filesystem.lookup(top, b"d00")).ino
-    second = (await other.filesystem.lookup(top, b"d01")).ino
-    hold = other.script.hold("list-tree:served")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(other.list, first)
-        await hold.reached.wait()
+    async with tree_under_way(mount, other) as second:
         await make(mount, second, b"new", FileKind.FILE)
-        hold.release()
     assert b"new" in await other.list(second)
 
 
 async def test_what_is_removed_here_while_a_tree_is_fetched_does_not_come_back(
     mount: LeasedMount, other: LeasedMount, autojump_clock: MockClock
 ) -> None:
-    top = await plant(mount.space, width=3, depth=1)
-    await other.list(top)
-    first = (await other.filesystem.lookup(top, b"d00")).ino
-    second = (await other.filesystem.lookup(top, b"d01")).ino
-    below = (await other.filesystem.lookup(second, b"d00")).ino
-    hold = other.script.hold("list-tree:served")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(other.list, first)
-        await hold.reached.wait()
+    async with tree_under_way(mount, other) as second:
+        below = (await other.filesystem.lookup(second, b"d00")).ino
         for index in range(FILES):
             await other.filesystem.unlink(below, b"f%d" % index)
         await other.filesystem.rmdir(second, b"d00")
-        hold.release()
     assert await other.list(second) == []
     with pytest.raises(MictlanError) as raised:
         await other.filesystem.lookup(second, b"d00")
