@@ -40,6 +40,7 @@ def test_one_file_holds_what_random_operations_put_into_it(own: OwnMount) -> Non
 def test_two_files_with_interleaved_handles_do_not_mix(own: OwnMount) -> None:
     fsx = Fsx(own.bucket, SEED + 1, file_count=2)
     fsx.run(1500)
+    fsx.check_all()
 
 
 @pytest.mark.fuse

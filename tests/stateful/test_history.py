@@ -28,8 +28,7 @@ def test_calls_on_three_mounts_can_be_put_into_an_order(tmp_path: Path) -> None:
         found = run_histories(mounts, "bucket", ROUNDS, SEED)
     assert found.calls > ROUNDS * MOUNTS * 20
     assert found.wrong == [], "\n".join(found.wrong)
-    # More of them the more the machine has to do besides.
-    assert found.stale < found.calls / 15
+    assert found.stale < found.calls / 100
 
 
 def test_history_in_some_order_is_told_from_one_in_none() -> None:

@@ -173,7 +173,7 @@ def test_the_bits_of_other_kinds_decide_too(kind: str, bits: int) -> None:
 def test_root_opens_everything() -> None:
     make("file", "f", 0, ALICE)
     for flags in (READ, WRITE, BOTH):
-        opened("f", flags)
+        assert attempt(opened, "f", flags) == OK
 
 
 # --- kinds ---------------------------------------------------------------------------------------
