@@ -149,6 +149,7 @@ class MountOptions:
         deadline_s: after which a request to a space that does not answer fails.
         leases: whether what the space tells is kept for as long as a lease covers it.
         metadata: when the router is told of changes of names and attributes.
+        short_circuit: whether chunks of peers on this machine are read from their files.
         spin: whether `mictlanfs_mount.requestloop` waits for requests.
         fsname: shown as the source in /proc/mounts; None: the URI.
         sync, dirsync: as in mount(8); `sync` implies the other.
@@ -209,6 +210,11 @@ class MountOptions:
         "tell the router of changes soon (write-back) or before a call returns (write-through)",
         _parse_metadata,
         WRITE_BACK,
+    )
+    short_circuit: bool = _flag(
+        Option("short_circuit", "read files of peers on this machine themselves (default)"),
+        Option("noshort_circuit", "get every chunk through the network", value=False),
+        default=True,
     )
     spin: bool = _flag(
         Option("spin", "look for the next request before sleeping, which is quicker (default)"),

@@ -27,6 +27,7 @@ import trio
 
 from mictlanfs import paths, wire
 from mictlanfs.client.chunks import open_chunk_store
+from mictlanfs.client.localpeers import LocalPeers, open_local_peers
 from mictlanfs.client.peermap import PeerDirectory
 from mictlanfs.client.peers import PeerClient
 from mictlanfs.client.retry import RetryPolicy
@@ -126,8 +127,11 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
         chunks = await stack.enter_async_context(
             open_chunk_store(peers, directory, router.peer_map, retry, router.inline)
         )
+        local_peers = await stack.enter_async_context(
+            open_local_peers(directory, lambda: session.grant.space_id, boot_id())
+        )
         cache = await stack.enter_async_context(
-            _open_cache(chunks.fetch, options, session.grant.space_id)
+            _open_cache(chunks.fetch, options, session.grant.space_id, local_peers)
         )
         nursery = await stack.enter_async_context(trio.open_nursery())
         clock = SystemClock()
@@ -233,7 +237,7 @@ async def _presentation(router: RouterClient, options: MountOptions) -> Presenta
 
 @asynccontextmanager
 async def _open_cache(
-    fetch: Fetch, options: MountOptions, space_id: str
+    fetch: Fetch, options: MountOptions, space_id: str, local_peers: LocalPeers
 ) -> AsyncIterator[ChunkCache]:
     """The chunk cache in the directory the user named, or in the first free one of ours."""
     async with AsyncExitStack() as stack:
@@ -245,6 +249,7 @@ async def _open_cache(
                         memory_budget=options.memory * BYTES_SHARE_PERCENT // 100,
                         directory=directory,
                         limits=DiskLimits(size_max=options.cache_size),
+                        local_peers=local_peers if options.short_circuit else None,
                     )
                 )
                 break

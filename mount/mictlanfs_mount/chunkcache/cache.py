@@ -1,4 +1,4 @@
-r"""The chunk cache as the mount uses it: memory, then disk, then the space.
+r"""The chunk cache as the mount uses it: memory, then files of this machine, then the space.
 
 Owns the order of the levels, what is fetched on a miss, and the fetches themselves. Invariants:
 of a byte that several readers miss at the same time, one copy is fetched (*single-flight*); a
@@ -8,11 +8,13 @@ never suspends and never uses a thread.
 
 What one read goes through::
 
-    memory --> disk's page cache --> disk, in a thread --> fetch under way --> new fetch
-    \__________ at once ________/    \___________________ waits ____________________/
+    memory --> page cache --> disk, in a thread --> fetch under way --> new fetch
+    \_____ at once _____/    \____________________ waits ____________________/
 
-A sequential reader asks for whole chunks. A random one asks for blocks of 128 KiB, until it has
-missed a few of one chunk: then the whole chunk is fetched besides.
+The files are those of peers on this machine (`local`), of which nothing is copied, and those of the
+disk cache. What is in neither is fetched. A sequential reader asks for whole chunks. A random one
+asks for blocks of 128 KiB, until it has missed a few of one chunk: then the whole chunk is fetched
+besides.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from typing import TypeAlias
 import trio
 from cachetools import LRUCache
 
+from mictlanfs.client.localpeers import LocalPeers
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.intervals import merge
 from mictlanfs.model import CHUNK_SIZE_BYTES_DEFAULT, MIB, Buffer, Chunk, ChunkId
@@ -42,6 +45,7 @@ from mictlanfs_mount.chunkcache.base import (
 )
 from mictlanfs_mount.chunkcache.disk import DiskLevel, DiskLimits, DiskStats
 from mictlanfs_mount.chunkcache.files import ChunkFiles
+from mictlanfs_mount.chunkcache.local import LocalLevel, LocalStats
 from mictlanfs_mount.chunkcache.memory import MemoryLevel
 
 log = logging.getLogger(__name__)
@@ -67,13 +71,13 @@ class CacheStats:
 
     Attributes:
         memory_hits, disk_hits: reads answered by a level. Unlike the levels' own counters these
-            count a read once, however often it looked.
+            count a read once, however often it looked. Those of the local level are in `local`.
         misses: reads that had to wait for the space.
         joined: of these, how many waited for a fetch that was under way already.
         fetches, fetched_bytes: requests to the space that succeeded.
         fetch_errors: requests that failed.
         prefetches_refused: because too many were under way.
-        disk: None when there is no disk level.
+        disk, local: None when there is no such level.
     """
 
     memory_hits: int
@@ -86,6 +90,7 @@ class CacheStats:
     prefetches_refused: int
     memory: LevelStats
     disk: DiskStats | None
+    local: LocalStats | None = None
 
 
 class _Flight:
@@ -117,6 +122,7 @@ async def open_chunk_cache(
     memory_budget: int,
     directory: Path | None = None,
     limits: DiskLimits | None = None,
+    local_peers: LocalPeers | None = None,
 ) -> AsyncIterator[ChunkCache]:
     """A chunk cache, with a nursery for its fetches and its disk writer.
 
@@ -127,6 +133,7 @@ async def open_chunk_cache(
         memory_budget: bytes of the memory level.
         directory: of the disk level; None for none.
         limits: of the disk level.
+        local_peers: give descriptors of chunks; None: every chunk is fetched.
 
     Raises:
         MictlanError: BUSY when another mount owns the directory; else what the system says of it.
@@ -143,8 +150,13 @@ async def open_chunk_cache(
             async with trio.open_nursery() as nursery:
                 if disk is not None:
                     nursery.start_soon(disk.run)
+                local = None
+                if local_peers is not None:
+                    local = LocalLevel(nursery, local_peers.may_open, local_peers.open)
+                    cleanup.callback(local.close)
+                    nursery.start_soon(local.run)
                 try:
-                    yield ChunkCache(nursery, fetch, MemoryLevel(memory_budget), disk)
+                    yield ChunkCache(nursery, fetch, MemoryLevel(memory_budget), disk, local)
                 finally:
                     if disk is not None:
                         with trio.move_on_after(_DRAIN_S_MAX, shield=True):
@@ -160,12 +172,18 @@ class ChunkCache:
     """
 
     def __init__(
-        self, nursery: trio.Nursery, fetch: Fetch, memory: MemoryLevel, disk: DiskLevel | None
+        self,
+        nursery: trio.Nursery,
+        fetch: Fetch,
+        memory: MemoryLevel,
+        disk: DiskLevel | None,
+        local: LocalLevel | None = None,
     ) -> None:
         self._nursery = nursery
         self._fetch = fetch
         self._memory = memory
         self._disk = disk
+        self._local = local
         self._whole_flights: dict[ChunkId, _Flight] = {}
         self._block_flights: dict[tuple[ChunkId, int], _Flight] = {}
         self._prefetching: set[ChunkId] = set()
@@ -194,6 +212,10 @@ class ChunkCache:
         if found is not None:
             self._memory_hits += 1
             return found
+        if self._local is not None:
+            found = self._local.get(chunk, start, end)
+            if found is not None:
+                return found
         if self._disk is None:
             return None
         found = self._disk.get(chunk, start, end)
@@ -214,10 +236,8 @@ class ChunkCache:
             MictlanError: as `fetch`.
         """
         found = self.get_now(chunk, start, end)
-        if found is None and self._disk is not None and self._disk.has_whole(chunk.id):
-            found = await self._disk.read(chunk, start, end)
-            if found is not None:
-                self._disk_hits += 1
+        if found is None:
+            found = await self._read_file(chunk, start, end)
         if found is not None:
             return found
         self._misses += 1
@@ -230,8 +250,22 @@ class ChunkCache:
             return (await self._start_whole(chunk).result())[start:end]
         return await self._read_blocks(chunk, start, end)
 
+    async def _read_file(self, chunk: Chunk, start: int, end: int) -> memoryview | None:
+        """The bytes from a file of this machine, of the disk cache or of a peer; None without."""
+        if self._disk is not None and self._disk.has_whole(chunk.id):
+            found = await self._disk.read(chunk, start, end)
+            if found is not None:
+                self._disk_hits += 1
+                return found
+        if self._local is not None and chunk.id not in self._whole_flights:
+            return await self._local.read(chunk, start, end)
+        return None
+
     def _is_worth_whole(self, chunk: Chunk, length: int, *, whole: bool) -> bool:
         if chunk.length <= BLOCK_SIZE_BYTES:
+            return True
+        if self._local is not None and self._local.is_damaged(chunk.id):
+            # Only a whole chunk is compared with its digest.
             return True
         if not self._is_kept(chunk):
             # The next range would fetch it all again.
@@ -306,14 +340,19 @@ class ChunkCache:
             return False
         self._prefetching.add(chunk.id)
         self._prefetching_bytes += chunk.length
-        if self._disk is not None and self._disk.has_whole(chunk.id):
-            self._nursery.start_soon(self._warm_or_fetch, chunk, self._disk)
+        is_on_disk = self._disk is not None and self._disk.has_whole(chunk.id)
+        if is_on_disk or (self._local is not None and self._local.is_possible(chunk)):
+            self._nursery.start_soon(self._warm_or_fetch, chunk)
         else:
             self._start_whole(chunk)
         return True
 
-    async def _warm_or_fetch(self, chunk: Chunk, disk: DiskLevel) -> None:
-        is_ready = await disk.warm(chunk) or self._memory.has_whole(chunk.id)
+    async def _warm_or_fetch(self, chunk: Chunk) -> None:
+        is_ready = (
+            (self._disk is not None and await self._disk.warm(chunk))
+            or (self._local is not None and await self._local.warm(chunk))
+            or self._memory.has_whole(chunk.id)
+        )
         if is_ready or chunk.id in self._whole_flights:
             self._end_prefetch(chunk)
         else:
@@ -397,8 +436,10 @@ class ChunkCache:
             self._disk.put_whole(chunk, body)
 
     def discard(self, chunk_id: ChunkId) -> None:
-        """Forget a chunk in both levels. A fetch under way still brings it."""
+        """Forget a chunk in all levels. A fetch under way still brings it."""
         self._memory.discard(chunk_id)
+        if self._local is not None:
+            self._local.discard(chunk_id)
         if self._disk is not None:
             self._disk.discard(chunk_id)
 
@@ -424,6 +465,7 @@ class ChunkCache:
             prefetches_refused=self._refused,
             memory=self._memory.stats(),
             disk=self._disk.stats() if self._disk is not None else None,
+            local=self._local.stats() if self._local is not None else None,
         )
 
     def _is_kept(self, chunk: Chunk) -> bool:

@@ -24,6 +24,7 @@ from mictlanfs_server.peer.capacity import Capacity
 from mictlanfs_server.peer.folder import INDEX_NAME, DataFolder
 from mictlanfs_server.peer.handlers import ChunkHandlers
 from mictlanfs_server.peer.index import Index
+from mictlanfs_server.peer.localserver import LocalServer
 from mictlanfs_server.peer.recovery import reconcile
 from mictlanfs_server.peer.registration import Registration, reachable_url
 from mictlanfs_server.peer.store import ChunkStore
@@ -83,12 +84,14 @@ class PeerApp:
             self._folder.close()
             raise
         self._transport = HttpTransport()
+        self._local = LocalServer(self.store.open_file)
         self._registration = Registration(
             settings.router_urls,
             self._describe,
             self._folder,
             self._transport,
             self._on_refused,
+            on_welcome=lambda space_id: self._local.listen(space_id, settings.peer_id),
         )
         self._chunks = ChunkHandlers(self.store)
         self._framework = self._routes()
@@ -135,6 +138,7 @@ class PeerApp:
         finally:
             task.cancel()
             await asyncio.wait([task])
+            self._local.close()
             await self._registration.leave()
             await self._transport.aclose()
             await self.store.aclose()

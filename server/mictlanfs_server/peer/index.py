@@ -40,6 +40,13 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # Bytes live in a table of their own: listing and summing then read 60 bytes a chunk, not all.
+_SUMS_SCHEMA: Final = """
+CREATE TABLE sums (
+    id   BLOB PRIMARY KEY,            -- of a chunk that lies on the back end; it may have no row
+    sums BLOB NOT NULL                -- of its blocks; see `mictlanfs.blocksums`
+) STRICT, WITHOUT ROWID;
+PRAGMA user_version = 2;
+"""
 _SCHEMA: Final = """
 CREATE TABLE chunks (
     id     BLOB PRIMARY KEY,          -- 16 bytes
@@ -51,15 +58,17 @@ CREATE TABLE bodies (
     number INTEGER PRIMARY KEY,
     body   BLOB NOT NULL
 ) STRICT;
-PRAGMA user_version = 1;
 """
-_SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 2
 _FIND: Final = "SELECT length, digest, body FROM chunks WHERE id = ?"
 _FIND_BODY: Final = """
 SELECT c.length, c.digest, b.body FROM chunks c LEFT JOIN bodies b ON b.number = c.body
 WHERE c.id = ?
 """
 _ADD: Final = "INSERT INTO chunks (id, length, digest, body) VALUES (?, ?, ?, ?)"
+_FIND_SUMS: Final = "SELECT sums FROM sums WHERE id = ?"
+_ADD_SUMS: Final = "INSERT OR REPLACE INTO sums (id, sums) VALUES (?, ?)"
+_REMOVE_SUMS: Final = "DELETE FROM sums WHERE id = ?"
 _ADD_BODY: Final = "INSERT INTO bodies (body) VALUES (?)"
 _REMOVE: Final = "DELETE FROM chunks WHERE id = ?"
 _REMOVE_BODY: Final = "DELETE FROM bodies WHERE number = ?"
@@ -161,6 +170,12 @@ class Index:
         with _translated_errors("read chunk"):
             return _read(self._loop_reader, chunk_id)
 
+    def sums(self, chunk_id: ChunkId) -> bytes:
+        """The checksums of a chunk's blocks, empty when none are known. As `find`."""
+        with _translated_errors("find checksums"):
+            rows = self._loop_reader.execute(_FIND_SUMS, (chunk_id,)).fetchall()
+        return rows[0][0] if rows else b""
+
     def read_many(self, chunk_ids: Iterable[ChunkId]) -> list[tuple[Entry, bytes | None] | None]:
         """As `read`, one result for each id. In any thread."""
         with self._thread_reader_lock, _translated_errors("read chunks"):
@@ -175,15 +190,24 @@ class Index:
 
     # --- writes --------------------------------------------------------------------------------
 
-    async def add(self, chunk: StoredChunk) -> bool:
+    async def add(self, chunk: StoredChunk, sums: bytes = b"") -> bool:
         """Add the row of a chunk that is durable on the back end. Whether it is new.
+
+        `sums` are the checksums of its blocks, empty when they are not known.
 
         Cancellation: the row may be added all the same.
 
         Raises:
             MictlanError: CONFLICT when the id stands for other bytes; NO_SPACE, INTERNAL.
         """
-        future = self._submit(lambda t: _insert(t, chunk, None), is_synced=False)
+
+        def apply(transaction: _Transaction) -> bool | MictlanError:
+            result = _insert(transaction, chunk, None)
+            if result is True and sums:
+                transaction.execute(_ADD_SUMS, (chunk.id, sums))
+            return result
+
+        future = self._submit(apply, is_synced=False)
         return _raised(await asyncio.wrap_future(future))
 
     async def add_small(
@@ -329,9 +353,12 @@ class Index:
         execute(f"PRAGMA journal_size_limit = {2 * _CHECKPOINT_PAGES * PAGE_SIZE_BYTES}")
         (version,) = execute("PRAGMA user_version").fetchone()
         if version == 0:
-            self._writer.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+            self._writer.executescript(f"BEGIN; {_SCHEMA} {_SUMS_SCHEMA} COMMIT;")
             if self._fsync:
                 sync_folder(self._path.parent)
+        elif version == 1:
+            # Chunks of before have no checksums of blocks: their readers check the digest.
+            self._writer.executescript(f"BEGIN; {_SUMS_SCHEMA} COMMIT;")
         elif version != _SCHEMA_VERSION:
             detail = f"{self._path} has version {version}, this program knows {_SCHEMA_VERSION}"
             raise MictlanError(Kind.UNSUPPORTED, "open index", detail=detail)
@@ -371,6 +398,8 @@ def _remove(transaction: _Transaction, chunk_id: ChunkId) -> Entry | None:
     transaction.execute(_REMOVE, (chunk_id,))
     if entry.is_small:
         transaction.execute(_REMOVE_BODY, (rows[0][2],))
+    else:
+        transaction.execute(_REMOVE_SUMS, (chunk_id,))
     transaction.chunk_count -= 1
     transaction.used_bytes -= entry.length
     return entry

@@ -93,6 +93,7 @@ class Registration:
         memory: where the space is remembered.
         transport: not closed here.
         on_refused: called once when a router refuses the peer for good; `run` ends then.
+        on_welcome: called with the space at every welcome.
     """
 
     def __init__(
@@ -103,12 +104,14 @@ class Registration:
         transport: HttpTransport,
         on_refused: Callable[[MictlanError], None],
         clock: Clock | None = None,
+        on_welcome: Callable[[str], None] | None = None,
     ) -> None:
         self._routers = itertools.cycle(routers)
         self._describe = describe
         self._memory = memory
         self._transport = transport
         self._on_refused = on_refused
+        self._on_welcome = on_welcome
         self._clock = clock or SystemClock()
         self._lost_since_s: float | None = None
         self._is_alarmed = False
@@ -180,6 +183,8 @@ class Registration:
         self.state.error = ""
         self._lost_since_s = None
         self._is_alarmed = False
+        if self._on_welcome is not None:
+            self._on_welcome(welcome.space_id)
 
     def _failed(self, error: MictlanError) -> None:
         """Note a failure and turn to the next router. One WARNING, one ERROR when it lasts."""

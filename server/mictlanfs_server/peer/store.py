@@ -158,7 +158,7 @@ class ChunkStore:
             # A claim of its own: that of a caller who is cancelled ends before this does.
             with self._claim([chunk]):
                 await staged.publish()
-                return await self._index.add(chunk)
+                return await self._index.add(chunk, staged.sums)
         except BaseException:
             await staged.discard()
             raise
@@ -210,6 +210,17 @@ class ChunkStore:
             if self._index.find(chunk.id) is None:
                 raise _not_found(chunk.id) from None
             raise corrupt(chunk, "the index has it, the back end does not") from error
+
+    def open_file(self, chunk_id: ChunkId) -> tuple[int, bytes] | None:
+        """A new descriptor for reading a chunk that is a file; None in every other case.
+
+        With it the checksums of the chunk's blocks, empty when they are not known.
+        """
+        entry = self._index.find(chunk_id)
+        if entry is None or entry.is_small:
+            return None
+        descriptor = self._backend.open_file(entry)
+        return None if descriptor is None else (descriptor, self._index.sums(chunk_id))
 
     async def read_many(
         self, chunk_ids: Sequence[ChunkId], size_max: int

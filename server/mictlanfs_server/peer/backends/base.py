@@ -52,6 +52,11 @@ class Traits:
 class Staged(Protocol):
     """A chunk that was uploaded and verified. Ends by `publish` or `discard`."""
 
+    @property
+    def sums(self) -> bytes:
+        """The checksums of its blocks; see `mictlanfs.blocksums`."""
+        ...
+
     async def publish(self) -> None:
         """Make the chunk durable and visible; an equal one that is there is replaced.
 
@@ -92,6 +97,13 @@ class Backend(Protocol):
 
         Raises:
             MictlanError: NOT_FOUND, CORRUPT (it is shorter than that), INTERNAL.
+        """
+        ...
+
+    def open_file(self, chunk: StoredChunk) -> int | None:
+        """A new descriptor for reading a chunk that is a file of its own; None in every other case.
+
+        The caller closes it. Waits for no more than a name of the file system.
         """
         ...
 

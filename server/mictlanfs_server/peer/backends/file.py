@@ -27,6 +27,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from mictlanfs.blocksums import BlockSummer
 from mictlanfs.checksums import new_hasher
 from mictlanfs.durable import sync_folder
 from mictlanfs.errors import Kind, MictlanError
@@ -105,6 +106,13 @@ class FileBackend:
                 return cached
         return await _in_thread(self._readers, _read, chunk, path, start, end)
 
+    def open_file(self, chunk: StoredChunk) -> int | None:
+        """Open a file; see `Backend`."""
+        try:
+            return os.open(self._path(chunk), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+
     async def delete(self, chunk: StoredChunk) -> None:
         """Unlink a file; see `Backend`."""
         await _in_thread(self._writers, _delete, chunk, self._path(chunk))
@@ -170,9 +178,11 @@ class _Upload:
         self._fsync = fsync
         self._lock = threading.Lock()
         self._hasher = new_hasher()
+        self._summer = BlockSummer()
         self._size = 0
         self._fd: int | None = None
         self._is_over = False
+        self.sums = b""
 
     def write(self, pieces: list[Buffer]) -> None:
         """Add bytes. Raises CORRUPT as soon as there are too many."""
@@ -188,6 +198,7 @@ class _Upload:
             if self._hasher.digest() != self._chunk.digest:
                 raise corrupt(self._chunk, "the bytes do not match the digest")
             assert self._fd is not None
+            self.sums = self._summer.sums()
             if self._fsync:
                 os.fdatasync(self._fd)
             self._close()
@@ -221,6 +232,7 @@ class _Upload:
             self._fd = os.open(self._temporary, flags, 0o600)
         for piece in pieces:
             self._hasher.update(piece)
+            self._summer.update(piece)
         write_all(self._fd, pieces)
 
     def _close(self) -> None:
@@ -235,6 +247,10 @@ class _Staged:
     def __init__(self, threads: ThreadPoolExecutor, upload: _Upload) -> None:
         self._threads = threads
         self._upload = upload
+
+    @property
+    def sums(self) -> bytes:
+        return self._upload.sums
 
     async def publish(self) -> None:
         await _in_thread(self._threads, self._upload.publish)

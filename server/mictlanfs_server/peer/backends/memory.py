@@ -40,6 +40,10 @@ class MemoryBackend:
             raise MictlanError(Kind.NOT_FOUND, "read chunk", chunk.id.hex())
         return memoryview(found[1])[start:end]
 
+    def open_file(self, chunk: StoredChunk) -> int | None:
+        """There are no files; see `Backend`."""
+        return None
+
     async def delete(self, chunk: StoredChunk) -> None:
         """Forget the chunk; see `Backend`."""
         self._chunks.pop((chunk.id, chunk.digest), None)
@@ -71,6 +75,11 @@ class _Staged:
     backend: MemoryBackend
     chunk: StoredChunk
     body: bytes | None
+
+    @property
+    def sums(self) -> bytes:
+        """None: nobody opens what is no file."""
+        return b""
 
     async def publish(self) -> None:
         if self.body is not None:

@@ -1,0 +1,340 @@
+"""The local level: chunks of peers on this machine, read from the peers' own files.
+
+Owns descriptors that peers gave away, closed when they were not used for a while: an open one keeps
+the space of a deleted chunk. Holds no bytes: the page cache does. Nothing here fails a read; what
+cannot be had this way is had another way. Invariant: no byte is served before its block was
+compared with its checksum or, where the peer has none, the whole chunk with its digest.
+
+::
+
+    (asked for) --(checksums, or digest right)--> open --(unused, or one too many)--> closed
+         |                                          |
+         +--------(digest wrong)--> damaged <-------+ (a block wrong)
+
+A damaged chunk is read through the network, whole: that compares the digest, and turns to another
+replica.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from mictlanfs.blocksums import BLOCK_SIZE_BYTES, SUM_SIZE_BYTES, block_count, is_good_block
+from mictlanfs.checksums import new_hasher
+from mictlanfs.client.localpeers import OpenChunk
+from mictlanfs.clock import Clock, SystemClock
+from mictlanfs.model import MIB, SMALL_CHUNK_SIZE_BYTES, Buffer, Chunk, ChunkId
+
+log = logging.getLogger(__name__)
+
+DESCRIPTORS_MAX: Final = 4096
+UNUSED_S_MAX: Final = 60.0
+_SWEEP_INTERVAL_S: Final = 15.0
+_READ_THREADS_MAX: Final = 4
+# Fits into the second-level cache of a core, so hashing what was just read costs no memory traffic.
+_VERIFY_SIZE_BYTES: Final = MIB // 4
+
+_DAMAGED_MAX: Final = 1024
+
+Open = Callable[[Chunk], Awaitable[OpenChunk | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStats:
+    """What the local level did since it was opened.
+
+    Attributes:
+        hits: reads answered, of which `slow_hits` had to wait for the disk.
+        opened: descriptors that were taken into use.
+        corrupt: chunks whose files were damaged.
+        descriptors: open now.
+    """
+
+    hits: int
+    slow_hits: int
+    opened: int
+    corrupt: int
+    descriptors: int
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A descriptor in use.
+
+    Attributes:
+        used_s: on the monotonic clock.
+        sums: of all blocks, while some are not verified.
+        is_verified: by block; empty when all of them are.
+    """
+
+    fd: int
+    used_s: float
+    sums: bytes
+    is_verified: bytearray
+
+    def bounds(self, start: int, end: int, length: int) -> tuple[int, int]:
+        """What to read for `[start, end)`: whole blocks where they are to be verified."""
+        flags = self.is_verified
+        if not flags or 0 not in flags[start // BLOCK_SIZE_BYTES : block_count(end)]:
+            return start, end
+        first = start - start % BLOCK_SIZE_BYTES
+        return first, min(length, block_count(end) * BLOCK_SIZE_BYTES)
+
+    def verify(self, first: int, view: memoryview) -> bool:
+        """Whether all bytes from `first` on are verified, now or before."""
+        flags = self.is_verified
+        for start in range(0, len(view), BLOCK_SIZE_BYTES):
+            index = (first + start) // BLOCK_SIZE_BYTES
+            if not flags[index]:
+                if not is_good_block(view[start : start + BLOCK_SIZE_BYTES], index, self.sums):
+                    return False
+                flags[index] = 1
+        if 0 not in flags:
+            self.sums, self.is_verified = b"", bytearray()
+        return True
+
+
+class LocalLevel:
+    """Chunks by descriptor. `run` must run in a task for as long as the level is used.
+
+    Args:
+        nursery: for opening, which goes on when the reader that caused it is cancelled.
+        may_open: whether asking for a chunk has any prospect; asked often, never waits.
+        open_chunk: a new descriptor for a chunk, or None.
+    """
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        may_open: Callable[[Chunk], bool],
+        open_chunk: Open,
+        *,
+        clock: Clock | None = None,
+        descriptors_max: int = DESCRIPTORS_MAX,
+    ) -> None:
+        self._nursery = nursery
+        self._may_open = may_open
+        self._open_chunk = open_chunk
+        self._clock = clock or SystemClock()
+        self._descriptors_max = descriptors_max
+        # The one used last comes last.
+        self._entries: OrderedDict[ChunkId, _Entry] = OrderedDict()
+        self._opening: dict[ChunkId, trio.Event] = {}
+        self._damaged: OrderedDict[ChunkId, None] = OrderedDict()
+        self._limiter = trio.CapacityLimiter(_READ_THREADS_MAX)
+        self._reads_inline = True
+        self._hits = self._slow_hits = self._opened = self._corrupt = 0
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def get(self, chunk: Chunk, start: int, end: int) -> memoryview | None:
+        """Bytes `[start, end)` of an open chunk that the page cache has. Never waits."""
+        entry = self._entries.get(chunk.id)
+        if entry is None or not self._reads_inline:
+            return None
+        first, stop = entry.bounds(start, end, chunk.length)
+        body = bytearray(stop - first)
+        try:
+            count = os.preadv(entry.fd, (body,), first, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                self._reads_inline = False
+            elif error.errno != errno.EAGAIN:
+                self._drop(chunk.id, error)
+            return None
+        if count != len(body):
+            # The rest may be on the disk only. Whether the file is too short, `read` finds out.
+            return None
+        return self._checked(entry, chunk, first, body, start, end)
+
+    async def read(self, chunk: Chunk, start: int, end: int) -> memoryview | None:
+        """Bytes `[start, end)`, opening the chunk and waiting for the disk; None: not this way.
+
+        Cancellation: the opening goes on.
+        """
+        if not await self.ensure(chunk):
+            return None
+        found = self.get(chunk, start, end)
+        entry = self._entries.get(chunk.id)
+        if found is not None or entry is None:
+            return found
+        first, stop = entry.bounds(start, end, chunk.length)
+        # A descriptor of the thread's own, since this one may be closed meanwhile.
+        fd = os.dup(entry.fd)
+        try:
+            body = await trio.to_thread.run_sync(_read, fd, first, stop, limiter=self._limiter)
+        except OSError as error:
+            self._drop(chunk.id, error)
+            return None
+        if len(body) != stop - first:
+            self._note_damage(chunk.id)
+            return None
+        self._slow_hits += 1
+        return self._checked(entry, chunk, first, body, start, end)
+
+    def _checked(
+        self, entry: _Entry, chunk: Chunk, first: int, body: Buffer, start: int, end: int
+    ) -> memoryview | None:
+        """Bytes `[start, end)` of what was read from `first` on, if its blocks are right."""
+        view = memoryview(body).toreadonly()
+        if entry.is_verified and not entry.verify(first, view):
+            self._note_damage(chunk.id)
+            return None
+        self._hits += 1
+        entry.used_s = self._clock.monotonic_s()
+        if chunk.id in self._entries:
+            self._entries.move_to_end(chunk.id)
+        return view[start - first : end - first]
+
+    def is_possible(self, chunk: Chunk) -> bool:
+        """Whether the chunk is open here, or may be opened."""
+        if chunk.id in self._entries:
+            return True
+        is_file = chunk.length >= SMALL_CHUNK_SIZE_BYTES and chunk.id not in self._damaged
+        return is_file and self._may_open(chunk)
+
+    def is_damaged(self, chunk_id: ChunkId) -> bool:
+        """Whether the chunk must be read whole from elsewhere, since its file is damaged."""
+        return chunk_id in self._damaged
+
+    async def ensure(self, chunk: Chunk) -> bool:
+        """Open and verify a chunk unless that was done; False: not this way.
+
+        Several callers open it once. Cancellation: the opening goes on.
+        """
+        if chunk.id in self._entries:
+            return True
+        if not self.is_possible(chunk):
+            return False
+        done = self._opening.get(chunk.id)
+        if done is None:
+            done = self._opening[chunk.id] = trio.Event()
+            self._nursery.start_soon(self._open, chunk, done)
+        await done.wait()
+        return chunk.id in self._entries
+
+    async def warm(self, chunk: Chunk) -> bool:
+        """Have the bytes of a chunk in the page cache soon; False: not this way."""
+        if not await self.ensure(chunk):
+            return False
+        entry = self._entries.get(chunk.id)
+        if entry is not None:
+            fd = os.dup(entry.fd)
+            await trio.to_thread.run_sync(_read_ahead, fd, limiter=self._limiter)
+        return entry is not None
+
+    async def _open(self, chunk: Chunk, done: trio.Event) -> None:
+        try:
+            opened = await self._open_chunk(chunk)
+            if opened is None:
+                return
+            is_good = len(opened.sums) == block_count(chunk.length) * SUM_SIZE_BYTES
+            flags = bytearray(block_count(chunk.length)) if is_good else bytearray()
+            try:
+                if not is_good:
+                    is_good = await trio.to_thread.run_sync(
+                        _is_whole, opened.fd, chunk, limiter=self._limiter
+                    )
+            finally:
+                if not is_good:
+                    os.close(opened.fd)
+            if is_good:
+                self._keep(chunk.id, _Entry(opened.fd, 0.0, opened.sums, flags))
+            else:
+                self._note_damage(chunk.id)
+        finally:
+            del self._opening[chunk.id]
+            done.set()
+
+    def _keep(self, chunk_id: ChunkId, entry: _Entry) -> None:
+        self._opened += 1
+        entry.used_s = self._clock.monotonic_s()
+        self._entries[chunk_id] = entry
+        while len(self._entries) > self._descriptors_max:
+            os.close(self._entries.popitem(last=False)[1].fd)
+
+    def _note_damage(self, chunk_id: ChunkId) -> None:
+        log.warning("the file of chunk %s is damaged", chunk_id.hex())
+        self._corrupt += 1
+        self.discard(chunk_id)
+        self._damaged[chunk_id] = None
+        if len(self._damaged) > _DAMAGED_MAX:
+            self._damaged.popitem(last=False)
+
+    def _drop(self, chunk_id: ChunkId, error: OSError) -> None:
+        log.info("chunk %s is no longer read from its file: %s", chunk_id.hex(), error)
+        self.discard(chunk_id)
+
+    # --- upkeep ----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Close what is not used, until cancelled."""
+        while True:
+            await trio.sleep(_SWEEP_INTERVAL_S)
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Close descriptors that were not used for `UNUSED_S_MAX`."""
+        before_s = self._clock.monotonic_s() - UNUSED_S_MAX
+        for chunk_id, entry in list(self._entries.items()):
+            if entry.used_s < before_s:
+                self.discard(chunk_id)
+
+    def discard(self, chunk_id: ChunkId) -> None:
+        """Close a descriptor, if there is one."""
+        entry = self._entries.pop(chunk_id, None)
+        if entry is not None:
+            os.close(entry.fd)
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        for chunk_id in list(self._entries):
+            self.discard(chunk_id)
+
+    def stats(self) -> LocalStats:
+        """The counters of now."""
+        return LocalStats(
+            self._hits, self._slow_hits, self._opened, self._corrupt, len(self._entries)
+        )
+
+
+def _read(fd: int, start: int, end: int) -> bytes:
+    """The bytes that are there; closes the descriptor."""
+    try:
+        return os.pread(fd, end - start, start)
+    finally:
+        os.close(fd)
+
+
+def _read_ahead(fd: int) -> None:
+    """Have a file read into the page cache; closes the descriptor."""
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+    finally:
+        os.close(fd)
+
+
+def _is_whole(fd: int, chunk: Chunk) -> bool:
+    """Whether a file can be read and is exactly the chunk. Reads all of it."""
+    hasher = new_hasher()
+    buffer = bytearray(min(_VERIFY_SIZE_BYTES, chunk.length))
+    position = 0
+    try:
+        with memoryview(buffer) as view:
+            while count := os.preadv(fd, (buffer,), position):
+                position += count
+                hasher.update(view[:count])
+                if position > chunk.length:
+                    return False
+    except OSError as error:
+        log.info("the file of chunk %s cannot be read: %s", chunk.id.hex(), error)
+        return False
+    return position == chunk.length and hasher.digest() == chunk.digest
