@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 # Below this a digest costs less than handing it to a thread and back.
 INLINE_DIGEST_SIZE_BYTES_MAX = 128 * KIB
 
+# Chunks of one frame that are verified in the loop, of at most 64 KiB each.
+FETCH_TOGETHER_MAX = 64
+
 # A map that is slow to come must not hold up chunks whose peers may be known well enough.
 PEER_MAP_TIMEOUT_S = 2.0
 
@@ -231,6 +234,38 @@ class ChunkStore:
             raise _best_of(errors, chunk)
 
         return await self._retrying(self._retry, attempt)
+
+    async def fetch_many(self, chunks: Sequence[Chunk]) -> list[Buffer | None]:
+        """Whole small chunks, each from its best peer, in few requests and without repetition.
+
+        None in the place of each that did not come or is not as it should be: `fetch` finds out
+        why, or another replica.
+        """
+        by_peer: dict[PeerNumber, list[int]] = {}
+        for index, chunk in enumerate(chunks):
+            holders = self._directory.holders(chunk)
+            if holders and chunk.length < SMALL_CHUNK_SIZE_BYTES:
+                by_peer.setdefault(holders[0].number, []).append(index)
+        found: list[Buffer | None] = [None] * len(chunks)
+
+        async def fetch_part(number: PeerNumber, indices: Sequence[int]) -> None:
+            try:
+                bodies = await self._send_gets(number, [chunks[index].id for index in indices])
+            except MictlanError as error:
+                log.debug("chunks did not come together: %s", error)
+                return
+            for index, body in zip(indices, bodies, strict=True):
+                if not isinstance(body, MictlanError) and (
+                    digest_of([body]) == chunks[index].digest
+                ):
+                    found[index] = body
+
+        async with trio.open_nursery() as nursery:
+            for number, indices in by_peer.items():
+                for start in range(0, len(indices), FETCH_TOGETHER_MAX):
+                    part = indices[start : start + FETCH_TOGETHER_MAX]
+                    nursery.start_soon(fetch_part, number, part)
+        return found
 
     async def _fetch_from(self, peer: PeerInfo, chunk: Chunk, start: int, end: int) -> Buffer:
         is_whole = start == 0 and end == chunk.length

@@ -10,7 +10,7 @@ import array
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final, NamedTuple
@@ -54,7 +54,7 @@ _Answer = OpenChunk | MictlanError
 
 @asynccontextmanager
 async def open_local_peers(
-    directory: PeerDirectory, space_id: Callable[[], str], boot_id: str
+    directory: PeerDirectory, space_id: str, boot_id: str
 ) -> AsyncIterator[LocalPeers]:
     """Peers of this machine, with a nursery for their requests; connections end with the block."""
     async with trio.open_nursery() as nursery:
@@ -77,7 +77,7 @@ class LocalPeers:
         self,
         nursery: trio.Nursery,
         directory: PeerDirectory,
-        space_id: Callable[[], str],
+        space_id: str,
         boot_id: str,
     ) -> None:
         self._nursery = nursery
@@ -143,7 +143,7 @@ class LocalPeers:
         if connection is None:
             connection = trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             self._sockets[peer.number] = connection
-            await connection.connect(socket_name(self._space_id(), peer.id))
+            await connection.connect(socket_name(self._space_id, peer.id))
             if not is_trusted(connection):
                 raise OSError("another user has bound its socket")
         return connection

@@ -8,7 +8,7 @@ is one state of the file; `docs/concurrency.md` tells the races one by one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -88,6 +88,10 @@ class Cache(Protocol):
 
     def prefetch(self, chunk: Chunk) -> bool:
         """Fetch a chunk in the background; False when too much is under way already."""
+        ...
+
+    def prefetch_together(self, chunks: Sequence[Chunk]) -> None:
+        """The same for many small chunks, as far as there is room."""
         ...
 
     def insert(self, chunk: Chunk, pieces: Sequence[Buffer]) -> None:
@@ -228,10 +232,40 @@ class Content:
             bodies.append(body)
         return bodies[0] if len(bodies) == 1 else b"".join(bodies)
 
-    def prefetch(self, inode: Inode, size_max: int) -> None:
-        """Fetch a file of at most `size_max` bytes in the background, if it is known where."""
-        if 0 < inode.attributes.size <= size_max and self.writeback.get(inode.ino) is None:
-            self._prefetch(inode, 0, inode.attributes.size)
+    def is_untold(self, inode: Inode, size: int) -> bool:
+        """Whether the router must be asked for the first `size` bytes of a file, or their place.
+
+        Not of one with dirty bytes, whose content is ahead of the router's.
+        """
+        if self.writeback.get(inode.ino) is not None:
+            return False
+        extents = inode.extents
+        version = inode.attributes.content_version
+        if extents.content_version != version or extents.first_unknown(0, size) is not None:
+            return True
+        return any(
+            segment.is_inline
+            and segment.chunk is not None
+            and self._cache.get_now(segment.chunk, *_chunk_range(segment)) is None
+            for segment in extents.segments(0, size)
+        )
+
+    def prefetch(self, files: Iterable[Inode], size_max: int) -> None:
+        """Fetch files of at most `size_max` bytes in the background, as far as peers have them.
+
+        What the router has comes by pages.
+        """
+        self._cache.prefetch_together(
+            [
+                segment.chunk
+                for inode in files
+                if 0 < (size := inode.attributes.size) <= size_max
+                and self.writeback.get(inode.ino) is None
+                and inode.extents.first_unknown(0, size) is None
+                for segment in inode.extents.segments(0, size)
+                if segment.chunk is not None and segment.chunk.peers
+            ]
+        )
 
     async def _renewed_state(self, inode: Inode, offset: int, length: int) -> _State | None:
         """The state with what the router says now; None when it does not answer soon.

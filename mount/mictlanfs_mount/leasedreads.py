@@ -27,6 +27,12 @@ from mictlanfs.client.inline import INLINE_WITH_NODE_SIZE_BYTES
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import KIB, Buffer, FileKind, InodeNumber, Node
 from mictlanfs_mount.content import stale_when_gone
+from mictlanfs_mount.contentpages import (
+    COUNT_FIRST,
+    COUNT_FIRST_READING,
+    ContentPages,
+    Page,
+)
 from mictlanfs_mount.filesystem import FileSystem, Opened
 from mictlanfs_mount.frontier import subdirectories_of, unlisted_behind
 from mictlanfs_mount.handles import DirectoryHandle, HandleNumber
@@ -112,6 +118,8 @@ class LeasedReads(FileSystem):
         # When a file was opened last: who reads the files of one directory will read those of the
         # next, so their bytes come along.
         self._opened_s = float("-inf")
+        # Whether another one was, shortly before.
+        self._is_reading = False
 
     # --- what is known ---------------------------------------------------------------------------
 
@@ -341,6 +349,11 @@ class LeasedReads(FileSystem):
         is_reading = self._clock.monotonic_s() < self._opened_s + READING_S
         return INLINE_WITH_NODE_SIZE_BYTES if is_reading else 0
 
+    @property
+    def _extents_wanted(self) -> int:
+        """Extents that are to come with each file of a listing: none, unless files are read."""
+        return LISTED_EXTENTS_MAX if self._inline_wanted else 0
+
     async def _list_pages(self, ino: InodeNumber, walk: TreeWalk | None) -> bool:
         """Ask for all pages of a directory. False: it is too large to be kept, or not leased."""
         assert self.keeper is not None
@@ -388,7 +401,7 @@ class LeasedReads(FileSystem):
                 if tree:
                     return tree, grants
             request = wire.ListDirectory(
-                ino, after, extents_max=LISTED_EXTENTS_MAX, inline_max=self._inline_wanted
+                ino, after, extents_max=self._extents_wanted, inline_max=self._inline_wanted
             )
             page, grants = await self.keeper.read(wire.Path.LIST, request, wire.ListPage)
             return (wire.Listing(ino, page),), grants
@@ -494,7 +507,7 @@ class LeasedReads(FileSystem):
         request = wire.ListTree(
             tuple(roots[: wire.TREE_ROOTS_MAX]),
             walk.next_entries(is_ahead=is_ahead),
-            LISTED_EXTENTS_MAX,
+            self._extents_wanted,
             self._inline_wanted,
             is_ahead,
         )
@@ -569,6 +582,7 @@ class LeasedReads(FileSystem):
         is_member: IsMember = in_every_group,
     ) -> Opened:
         """Open a file, with what was closed elsewhere before. Raises STALE when it is gone."""
+        self._is_reading = self._inline_wanted > 0
         self._opened_s = self._clock.monotonic_s()
         inode = self.inodes.get(ino)
         if self.keeper is None or inode is None or not self.keeper.table.covers(inode):
@@ -599,18 +613,86 @@ class LeasedReads(FileSystem):
         Only for the first handle, and while the kernel has nothing of the file: a read under way
         would hold pages that the kernel then waits for, and with it this loop. Whether it is there.
         """
-        size, version = inode.attributes.size, inode.attributes.content_version
+        size = inode.attributes.size
         if not 0 < size <= PUSHED_SIZE_BYTES_MAX or inode.kernel_content_version != -1:
             return False
         body = self._content.at_hand(inode, size)
-        for neighbour in self._neighbours_of(inode):
-            self._content.prefetch(neighbour, PUSHED_SIZE_BYTES_MAX)
+        await self._know_content(inode, is_known=body is not None)
+        size, version = inode.attributes.size, inode.attributes.content_version
+        if body is None:
+            body = self._content.at_hand(inode, size)
+        if neighbours := self._neighbours_of(inode):
+            self._content.prefetch(neighbours, PUSHED_SIZE_BYTES_MAX)
         if body is None or self.kernel is None or inode.open_count != 1:
+            return False
+        if not self._covers(inode):
+            # It was given up while the router was asked.
             return False
         if not self.kernel.store(inode.ino, body):
             return False
         inode.kernel_content_version = version
         return True
+
+    async def _know_content(self, inode: Inode, *, is_known: bool) -> None:
+        """Learn extents and small bytes of a file of a listed directory, and of those behind it.
+
+        What is missing is waited for; what will be wanted next comes in the background.
+        """
+        lease = inode.lease
+        if lease is None or not lease.is_complete or inode.ino == lease.key:
+            return
+        size = inode.attributes.size
+        while not is_known and self._content.is_untold(inode, size):
+            if lease.page_fetch is None:
+                await self._fetch_page(lease, self._pages_of(lease, inode).on_missing(inode.ino))
+                return
+            await lease.page_fetch.wait()
+        if lease.pages is not None and lease.page_fetch is None and lease.is_complete:
+            page = lease.pages.on_found(inode.ino)
+            if page is not None and self.keeper is not None:
+                self.keeper.start_soon(self._fetch_ahead, (lease, page))
+
+    def _pages_of(self, lease: Lease, inode: Inode) -> ContentPages[Inode]:
+        pages = lease.pages
+        if pages is None or not pages.knows(inode.ino):
+            count = COUNT_FIRST_READING if self._is_reading else COUNT_FIRST
+            files = [(name, file) for name, file in sorted(lease.names.items()) if file is not None]
+            pages = lease.pages = ContentPages(files, count)
+        return pages
+
+    async def _fetch_ahead(self, wanted: tuple[Lease, Page]) -> None:
+        lease, page = wanted
+        if lease.page_fetch is None:
+            await self._fetch_page(lease, page)
+
+    async def _fetch_page(self, lease: Lease, page: Page) -> None:
+        """Ask for the content of files of a listed directory; a failure is that of who reads."""
+        assert self.keeper is not None
+        fetch = lease.page_fetch = trio.Event()
+        request = wire.ListDirectory(
+            lease.key, page.after, page.entries_max, LISTED_EXTENTS_MAX, INLINE_WITH_NODE_SIZE_BYTES
+        )
+        try:
+            found, _ = await self.keeper.read(wire.Path.LIST, request, wire.ListPage)
+        except MictlanError as error:
+            log.debug("content of a directory not told: %s", error)
+            return
+        finally:
+            lease.page_fetch = None
+            fetch.set()
+        for entry in found.entries:
+            known = lease.names.get(entry.name)
+            if known is not None and known.lease is lease and self._covers(known):
+                self._learn_content(known, entry.node)
+
+    def _learn_content(self, inode: Inode, node: Node) -> None:
+        """Keep what an answer tells of the content of a file, unless the file is another by now."""
+        known, told = inode.attributes, node.attributes
+        if inode.pending_count or known.ino != told.ino or known.version != told.version:
+            return
+        if node.inline:
+            self._content.keep_inline(node)
+        self._learn_extents(inode, node)
 
     def _neighbours_of(self, inode: Inode) -> Sequence[Inode]:
         """Files of the same directory that are likely to be opened next."""
@@ -630,8 +712,7 @@ class LeasedReads(FileSystem):
         if lease.walk is None or not self._inline_wanted or lease.neighbours is not None:
             return
         lease.neighbours = _neighbours_in(lease)
-        for file in lease.neighbours.on_listed():
-            self._content.prefetch(file, PUSHED_SIZE_BYTES_MAX)
+        self._content.prefetch(lease.neighbours.on_listed(), PUSHED_SIZE_BYTES_MAX)
 
     async def read(self, number: HandleNumber, offset: int, length: int) -> Buffer:
         """Bytes of an open file; fewer than `length` only at its end."""

@@ -27,10 +27,13 @@ from typing import TYPE_CHECKING
 from mictlanfs.clock import Clock
 from mictlanfs.model import ROOT_INODE, InodeNumber
 from mictlanfs.wire import LeaseMode
+from mictlanfs_mount.contentpages import ContentPages
 from mictlanfs_mount.neighbours import Neighbours
 from mictlanfs_mount.treewalk import Siblings, TreeWalk
 
 if TYPE_CHECKING:
+    import trio
+
     from mictlanfs_mount.inodes import Inode
 
 # Recalls that are remembered key by key, before all that is older is void whatever its key.
@@ -49,6 +52,8 @@ class Lease:
         names: of a directory: what names stand for; None: known not to exist.
         is_complete: whether every name that exists is in `names`.
         neighbours: which of its files to fetch ahead; None until one is read.
+        pages: by which the content of its files is asked for; None until one is read.
+        page_fetch: the page that is being asked for; None: none is.
         subdirectories: those in it, and which were read; None until they are asked for.
         walk: over the tree it is in; None until there is one.
         is_ahead: it was listed ahead of the walk, and nobody has looked at it.
@@ -72,6 +77,8 @@ class Lease:
         "mode",
         "names",
         "neighbours",
+        "page_fetch",
+        "pages",
         "parent",
         "since",
         "stamp",
@@ -94,6 +101,8 @@ class Lease:
         self.names: dict[bytes, Inode | None] = {}
         self.former: list[Inode] = []
         self.neighbours: Neighbours[Inode] | None = None
+        self.pages: ContentPages[Inode] | None = None
+        self.page_fetch: trio.Event | None = None
         self.subdirectories: Siblings[Inode] | None = None
         self.walk: TreeWalk | None = None
         self.is_ahead = False
@@ -235,7 +244,7 @@ class LeaseTable:
             inode.name_count -= 1
         lease.former += kept
         lease.names = {}
-        lease.neighbours = lease.subdirectories = lease.walk = None
+        lease.neighbours = lease.pages = lease.subdirectories = lease.walk = None
         lease.is_complete = lease.is_ahead = False
 
     # --- names -----------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ import pyfuse3
 import trio
 
 from mictlanfs import paths, wire
-from mictlanfs.client.chunks import open_chunk_store
+from mictlanfs.client.chunks import ChunkStore, open_chunk_store
 from mictlanfs.client.localpeers import LocalPeers, open_local_peers
 from mictlanfs.client.peermap import PeerDirectory
 from mictlanfs.client.peers import PeerClient
@@ -44,7 +44,7 @@ from mictlanfs.taskerrors import raising_single_errors
 from mictlanfs.uri import parse_routers
 from mictlanfs_mount.attaching import attach
 from mictlanfs_mount.attributes import Presentation
-from mictlanfs_mount.chunkcache.cache import ChunkCache, Fetch, open_chunk_cache
+from mictlanfs_mount.chunkcache.cache import ChunkCache, open_chunk_cache
 from mictlanfs_mount.chunkcache.disk import DiskLimits
 from mictlanfs_mount.content import Content
 from mictlanfs_mount.durable import DurableFileSystem
@@ -127,12 +127,9 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
         chunks = await stack.enter_async_context(
             open_chunk_store(peers, directory, router.peer_map, retry, router.inline)
         )
-        local_peers = await stack.enter_async_context(
-            open_local_peers(directory, lambda: session.grant.space_id, boot_id())
-        )
-        cache = await stack.enter_async_context(
-            _open_cache(chunks.fetch, options, session.grant.space_id, local_peers)
-        )
+        space_id = session.grant.space_id
+        local = await stack.enter_async_context(open_local_peers(directory, space_id, boot_id()))
+        cache = await stack.enter_async_context(_open_cache(chunks, options, space_id, local))
         nursery = await stack.enter_async_context(trio.open_nursery())
         clock = SystemClock()
         inodes = InodeTable()
@@ -237,7 +234,7 @@ async def _presentation(router: RouterClient, options: MountOptions) -> Presenta
 
 @asynccontextmanager
 async def _open_cache(
-    fetch: Fetch, options: MountOptions, space_id: str, local_peers: LocalPeers
+    chunks: ChunkStore, options: MountOptions, space_id: str, local_peers: LocalPeers
 ) -> AsyncIterator[ChunkCache]:
     """The chunk cache in the directory the user named, or in the first free one of ours."""
     async with AsyncExitStack() as stack:
@@ -245,7 +242,8 @@ async def _open_cache(
             try:
                 cache = await stack.enter_async_context(
                     open_chunk_cache(
-                        fetch,
+                        chunks.fetch,
+                        fetch_many=chunks.fetch_many,
                         memory_budget=options.memory * BYTES_SHARE_PERCENT // 100,
                         directory=directory,
                         limits=DiskLimits(size_max=options.cache_size),

@@ -336,6 +336,9 @@ class FakeCache:
         self.prefetched.append(chunk)
         return True
 
+    def prefetch_together(self, chunks: Sequence[Chunk]) -> None:
+        self.prefetched += chunks
+
     def insert(self, chunk: Chunk, pieces: Sequence[Buffer]) -> None:
         body = b"".join(pieces)
         assert len(body) == chunk.length

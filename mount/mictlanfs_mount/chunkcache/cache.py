@@ -34,7 +34,14 @@ from cachetools import LRUCache
 from mictlanfs.client.localpeers import LocalPeers
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.intervals import merge
-from mictlanfs.model import CHUNK_SIZE_BYTES_DEFAULT, MIB, Buffer, Chunk, ChunkId
+from mictlanfs.model import (
+    CHUNK_SIZE_BYTES_DEFAULT,
+    MIB,
+    SMALL_CHUNK_SIZE_BYTES,
+    Buffer,
+    Chunk,
+    ChunkId,
+)
 from mictlanfs.taskerrors import raising_single_errors
 from mictlanfs_mount.chunkcache.base import (
     BLOCK_SIZE_BYTES,
@@ -51,6 +58,7 @@ from mictlanfs_mount.chunkcache.memory import MemoryLevel
 log = logging.getLogger(__name__)
 
 Fetch: TypeAlias = Callable[[Chunk, int, int], Awaitable[Buffer]]
+FetchMany: TypeAlias = Callable[[Sequence[Chunk]], Awaitable[Sequence[Buffer | None]]]
 
 # A random read of more than this part of a chunk fetches it whole: the request costs about as much
 # as the bytes, and a whole chunk can be verified and kept on disk. JuiceFS draws the same line.
@@ -122,6 +130,7 @@ async def open_chunk_cache(
     memory_budget: int,
     directory: Path | None = None,
     limits: DiskLimits | None = None,
+    fetch_many: FetchMany | None = None,
     local_peers: LocalPeers | None = None,
 ) -> AsyncIterator[ChunkCache]:
     """A chunk cache, with a nursery for its fetches and its disk writer.
@@ -133,6 +142,8 @@ async def open_chunk_cache(
         memory_budget: bytes of the memory level.
         directory: of the disk level; None for none.
         limits: of the disk level.
+        fetch_many: gives whole small chunks, as `ChunkStore.fetch_many` does; None: each is fetched
+            for itself.
         local_peers: give descriptors of chunks; None: every chunk is fetched.
 
     Raises:
@@ -156,7 +167,8 @@ async def open_chunk_cache(
                     cleanup.callback(local.close)
                     nursery.start_soon(local.run)
                 try:
-                    yield ChunkCache(nursery, fetch, MemoryLevel(memory_budget), disk, local)
+                    memory = MemoryLevel(memory_budget)
+                    yield ChunkCache(nursery, fetch, memory, disk, local, fetch_many)
                 finally:
                     if disk is not None:
                         with trio.move_on_after(_DRAIN_S_MAX, shield=True):
@@ -178,9 +190,11 @@ class ChunkCache:
         memory: MemoryLevel,
         disk: DiskLevel | None,
         local: LocalLevel | None = None,
+        fetch_many: FetchMany | None = None,
     ) -> None:
         self._nursery = nursery
         self._fetch = fetch
+        self._fetch_many = fetch_many
         self._memory = memory
         self._disk = disk
         self._local = local
@@ -326,10 +340,49 @@ class ChunkCache:
         False when it is not even under way: too many prefetches are, or nothing could keep it.
         An error of the fetch is not reported; whoever reads the chunk will meet it.
         """
-        if self._memory.has_whole(chunk.id) or chunk.id in self._whole_flights:
+        if self._is_under_way(chunk):
             return True
-        if chunk.id in self._prefetching:
+        if not self._begin_prefetch(chunk):
+            return False
+        if self._is_in_a_file(chunk):
+            self._nursery.start_soon(self._warm_or_fetch, chunk)
+        else:
+            self._start_whole(chunk)
+        return True
+
+    def prefetch_together(self, chunks: Sequence[Chunk]) -> None:
+        """As `prefetch` for many small chunks, which are fetched in few requests by one task."""
+        flights: list[tuple[Chunk, _Flight]] = []
+        for chunk in chunks:
+            if chunk.length >= SMALL_CHUNK_SIZE_BYTES or self._is_in_a_file(chunk):
+                self.prefetch(chunk)
+            elif not self._is_under_way(chunk) and self._begin_prefetch(chunk):
+                flight = self._whole_flights[chunk.id] = _Flight(0, chunk.length)
+                flights.append((chunk, flight))
+        if not flights:
+            return
+        if self._fetch_many is not None:
+            self._nursery.start_soon(self._fly_together, flights, self._fetch_many)
+        else:
+            for chunk, flight in flights:
+                self._nursery.start_soon(self._fly_whole, chunk, flight)
+
+    def _is_under_way(self, chunk: Chunk) -> bool:
+        """Whether a whole chunk is in memory, or will be ready soon."""
+        return (
+            self._memory.has_whole(chunk.id)
+            or chunk.id in self._whole_flights
+            or chunk.id in self._prefetching
+        )
+
+    def _is_in_a_file(self, chunk: Chunk) -> bool:
+        """Whether a whole chunk may be had from a file of this machine."""
+        if self._disk is not None and self._disk.has_whole(chunk.id):
             return True
+        return self._local is not None and self._local.is_possible(chunk)
+
+    def _begin_prefetch(self, chunk: Chunk) -> bool:
+        """Count a chunk as being prefetched, unless it is one too many."""
         size_max = min(_PREFETCH_SIZE_BYTES_MAX, max(self._memory.budget // 2, chunk.length))
         if (
             not self._is_kept(chunk)
@@ -340,11 +393,6 @@ class ChunkCache:
             return False
         self._prefetching.add(chunk.id)
         self._prefetching_bytes += chunk.length
-        is_on_disk = self._disk is not None and self._disk.has_whole(chunk.id)
-        if is_on_disk or (self._local is not None and self._local.is_possible(chunk)):
-            self._nursery.start_soon(self._warm_or_fetch, chunk)
-        else:
-            self._start_whole(chunk)
         return True
 
     async def _warm_or_fetch(self, chunk: Chunk) -> None:
@@ -372,13 +420,43 @@ class ChunkCache:
         try:
             body = await self._fly(chunk, flight)
             if body is not None:
-                self._memory.put_whole(chunk, body)
-                if self._disk is not None:
-                    self._disk.put_whole(chunk, body)
+                self._keep(chunk, body)
         finally:
-            del self._whole_flights[chunk.id]
-            self._end_prefetch(chunk)
-            flight.done.set()
+            self._land(chunk, flight)
+
+    async def _fly_together(
+        self, flights: Sequence[tuple[Chunk, _Flight]], fetch_many: FetchMany
+    ) -> None:
+        """Fetch whole chunks; those that do not come so are fetched one by one."""
+        left = dict(flights)
+        try:
+            bodies: Sequence[Buffer | None] = [None] * len(flights)
+            try:
+                bodies = await fetch_many([chunk for chunk, _ in flights])
+            except Exception as error:  # noqa: BLE001 - who reads a chunk will meet it.
+                log.debug("chunks did not come together: %s", error)
+            for (chunk, flight), body in zip(flights, bodies, strict=True):
+                if body is not None:
+                    own = owned(body)
+                    self._note_fetched(flight, own)
+                    self._keep(chunk, own)
+                    self._land(chunk, left.pop(chunk))
+            while left:
+                self._nursery.start_soon(self._fly_whole, *left.popitem())
+        finally:
+            for chunk, flight in left.items():
+                self._land(chunk, flight)
+
+    def _keep(self, chunk: Chunk, body: memoryview) -> None:
+        """Keep a whole chunk: in memory and, unless a peer here has it in a file, on the disk."""
+        self._memory.put_whole(chunk, body)
+        if self._disk is not None and not (self._local is not None and self._local.is_near(chunk)):
+            self._disk.put_whole(chunk, body)
+
+    def _land(self, chunk: Chunk, flight: _Flight) -> None:
+        del self._whole_flights[chunk.id]
+        self._end_prefetch(chunk)
+        flight.done.set()
 
     def _start_blocks(self, chunk: Chunk, first: int, stop: int) -> _Flight:
         start, _ = block_bounds(first, chunk.length)
@@ -415,10 +493,13 @@ class ChunkCache:
             flight.error = error
             log.debug("fetch of chunk %s failed: %s", chunk.id.hex(), error)
             return None
+        self._note_fetched(flight, body)
+        return body
+
+    def _note_fetched(self, flight: _Flight, body: memoryview) -> None:
         self._fetches += 1
         self._fetched_bytes += body.nbytes
         flight.body = body
-        return body
 
     # --- the rest --------------------------------------------------------------------------------
 

@@ -201,6 +201,10 @@ class LocalLevel:
         is_file = chunk.length >= SMALL_CHUNK_SIZE_BYTES and chunk.id not in self._damaged
         return is_file and self._may_open(chunk)
 
+    def is_near(self, chunk: Chunk) -> bool:
+        """Whether a peer on this machine holds the chunk, whether or not as a file of its own."""
+        return self._may_open(chunk)
+
     def is_damaged(self, chunk_id: ChunkId) -> bool:
         """Whether the chunk must be read whole from elsewhere, since its file is damaged."""
         return chunk_id in self._damaged

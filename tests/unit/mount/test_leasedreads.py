@@ -205,3 +205,57 @@ async def test_attributes_are_told_after_a_fence_only_when_the_kernel_has_forgot
         assert not is_told
         kernel.may_forget.set()
     assert is_told
+
+
+def names_of(count: int) -> list[bytes]:
+    return [b"f%04d" % index for index in range(count)]
+
+
+async def open_and_read(mount: LeasedMount, ino: InodeNumber) -> bytes:
+    opened = await mount.filesystem.open(ino, os.O_RDONLY)
+    body = await mount.filesystem.read(opened.handle, 0, 100)
+    await mount.filesystem.release(opened.handle)
+    return bytes(body)
+
+
+async def test_the_files_of_a_listed_directory_are_told_by_pages(
+    mount: LeasedMount, other: LeasedMount, autojump_clock: MockClock
+) -> None:
+    inos = await plant(mount, *names_of(200))
+    kernel = with_kernel(other)
+    assert len(await other.list(mount.space.bucket)) == 200
+    assert other.script.asked("list") == 1
+    bodies = [await open_and_read(other, ino) for ino in inos]
+    assert bodies == [BODY] * 200
+    assert [ino for ino, _ in kernel.stored] == inos, "no read followed"
+    assert other.script.asked("list") <= 1 + 5
+    assert other.script.asked("extents") == other.script.asked("inline") == 0
+
+
+async def test_readers_of_several_files_wait_for_one_page(
+    mount: LeasedMount, other: LeasedMount, autojump_clock: MockClock
+) -> None:
+    inos = await plant(mount, *names_of(40))
+    with_kernel(other)
+    await other.list(mount.space.bucket)
+    assert await open_and_read(other, inos[0]) == BODY
+    before = other.script.asked("list")
+    async with trio.open_nursery() as nursery:
+        for ino in inos[1:9]:
+            nursery.start_soon(open_and_read, other, ino)
+    assert other.script.asked("list") == before + 1
+
+
+async def test_a_page_tells_nothing_of_a_file_that_has_changed_since_it_was_listed(
+    mount: LeasedMount, other: LeasedMount, autojump_clock: MockClock
+) -> None:
+    inos = await plant(mount, *names_of(3))
+    with_kernel(other)
+    await other.list(mount.space.bucket)
+    opened = await other.filesystem.open(inos[1], os.O_WRONLY)
+    await other.filesystem.write(opened.handle, 0, b"newer")
+    assert await open_and_read(other, inos[0]) == BODY
+    assert await open_and_read(other, inos[1]) == b"newer" + BODY[5:]
+    await other.filesystem.release(opened.handle)
+    await other.flush()
+    assert await open_and_read(mount, inos[1]) == b"newer" + BODY[5:]

@@ -290,6 +290,34 @@ async def test_one_chunk_that_is_refused_does_not_harm_its_neighbours_in_the_fra
     assert len(kept) == 3
 
 
+async def test_many_small_chunks_come_in_a_request_to_each_peer(peers: Peers) -> None:
+    async with peers.store() as store:
+        chunks = [await store.store([b"%d" % n], TWO) for n in range(20)]
+        large = await store.store([LARGE], TWO)
+        before = len(peers.net.requests)
+        found = await store.fetch_many([*chunks, large])
+        assert [None if body is None else bytes(body) for body in found] == [
+            *(b"%d" % n for n in range(20)),
+            None,
+        ]
+        assert len(peers.net.requests) - before <= len(peers.all)
+
+
+async def test_of_many_chunks_those_that_are_damaged_or_out_of_reach_are_left_out(
+    peers: Peers,
+) -> None:
+    async with peers.store() as store:
+        good = await store.store([b"good"], BucketPolicy(replicas=3))
+        bad = await store.store([b"bad"], BucketPolicy(replicas=3))
+        for peer in peers.all:
+            peer.damage(bad.id)
+        nowhere = Chunk(bad.id, 3, bad.digest, ())
+        found = await store.fetch_many([bad, good, nowhere])
+        assert [found[0], found[2]] == [None, None]
+        assert found[1] is not None
+        assert bytes(found[1]) == b"good"
+
+
 async def test_the_caller_may_hand_over_any_buffers(peers: Peers) -> None:
     async with peers.store() as store:
         for body in (SMALL, LARGE):

@@ -33,11 +33,11 @@ class FakeSpace:
         self.gate = trio.Event()
         self.gate.set()
         self.error: Exception | None = None
-        self._bodies: dict[bytes, bytes] = {}
+        self.bodies: dict[bytes, bytes] = {}
 
     def add(self, length: int, seed: int = 0) -> tuple[Chunk, bytes]:
         chunk, body = make_chunk(length, seed)
-        self._bodies[chunk.id] = body
+        self.bodies[chunk.id] = body
         return chunk, body
 
     def close_gate(self) -> None:
@@ -52,7 +52,7 @@ class FakeSpace:
         await self.gate.wait()
         if self.error is not None:
             raise self.error
-        return self._bodies[chunk.id][start:end]
+        return self.bodies[chunk.id][start:end]
 
 
 def content(found: Buffer | None) -> bytes | None:

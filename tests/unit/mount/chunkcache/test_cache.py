@@ -1,6 +1,6 @@
 import random
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -631,3 +631,87 @@ async def test_readers_keep_right_bytes_while_everything_is_evicted(space: FakeS
                 nursery.start_soon(read, number)
         assert cache.stats().memory.evictions > 0
         assert cache.stats().memory.size_bytes <= 2 * MIB
+
+
+# --- small chunks together -----------------------------------------------------------------------
+
+
+class Together:
+    """Gives many chunks in one call, but for those in `missing`."""
+
+    def __init__(self, space: FakeSpace) -> None:
+        self._space = space
+        self.calls: list[int] = []
+        self.missing: set[Chunk] = set()
+        self.may_answer = trio.Event()
+        self.may_answer.set()
+
+    async def __call__(self, chunks: Sequence[Chunk]) -> list[Buffer | None]:
+        self.calls.append(len(chunks))
+        await self.may_answer.wait()
+        return [None if chunk in self.missing else self._space.bodies[chunk.id] for chunk in chunks]
+
+
+async def test_small_chunks_are_fetched_by_one_call_and_served_to_who_waits(
+    space: FakeSpace,
+) -> None:
+    together = Together(space)
+    together.may_answer = trio.Event()
+    made = [space.add(9000 + index) for index in range(20)]
+    async with (
+        open_chunk_cache(space.fetch, memory_budget=MIB, fetch_many=together) as cache,
+        trio.open_nursery() as nursery,
+    ):
+        cache.prefetch_together([chunk for chunk, _ in made])
+        chunk, body = made[7]
+        [reader] = await readers_of(nursery, cache, chunk, [(5, 50)], whole=True)
+        together.may_answer.set()
+        await wait_all_tasks_blocked()
+        assert reader.found == body[5:50]
+        assert together.calls == [20]
+        for chunk, body in made:
+            assert content(cache.get_now(chunk, 0, chunk.length)) == body
+        cache.prefetch_together([chunk for chunk, _ in made])
+        await wait_all_tasks_blocked()
+        assert together.calls == [20], "they are there"
+        assert space.fetched == []
+
+
+async def test_a_chunk_that_does_not_come_with_the_others_is_fetched_alone(
+    space: FakeSpace,
+) -> None:
+    together = Together(space)
+    made = [space.add(9000 + index) for index in range(3)]
+    together.missing = {made[1][0]}
+    async with open_chunk_cache(space.fetch, memory_budget=MIB, fetch_many=together) as cache:
+        cache.prefetch_together([chunk for chunk, _ in made])
+        await wait_all_tasks_blocked()
+        assert [chunk for chunk, _, _ in space.fetched] == [made[1][0]]
+        for chunk, body in made:
+            assert content(cache.get_now(chunk, 0, chunk.length)) == body
+
+
+async def test_what_fails_together_is_fetched_alone(space: FakeSpace) -> None:
+    async def fail(chunks: Sequence[Chunk]) -> list[Buffer | None]:
+        raise ValueError(f"{len(chunks)} are too many")
+
+    chunk, body = space.add(9000)
+    async with open_chunk_cache(space.fetch, memory_budget=MIB, fetch_many=fail) as cache:
+        cache.prefetch_together([chunk])
+        await wait_all_tasks_blocked()
+        assert content(cache.get_now(chunk, 0, 9000)) == body
+
+
+async def test_closing_the_cache_ends_the_wait_for_chunks_that_come_together(
+    space: FakeSpace,
+) -> None:
+    together = Together(space)
+    together.may_answer = trio.Event()
+    chunk, _ = space.add(9000)
+    async with trio.open_nursery() as nursery:
+        async with open_chunk_cache(space.fetch, memory_budget=MIB, fetch_many=together) as cache:
+            cache.prefetch_together([chunk])
+            [reader] = await readers_of(nursery, cache, chunk, [(0, 9)], whole=True)
+        await wait_all_tasks_blocked()
+        assert reader.error is not None
+        assert reader.error.kind is Kind.UNAVAILABLE
