@@ -51,6 +51,17 @@ from mictlanfs.wirepeers import FrameResult as FrameResult
 from mictlanfs.wirepeers import PeerAnnounce as PeerAnnounce
 from mictlanfs.wirepeers import PeerLeave as PeerLeave
 from mictlanfs.wirepeers import PeerWelcome as PeerWelcome
+from mictlanfs.wirerecords import RECORD_BODY_SIZE_BYTES_MAX as RECORD_BODY_SIZE_BYTES_MAX
+from mictlanfs.wirerecords import RECORD_PIECES_MAX as RECORD_PIECES_MAX
+from mictlanfs.wirerecords import RECORD_SIZE_BYTES_MAX as RECORD_SIZE_BYTES_MAX
+from mictlanfs.wirerecords import RECORDS_ANSWER_SIZE_BYTES_MAX as RECORDS_ANSWER_SIZE_BYTES_MAX
+from mictlanfs.wirerecords import RECORDS_COUNT_MAX as RECORDS_COUNT_MAX
+from mictlanfs.wirerecords import FileRecord as FileRecord
+from mictlanfs.wirerecords import GetRecords as GetRecords
+from mictlanfs.wirerecords import PutPart as PutPart
+from mictlanfs.wirerecords import RecordPiece as RecordPiece
+from mictlanfs.wirerecords import Records as Records
+from mictlanfs.wirerecords import SetRecord as SetRecord
 from mictlanfs.wirestatus import PeerStatus as PeerStatus
 from mictlanfs.wirestatus import SessionStatus as SessionStatus
 from mictlanfs.wirestatus import SpaceStatus as SpaceStatus
@@ -101,6 +112,7 @@ class Path:
     LIST: Final = PREFIX + "/list"
     LIST_TREE: Final = PREFIX + "/list-tree"
     XATTRS: Final = PREFIX + "/xattrs"
+    RECORDS: Final = PREFIX + "/records"
     RESOLVE: Final = PREFIX + "/resolve"
     STATFS: Final = PREFIX + "/statfs"
     BUCKETS: Final = PREFIX + "/buckets"
@@ -527,6 +539,8 @@ Operation = (
     | WriteExtents
     | Release
     | SetBucketPolicy
+    | SetRecord
+    | PutPart
 )
 
 
