@@ -203,6 +203,21 @@ class RouterClient:
         answer = await self._read(wire.Path.XATTRS, wire.GetXattrs(ino), wire.Xattrs)
         return answer.values
 
+    async def records(self, inodes: Sequence[InodeNumber]) -> tuple[wire.FileRecord, ...]:
+        """The records of files in the order asked for, each of its file's present content.
+
+        Read in several steps when they are many: a file that is changed meanwhile, not to be
+        noticed by this, has the one or the other.
+        """
+        found: list[wire.FileRecord] = []
+        while len(found) < len(inodes):
+            wanted = tuple(inodes[len(found) : len(found) + wire.RECORDS_COUNT_MAX])
+            answer = await self._read(wire.Path.RECORDS, wire.GetRecords(wanted), wire.Records)
+            if not 0 < len(answer.records) <= len(wanted):
+                raise MictlanError(Kind.PROTOCOL, "decode", "Records", "their number is wrong")
+            found += answer.records
+        return tuple(found)
+
     async def path(self, ino: InodeNumber) -> tuple[bytes, ...]:
         """The names from the root down to an inode."""
         answer = await self._read(wire.Path.PATH, wire.GetPath(ino), wire.InodePath)

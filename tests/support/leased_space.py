@@ -191,6 +191,9 @@ class MemoryStore:
     async def xattrs(self, request: wire.GetXattrs) -> wire.Xattrs:
         return self.reads.xattrs(request)
 
+    async def records(self, request: wire.GetRecords) -> wire.Records:
+        return self.reads.records(request)
+
     async def path(self, request: wire.GetPath) -> wire.InodePath:
         return self.reads.path(request)
 

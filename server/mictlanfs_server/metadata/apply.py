@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import SessionId
-from mictlanfs_server.metadata import attributes, content, names, removal
+from mictlanfs_server.metadata import attributes, content, names, records, removal
 from mictlanfs_server.metadata.rows import BatchRecord, InodeRecord
 from mictlanfs_server.metadata.transaction import Transaction
 
@@ -43,6 +43,8 @@ APPLIED: dict[type[Any], Callable[[Transaction, Any], list[InodeRecord]]] = {
     wire.WriteExtents: content.write_extents,
     wire.Release: _release,
     wire.SetBucketPolicy: attributes.set_bucket_policy,
+    wire.SetRecord: records.set_record,
+    wire.PutPart: records.put_part,
 }
 
 

@@ -199,6 +199,10 @@ class MetadataStore(Protocol):
         """Read all extended attributes of an inode. Raises NOT_FOUND."""
         ...
 
+    async def records(self, request: wire.GetRecords) -> wire.Records:
+        """Read the records of inodes, as far as they fit. Raises INVALID for too many inodes."""
+        ...
+
     async def path(self, request: wire.GetPath) -> wire.InodePath:
         """Find the names that lead to an inode. Raises NOT_FOUND, NAME_TOO_LONG."""
         ...

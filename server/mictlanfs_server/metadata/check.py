@@ -244,6 +244,31 @@ INVARIANTS = (
         UNION ALL SELECT hex(chunk), peer FROM replica GROUP BY chunk, peer HAVING count(*) > 1
         """,
     ),
+    # --- records ---
+    Invariant(
+        "a record is of a file, of one content that it has or had, its pieces counted from 0",
+        """
+        SELECT ino FROM record LEFT JOIN inode USING (ino) GROUP BY ino
+        HAVING coalesce(kind, 0) <> 8 OR min(position) <> 0 OR max(position) <> count(*) - 1
+            OR min(record.content_version) <> max(record.content_version)
+            OR min(record.content_version) < 1
+            OR max(record.content_version) > inode.content_version
+        """,
+    ),
+    Invariant(
+        "the pieces of a record that is not stale make up the file",
+        """
+        SELECT ino, inode.size FROM record JOIN inode USING (ino, content_version) GROUP BY ino
+        HAVING sum(record.size) <> inode.size OR min(record.size) < 0
+        """,
+    ),
+    Invariant(
+        "a part has a record, and a place among the parts of its ball",
+        """
+        SELECT ino FROM part WHERE ino NOT IN (SELECT ino FROM record)
+            OR part_count < 1 OR position NOT BETWEEN 0 AND part_count - 1
+        """,
+    ),
     # --- sessions ---
     Invariant(
         "a batch is of an open session",

@@ -152,7 +152,7 @@ def _put_extent(
     new = join(replace(old, extent))
     removed = [row for row in old if row not in new]
     added = [row for row in new if row not in old]
-    _change_rows(tx, record, removed, added)
+    change_rows(tx, record, removed, added)
     for row in removed:
         references[row.chunk_id] = references.get(row.chunk_id, 0) - 1
     for row in added:
@@ -187,7 +187,7 @@ def join(rows: Sequence[Extent]) -> list[Extent]:
     return joined
 
 
-def _change_rows(
+def change_rows(
     tx: Transaction, record: InodeRecord, removed: Sequence[Extent], added: Sequence[Extent]
 ) -> None:
     """Write the rows of a changed range and count the bytes they cover."""
@@ -260,7 +260,7 @@ def truncate(tx: Transaction, record: InodeRecord, size: int, time_ns: int) -> N
             for row in removed
             if row.offset < size
         ]
-        _change_rows(tx, record, removed, added)
+        change_rows(tx, record, removed, added)
         references: dict[ChunkId, int] = {}
         for row, difference in [(row, -1) for row in removed] + [(row, 1) for row in added]:
             references[row.chunk_id] = references.get(row.chunk_id, 0) + difference

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MIGRATIONS = Migrations("mictlanfs-metadata")
 # "MICT": tells our files from any other SQLite database.
 APPLICATION_ID = 0x4D494354
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 # STRICT tables came with 3.37, RETURNING and MATERIALIZED before.
 SQLITE_VERSION_MIN = (3, 37, 0)
 
@@ -145,6 +145,40 @@ def _sessions_with_leases(database: Database) -> None:
     # After a restart only those count that may hold leases.
     database.execute("ALTER TABLE session ADD COLUMN leases INTEGER NOT NULL DEFAULT 0")
     database.execute("PRAGMA user_version = 4")
+
+
+@MIGRATIONS(name="0005-records")
+def _records(database: Database) -> None:
+    # What a door keeps with a file: pieces in order, whose sizes add up to that of the file while
+    # it is of this content version. The rows go with the inode.
+    database.execute(
+        """
+        CREATE TABLE record (
+            ino INTEGER NOT NULL,               -- a file in `inode`
+            position INTEGER NOT NULL,          -- of the piece, from 0 without gaps
+            size INTEGER NOT NULL,              -- bytes, at least 0
+            content_version INTEGER NOT NULL,   -- the same in all rows of a file
+            body BLOB NOT NULL,                 -- opaque
+            PRIMARY KEY (ino, position)
+        ) STRICT, WITHOUT ROWID
+        """
+    )
+    # Files that wait for others to become one with them. A row counts while its file has that name
+    # and no other, and its record is not stale.
+    database.execute(
+        """
+        CREATE TABLE part (
+            ino INTEGER NOT NULL PRIMARY KEY,   -- in `record`
+            parent INTEGER NOT NULL,            -- the directory where it has its name
+            name BLOB NOT NULL,
+            ball BLOB NOT NULL,                 -- the name, there, of what the parts become
+            part_count INTEGER NOT NULL,        -- how many parts that has
+            position INTEGER NOT NULL           -- which one this is, from 0
+        ) STRICT
+        """
+    )
+    database.execute("CREATE UNIQUE INDEX part_place ON part (parent, ball, part_count, position)")
+    database.execute("PRAGMA user_version = 5")
 
 
 def _make_space(connection: sqlite3.Connection, now_ns: int) -> None:

@@ -83,7 +83,7 @@ def make_node(tx: Transaction, op: wire.MakeNode) -> Touched:
     tx.rows.set_entry(op.parent, op.name, op.ino)
     if op.parent == ROOT_INODE:
         tx.rows.set_policy(op.ino, BucketPolicy())
-    _change_entries(tx, parent, op.time_ns, entries=1, directories=int(is_directory))
+    change_entries(tx, parent, op.time_ns, entries=1, directories=int(is_directory))
     return [record, parent]
 
 
@@ -104,9 +104,10 @@ def _check_new_inode(tx: Transaction, op: wire.MakeNode) -> None:
         raise failure(Kind.INVALID, "make", op.ino, "this number is in use")
 
 
-def _change_entries(
+def change_entries(
     tx: Transaction, parent: InodeRecord, time_ns: int, *, entries: int, directories: int
 ) -> None:
+    """A directory has so many entries more, and so many directories among them."""
     tx.change(parent)
     parent.size += entries
     parent.nlink += directories
@@ -138,7 +139,7 @@ def link(tx: Transaction, op: wire.Link) -> Touched:
     tx.change(record)
     record.nlink += 1
     record.mark_changed(op.time_ns)
-    _change_entries(tx, parent, op.time_ns, entries=1, directories=0)
+    change_entries(tx, parent, op.time_ns, entries=1, directories=0)
     return [record, parent]
 
 
@@ -148,8 +149,8 @@ def unlink(tx: Transaction, op: wire.Unlink) -> Touched:
     if record.is_directory:
         raise failure(Kind.IS_DIRECTORY, "unlink", op.name)
     tx.rows.delete_entry(op.parent, op.name)
-    _change_entries(tx, parent, op.time_ns, entries=-1, directories=0)
-    _lose_name(tx, record, op.parent, op.time_ns, sustain=op.sustain)
+    change_entries(tx, parent, op.time_ns, entries=-1, directories=0)
+    lose_name(tx, record, op.parent, op.time_ns, sustain=op.sustain)
     return [record, parent]
 
 
@@ -161,8 +162,8 @@ def remove_directory(tx: Transaction, op: wire.RemoveDirectory) -> Touched:
     if record.size:
         raise failure(Kind.NOT_EMPTY, "rmdir", op.name)
     tx.rows.delete_entry(op.parent, op.name)
-    _change_entries(tx, parent, op.time_ns, entries=-1, directories=-1)
-    _lose_name(tx, record, op.parent, op.time_ns, sustain=op.sustain)
+    change_entries(tx, parent, op.time_ns, entries=-1, directories=-1)
+    lose_name(tx, record, op.parent, op.time_ns, sustain=op.sustain)
     return [record, parent]
 
 
@@ -185,7 +186,7 @@ def _target_of_entry(tx: Transaction, ino: InodeNumber) -> InodeRecord:
     return record
 
 
-def _lose_name(
+def lose_name(
     tx: Transaction, record: InodeRecord, parent: InodeNumber, time_ns: int, *, sustain: bool
 ) -> None:
     """What the loss of a name in `parent`, already removed, means to the inode."""
@@ -287,10 +288,10 @@ def _exchange(
     _settle(tx, target, new_parent.ino, parent.ino, op.time_ns)
     difference = int(target.is_directory) - int(source.is_directory)
     if parent is new_parent:
-        _change_entries(tx, parent, op.time_ns, entries=0, directories=0)
+        change_entries(tx, parent, op.time_ns, entries=0, directories=0)
         return
-    _change_entries(tx, parent, op.time_ns, entries=0, directories=difference)
-    _change_entries(tx, new_parent, op.time_ns, entries=0, directories=-difference)
+    change_entries(tx, parent, op.time_ns, entries=0, directories=difference)
+    change_entries(tx, new_parent, op.time_ns, entries=0, directories=-difference)
 
 
 def _move(
@@ -304,10 +305,10 @@ def _move(
     directories = int(source.is_directory)
     tx.rows.delete_entry(op.parent, op.name)
     tx.rows.set_entry(op.new_parent, op.new_name, source.ino)
-    _change_entries(tx, parent, op.time_ns, entries=-1, directories=-directories)
+    change_entries(tx, parent, op.time_ns, entries=-1, directories=-directories)
     # A replaced target gives its place, and a directory its link, to the one that comes.
     replaced = int(target is not None)
-    _change_entries(
+    change_entries(
         tx,
         new_parent,
         op.time_ns,
@@ -316,7 +317,7 @@ def _move(
     )
     _settle(tx, source, op.parent, op.new_parent, op.time_ns)
     if target is not None:
-        _lose_name(tx, target, op.new_parent, op.time_ns, sustain=op.sustain)
+        lose_name(tx, target, op.new_parent, op.time_ns, sustain=op.sustain)
 
 
 def _settle(

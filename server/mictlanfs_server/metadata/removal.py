@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mictlanfs.model import InodeNumber, SessionId
+from mictlanfs.model import FileKind, InodeNumber, SessionId
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,6 +57,8 @@ def _let_go(tx: Transaction, record: InodeRecord) -> None:
         tx.counts.bytes_logical -= record.allocated
     if record.has_xattrs:
         tx.rows.delete_xattrs(ino)
+    if record.kind is FileKind.FILE and tx.may_have_record():
+        tx.rows.records.delete(ino)
     tx.delete(record)
 
 

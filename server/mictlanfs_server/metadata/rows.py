@@ -114,6 +114,22 @@ class BatchRecord(msgspec.Struct, frozen=True, gc=False):
     next_number: int
 
 
+class PartRecord(msgspec.Struct, frozen=True, gc=False):
+    """A row of `part`: file `ino`, as `name` in `parent`, is a part of `ball` there.
+
+    Attributes:
+        count: parts that make the ball.
+        index: which one it is, from 0.
+    """
+
+    ino: InodeNumber
+    parent: InodeNumber
+    name: bytes
+    ball: bytes
+    count: int
+    index: int
+
+
 class CountChange(msgspec.Struct, gc=False):
     """What a transaction adds to the counters of the space."""
 
@@ -123,8 +139,51 @@ class CountChange(msgspec.Struct, gc=False):
     bytes_logical: int = 0
 
 
+class RecordRows(Protocol):
+    """The tables `record` and `part`."""
+
+    def has_any(self) -> bool:
+        """Whether any file has a record."""
+
+    def version(self, ino: InodeNumber) -> int:
+        """The content version that the record of a file is of; 0 when it has none."""
+
+    def pieces(self, ino: InodeNumber) -> list[wire.RecordPiece]:
+        """The pieces of the record of a file, in order."""
+
+    def replace(
+        self, ino: InodeNumber, content_version: int, pieces: Iterable[wire.RecordPiece]
+    ) -> None:
+        """Give a file a record in the place of the one it has, if any."""
+
+    def delete(self, ino: InodeNumber) -> None:
+        """Forget the record of an inode, and that it is a part."""
+
+    def part(self, ino: InodeNumber) -> PartRecord | None:
+        """What a file is a part of."""
+
+    def part_at(
+        self, parent: InodeNumber, ball: bytes, count: int, index: int
+    ) -> PartRecord | None:
+        """A part by its place."""
+
+    def parts(self, parent: InodeNumber, ball: bytes, count: int) -> list[PartRecord] | None:
+        """All parts of a ball, in order; None when there are fewer than `count`."""
+
+    def insert_part(self, part: PartRecord) -> None:
+        """Say that a file is a part."""
+
+    def delete_part(self, ino: InodeNumber) -> None:
+        """Forget that a file is a part, if it is one."""
+
+
 class Rows(Protocol):
-    """The tables of schema.sql, inside one transaction."""
+    """The tables of schema.sql and of the migrations, inside one transaction."""
+
+    @property
+    def records(self) -> RecordRows:
+        """Those of records."""
+        ...
 
     # --- savepoints, which nest ---
 
@@ -198,6 +257,9 @@ class Rows(Protocol):
 
     def delete_xattrs(self, ino: InodeNumber) -> None:
         """Remove all attributes of an inode."""
+
+    def copy_xattrs(self, ino: InodeNumber, new_ino: InodeNumber) -> None:
+        """Give the attributes of an inode to another one that has none."""
 
     # --- buckets ---
 

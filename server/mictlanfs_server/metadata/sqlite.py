@@ -175,6 +175,10 @@ class SqliteStore:
         """Read all extended attributes of an inode."""
         return self._reads.xattrs(request)
 
+    async def records(self, request: wire.GetRecords) -> wire.Records:
+        """Read the records of inodes, as far as they fit into one answer."""
+        return self._reads.records(request)
+
     async def path(self, request: wire.GetPath) -> wire.InodePath:
         """Find the names that lead to an inode."""
         return self._reads.path(request)

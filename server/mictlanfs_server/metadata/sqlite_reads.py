@@ -36,6 +36,7 @@ from mictlanfs_server.metadata.checks import INTEGER_MAX, failure
 from mictlanfs_server.metadata.rows import KINDS
 from mictlanfs_server.metadata.sqlite_inline import InlineReader, read_bodies
 from mictlanfs_server.metadata.sqlite_keys import is_own_key
+from mictlanfs_server.metadata.sqlite_records import read_records
 from mictlanfs_server.metadata.sqlite_rows import decode_policy
 
 if TYPE_CHECKING:
@@ -369,6 +370,11 @@ class SqliteReads:
                 "SELECT name, value FROM xattr WHERE ino = ? ORDER BY name", (request.ino,)
             ).fetchall()
         return wire.Xattrs(dict(rows))
+
+    def records(self, request: wire.GetRecords) -> wire.Records:
+        """Read the records of inodes, as far as they fit into one answer."""
+        with _Snapshot(self._connection):
+            return read_records(self._connection, request)
 
     def path(self, request: wire.GetPath) -> wire.InodePath:
         """Find the names that lead to an inode, of several those that its bucket is known by."""

@@ -27,6 +27,7 @@ from mictlanfs_server.metadata.rows import (
     CountChange,
     InodeRecord,
 )
+from mictlanfs_server.metadata.sqlite_records import SqliteRecords
 
 if TYPE_CHECKING:
     import sqlite3
@@ -80,11 +81,13 @@ class SqliteRows:
 
     Attributes:
         connection: for statements that only SQLite's form needs.
+        records: the rows of records.
         has_policy_change: whether `note_policies_changed` was called since this was set to False.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
+        self.records = SqliteRecords(connection)
         self._execute = connection.execute
         self._executemany = connection.executemany
         self.has_policy_change = False
@@ -217,6 +220,12 @@ class SqliteRows:
     def delete_xattrs(self, ino: InodeNumber) -> None:
         """Remove all attributes of an inode."""
         self._execute("DELETE FROM xattr WHERE ino = ?", (ino,))
+
+    def copy_xattrs(self, ino: InodeNumber, new_ino: InodeNumber) -> None:
+        """Give the attributes of an inode to another one that has none."""
+        self._execute(
+            "INSERT INTO xattr SELECT ?2, name, value FROM xattr WHERE ino = ?1", (ino, new_ino)
+        )
 
     # --- buckets ---
 

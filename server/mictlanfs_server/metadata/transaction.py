@@ -50,6 +50,7 @@ class Transaction:
         self._is_stored_before: dict[InodeNumber, bool] | None = None
         self._next_ino: int | None = None
         self._peers: frozenset[PeerNumber] | None = None
+        self._has_records: bool | None = None
 
     # --- operations ---
 
@@ -183,6 +184,16 @@ class Transaction:
     def has_grown(self, bucket: InodeNumber) -> bool:
         """Whether a bucket uses more than before the operation under way."""
         return self.uses.get(bucket, 0) > self._uses_before.get(bucket, 0)
+
+    def may_have_record(self) -> bool:
+        """Whether any inode may have a record: in most spaces none has, and none is looked for."""
+        if self._has_records is None:
+            self._has_records = self.rows.records.has_any()
+        return self._has_records
+
+    def note_record(self) -> None:
+        """Say that an inode has got a record."""
+        self._has_records = True
 
     def is_peer(self, number: PeerNumber) -> bool:
         """Whether a peer with this number ever registered."""

@@ -127,6 +127,7 @@ class RouterHandlers:
             ReadRoute(path.RESOLVE, wire.Resolve, reading.resolve(), "walk a path from the root"),
             ReadRoute(path.PATH, wire.GetPath, reading.path(), "find the path of an inode"),
             ReadRoute(path.XATTRS, wire.GetXattrs, reading.xattrs(), "read extended attributes"),
+            ReadRoute(path.RECORDS, wire.GetRecords, reading.records(), "read records of files"),
         ]
 
     # --- sessions --------------------------------------------------------------------------------

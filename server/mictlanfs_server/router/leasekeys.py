@@ -72,6 +72,19 @@ def _change(
     wanted.inodes.add(op.ino)
 
 
+def _record(wanted: Wanted, op: wire.SetRecord) -> None:
+    # What it says of a certain content stays true, or is refused, whoever changes the file.
+    if op.content_version == 0:
+        wanted.inodes.add(op.ino)
+
+
+def _part(wanted: Wanted, op: wire.PutPart) -> None:
+    # The other parts that lose their names have no other, so the directory is their key too.
+    wanted.keys.add(op.parent)
+    wanted.inodes.add(op.ino)
+    wanted.made.add(op.ball_ino)
+
+
 def _nothing(wanted: Wanted, op: wire.Release) -> None:
     """What a session sustained has no name: nobody else can look at it."""
 
@@ -88,6 +101,8 @@ TOUCHED: Final[dict[type[Any], Callable[[Wanted, Any], None]]] = {
     wire.WriteExtents: _change,
     wire.Release: _nothing,
     wire.SetBucketPolicy: _change,
+    wire.SetRecord: _record,
+    wire.PutPart: _part,
 }
 
 

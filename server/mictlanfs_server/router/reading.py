@@ -50,6 +50,10 @@ class Reading:
         """Extended attributes of an inode."""
         return self._read(self._store.xattrs, self._keys_of_inode)
 
+    def records(self) -> Read:
+        """Records of files, of the content that nobody is changing."""
+        return self._read(self._store.records, self._keys_of_inodes)
+
     def list_directory(self) -> Read:
         """A page of a directory."""
         return self._read(self._store.list_directory, _known(leasekeys.of_list))
@@ -128,9 +132,14 @@ class Reading:
     ) -> Iterable[InodeNumber]:
         return () if isinstance(answer, MictlanError) else await self._keys(request.ino)
 
-    async def _keys(self, ino: InodeNumber) -> list[InodeNumber]:
-        found = await self._store.keys((ino,), ())
-        return [inode.key for inode in found.inodes.values()]
+    async def _keys_of_inodes(
+        self, request: wire.GetRecords, answer: Struct | MictlanError
+    ) -> Iterable[InodeNumber]:
+        return () if isinstance(answer, MictlanError) else await self._keys(*request.inodes)
+
+    async def _keys(self, *inodes: InodeNumber) -> list[InodeNumber]:
+        found = await self._store.keys(inodes, ())
+        return list({inode.key: None for inode in found.inodes.values()})
 
 
 def _known(keys_of: Callable[[Any, Any], list[InodeNumber]]) -> KeysOf:

@@ -12,7 +12,8 @@ from mictlanfs_server.metadata.check import INVARIANTS, SHOWN_MAX, find_damage
 from tests.unit.server.metadata.space import Space, SpaceMaker, new_chunk
 
 # A statement that does damage -> words of the rule it breaks. The space: bucket 2 with directory 3,
-# file 4 (two extents), symlink 5, file 6 linked twice; 7 was unlinked and is sustained.
+# file 4 (two extents), symlink 5, file 6 linked twice; 7 was unlinked and is sustained; 8 is a part
+# of 2.
 DAMAGES = {
     "UPDATE meta SET value = 99 WHERE name = 'inode_count'": "counters",
     "UPDATE meta SET value = 99 WHERE name = 'chunk_count'": "counters",
@@ -70,6 +71,19 @@ DAMAGES = {
     "INSERT INTO replica VALUES (x'00', 0, 1)": "a replica is of a chunk",
     "UPDATE replica SET peer = 77 WHERE rank = 1": "a replica is of a chunk",
     "UPDATE replica SET peer = 1": "a replica is of a chunk",
+    "INSERT INTO record VALUES (99, 0, 0, 1, x'')": "a record is of a file",
+    "INSERT INTO record VALUES (3, 0, 0, 1, x'')": "a record is of a file",
+    "UPDATE record SET position = 1": "a record is of a file",
+    "INSERT INTO record VALUES (8, 2, 0, 1, x'')": "a record is of a file",
+    "INSERT INTO record VALUES (8, 1, 0, 2, x'')": "a record is of a file",
+    "UPDATE record SET content_version = 0": "a record is of a file",
+    "UPDATE record SET content_version = 3": "a record is of a file",
+    "UPDATE record SET size = 9": "make up the file",
+    "INSERT INTO record VALUES (8, 1, 1, 1, x''), (8, 2, -1, 1, x'')": "make up the file",
+    "DELETE FROM record": "a part has a record",
+    "UPDATE part SET part_count = 0": "a part has a record",
+    "UPDATE part SET position = 2": "a part has a record",
+    "UPDATE part SET position = -1": "a part has a record",
     "INSERT INTO batch VALUES ('unknown', 1, 1, 2, x'')": "a batch is of",
 }
 
@@ -93,6 +107,9 @@ def connection(space_maker: SpaceMaker) -> Iterator[sqlite3.Connection]:
         space.do(wire.SetXattr(linked, b"user.a", b"1", 1))
         space.make(bucket, b"open")
         space.unlink(bucket, b"open", sustain=True)
+        part = space.make(bucket, b"ball_0")
+        ball = space.new_inode()
+        space.do(wire.PutPart(part, bucket, b"ball_0", b"ball", ball, 0, 2, b"body", 1))
         assert space.damage() == []
         yield connection
 

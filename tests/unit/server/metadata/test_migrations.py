@@ -54,6 +54,7 @@ def test_migrations_are_recorded_by_name(tmp_path: Path) -> None:
             "0002-use-of-buckets",
             "0003-inline-chunks",
             "0004-sessions-with-leases",
+            "0005-records",
         ]
         assert len(applied) == SCHEMA_VERSION
 

@@ -49,6 +49,10 @@ def test_every_operation_says_what_it_touches() -> None:
         (wire.WriteExtents(G, (), (), 0, 1), {P}),
         (wire.Release(G), set()),
         (wire.SetBucketPolicy(D, BucketPolicy(), 1), {D}),
+        (wire.SetRecord(G, 0, ()), {P}),
+        (wire.SetRecord(G, 3, ()), set()),
+        (wire.PutPart(G, P, b"file", b"ball", InodeNumber(99), 0, 2, b"", 1), {P}),
+        (wire.PutPart(F, P, b"linked", b"ball", InodeNumber(99), 0, 2, b"", 1), {P, F}),
     ],
     ids=lambda value: type(value).__name__,
 )
