@@ -79,6 +79,11 @@ class Tree:
         self.random = random_
         self.directories = [ROOT_INODE]
         self.known: list[InodeNumber] = []
+        # What parts would become.
+        self.balls: set[InodeNumber] = set()
+        self._parts: list[wire.Operation] = []
+        # Names of files that have no other, as of the last batch.
+        self.names: list[tuple[InodeNumber, bytes, InodeNumber]] = []
 
     def _place(self) -> tuple[InodeNumber, bytes]:
         return self.random.choice(self.directories), self.random.choice([b"a", b"b", b"c"])
@@ -93,8 +98,23 @@ class Tree:
             wire.RemoveXattr(ino, b"user.x", 9),
             wire.WriteExtents(ino, extents, (chunk,), 10, 9),
             wire.Link(ino, *self._place(), 9),
+            wire.SetRecord(ino, 0, (wire.RecordPiece(10, b""),)),
         ]
         return self.random.choice(choices)
+
+    def part(self) -> list[wire.Operation]:
+        """The next part of a ball of one or two."""
+        if not self._parts and self.names:
+            parent = self.random.choice(self.names)[0]
+            beside = [(ino, name) for where, name, ino in self.names if where == parent]
+            count, ball = min(len(beside), 2), b"%d" % self.client.new_inode()
+            for index, (ino, name) in enumerate(self.random.sample(beside, len(beside))[:count]):
+                new = self.client.new_inode()
+                self.known.append(new)
+                self.balls.add(new)
+                op = wire.PutPart(ino, parent, name, ball, new, index, count, b"", 9)
+                self._parts.append(op)
+        return [self._parts.pop()] if self._parts else []
 
     def operation(self) -> wire.Operation:
         parent, name = self._place()
@@ -125,6 +145,14 @@ class Tree:
             except MictlanError:
                 continue
             found[ino] = (node.key, node.attributes.version)
+        self.names.clear()
+        for directory in sorted(found.keys() & self.directories):
+            page = await self.client.store.list_directory(wire.ListDirectory(directory))
+            self.names += [
+                (directory, entry.name, entry.node.attributes.ino)
+                for entry in page.entries
+                if entry.node.attributes.kind is FileKind.FILE and entry.node.attributes.nlink == 1
+            ]
         return found
 
 
@@ -136,8 +164,11 @@ def test_batch_changes_nothing_whose_key_before_or_after_it_does_not_name(
         client = await Client.open(store)
         tree = Tree(client, random.Random(seed))
         before = await tree.state()
+        seen: set[InodeNumber] = set()
         for _ in range(BATCHES):
             ops = [tree.operation() for _ in range(tree.random.randrange(1, 6))]
+            ops += tree.part()
+            tree.random.shuffle(ops)
             wanted = leasekeys.touched_by(ops)
             found = await store.keys(wanted.inodes, wanted.places | wanted.removed)
             keys = leasekeys.keys_of_batch(wanted, found)
@@ -152,5 +183,7 @@ def test_batch_changes_nothing_whose_key_before_or_after_it_does_not_name(
                     concerned -= {ino}
                 assert concerned <= keys, (ino, before.get(ino), after.get(ino), ops)
             before = after
+            seen |= after.keys()
+        assert len(seen & tree.balls) > 1, "few balls were made"
 
     form.run(scenario)

@@ -13,7 +13,9 @@ FEW = settings(max_examples=20)
 
 
 @pytest.mark.parametrize(
-    "kind", [*message_types(), Node, PeerMap], ids=lambda kind: str(kind.__name__)
+    "kind",
+    [*message_types(), Node, PeerMap, wire.GetRecords, wire.Records],
+    ids=lambda kind: str(kind.__name__),
 )
 @FEW
 @given(data=st.data())
@@ -47,6 +49,8 @@ def test_tags_of_operations_are_those_of_the_protocol() -> None:
         "write",
         "release",
         "policy",
+        "record",
+        "part",
     }
 
 

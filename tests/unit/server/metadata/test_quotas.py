@@ -221,7 +221,7 @@ def test_migration_counts_what_an_older_program_wrote(space_maker: SpaceMaker) -
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(
             "DROP VIEW bucket_counted; ALTER TABLE bucket DROP COLUMN used; DROP TABLE inline;"
-            " ALTER TABLE session DROP COLUMN leases;"
+            " ALTER TABLE session DROP COLUMN leases; DROP TABLE record; DROP TABLE part;"
             " DELETE FROM _sqlite_migrations WHERE name > '0002'; PRAGMA user_version = 1"
         )
     migrate(path, 1)
