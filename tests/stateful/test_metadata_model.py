@@ -54,7 +54,21 @@ class ModelInode:
     mode: int = 0
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
     sustained_by: set[str] = field(default_factory=set)
+    # Size and body of each piece; empty: no record, or a stale one.
+    record: tuple[wire.RecordPiece, ...] = ()
+    part: "ModelPart | None" = None
     policy: BucketPolicy = DEFAULT_POLICY
+
+
+@dataclass(frozen=True)
+class ModelPart:
+    """What a file is a part of."""
+
+    parent: int
+    name: bytes
+    ball: bytes
+    count: int
+    index: int
 
 
 class Model:
@@ -259,13 +273,84 @@ class Model:
                     place = (extent.chunk_id, extent.chunk_offset + index)
                     inode.content[extent.offset + index] = place
             inode.size = max(inode.size, size, *(extent.end for extent in extents))
+            self.note_change(ino)
 
     def truncate(self, ino: int, size: int) -> None:
         inode = self.get(ino)
         if inode.kind is DIRECTORY:
             raise MictlanError(Kind.IS_DIRECTORY)
+        if size != inode.size:
+            self.note_change(ino)
         inode.size = size
         inode.content = {at: place for at, place in inode.content.items() if at < size}
+
+    # --- records and parts ---
+
+    def note_change(self, ino: int) -> None:
+        self.inodes[ino].record, self.inodes[ino].part = (), None
+
+    def file(self, ino: int) -> ModelInode:
+        inode = self.get(ino)
+        if inode.kind is not FILE:
+            raise MictlanError(Kind.INVALID)
+        return inode
+
+    def set_record(self, ino: int, pieces: tuple[wire.RecordPiece, ...]) -> None:
+        inode = self.file(ino)
+        if pieces and sum(piece.size for piece in pieces) != inode.size:
+            raise MictlanError(Kind.INVALID)
+        inode.record = pieces
+        if not pieces:
+            inode.part = None
+
+    def is_intact(self, ino: int) -> bool:
+        part = self.inodes[ino].part
+        return part is not None and self.names_of(ino) == [(part.parent, part.name)]
+
+    def put_part(self, op: wire.PutPart) -> None:
+        directory, inode = self.open_directory(op.parent), self.file(op.ino)
+        if self.names_of(op.ino) != [(op.parent, op.name)]:
+            raise MictlanError(Kind.INVALID)
+        new = ModelPart(op.parent, op.name, op.ball, op.count, op.index)
+        place = (new.parent, new.ball, new.count)
+        intact = {
+            other: part
+            for other, known in self.inodes.items()
+            if (part := known.part) is not None and self.is_intact(other)
+        }
+        parts = {
+            part.index: other
+            for other, part in intact.items()
+            if (part.parent, part.ball, part.count) == place
+        }
+        taken = directory.entries.get(op.ball)
+        if op.ino in intact or op.index in parts or taken not in {None, op.ino, *parts.values()}:
+            raise MictlanError(Kind.EXISTS)
+        for other in self.inodes.values():
+            if other.part is not None and (
+                (other.part.parent, other.part.ball, other.part.count, other.part.index)
+                == (*place, op.index)
+            ):
+                other.part = None
+        inode.part, inode.record = new, (wire.RecordPiece(inode.size, op.body),)
+        parts[op.index] = op.ino
+        if len(parts) == op.count:
+            self.assemble(op, [parts[index] for index in range(op.count)])
+
+    def assemble(self, op: wire.PutPart, parts: list[int]) -> None:
+        first = self.inodes[parts[0]]
+        ball = ModelInode(FILE, mode=first.mode, xattrs=dict(first.xattrs))
+        for ino in parts:
+            part = self.inodes[ino]
+            ball.content |= {ball.size + at: place for at, place in part.content.items()}
+            ball.size += part.size
+            ball.record += part.record
+            for parent, name in self.names_of(ino):
+                del self.inodes[parent].entries[name]
+            self.settle(ino)
+        self.inodes[op.ball_ino] = ball
+        self.homes[op.ball_ino] = op.parent
+        self.inodes[op.parent].entries[op.ball] = op.ball_ino
 
     def chunks(self) -> set[ChunkId]:
         return {chunk for inode in self.inodes.values() for chunk, _ in inode.content.values()}
@@ -498,6 +583,68 @@ class MetadataMachine(RuleBasedStateMachine):
             op = wire.SetXattr(number, name, value, time_ns)
         self.both(op, apply_to_model, self.space.session)
 
+    @rule(ino=PICKS, cut=st.integers(0, SIZE_MAX), is_wrong=st.sampled_from([0, 0, 0, 1]))
+    def set_record(self, ino: int, cut: int, is_wrong: int) -> None:
+        number = self.place(ino, FILE)
+        known = self.model.inodes.get(number)
+        size = (known.size if known else 0) + is_wrong
+        cut = min(cut, size)
+        pieces = (wire.RecordPiece(cut, b"%d" % ino), wire.RecordPiece(size - cut, b""))
+        op = wire.SetRecord(number, 0, pieces if cut else ())
+        self.both(op, lambda: self.model.set_record(number, op.pieces), self.space.session)
+
+    @rule(
+        source=PICKS,
+        name=NAMES,
+        ball=st.sampled_from([b"a", b"ball"]),
+        count=st.integers(1, 3),
+        indexes=st.lists(st.integers(0, 2), min_size=1, max_size=3),
+        is_new=st.booleans(),
+    )
+    def put_parts(
+        self,
+        source: int,
+        name: bytes,
+        ball: bytes,
+        count: int,
+        indexes: list[int],
+        is_new: bool,
+    ) -> None:
+        """Files that are there, or new ones, become parts in one directory."""
+        parent, name = self.entry(source, name, FILE)
+        for index in [index for index in indexes if index < count]:
+            if is_new:
+                name = b"part %d" % index
+                self.make_file(parent, name)
+            named = self.model.inodes.get(parent, ModelInode(FILE)).entries.get(name, ROOT_INODE)
+            self.put_part(InodeNumber(named), parent, name, ball, index, count)
+
+    def make_file(self, parent: InodeNumber, name: bytes) -> None:
+        """Make a file with some content, if that is possible."""
+        make, chunk = self.space.make_op(parent, name), new_chunk(CHUNK_LENGTH)
+        ino, extents = make.ino, (Extent(0, CHUNK_LENGTH, chunk.id, 0),)
+        self.both(make, lambda: self.model.make(parent, name, ino, FILE), self.space.session)
+        if ino in self.model.inodes:
+            self.known.append(ino)
+            write = wire.WriteExtents(ino, extents, (chunk,), 0, self.space.tick())
+            self.both(write, lambda: self.model.write(ino, list(extents), 0), self.space.session)
+            self.written.append(chunk)
+
+    def put_part(
+        self,
+        ino: InodeNumber,
+        parent: InodeNumber,
+        name: bytes,
+        ball: bytes,
+        index: int,
+        count: int,
+    ) -> None:
+        new, body = self.space.new_inode(), b"%d" % index
+        op = wire.PutPart(ino, parent, name, ball, new, index, count, body, self.space.tick())
+        self.both(op, lambda: self.model.put_part(op), self.space.session)
+        if new in self.model.inodes:
+            self.known.append(new)
+
     @rule(ino=PICKS, second=st.booleans())
     def release(self, ino: int, second: bool) -> None:
         number, session = self.place(ino), self.session(second)
@@ -550,6 +697,9 @@ class MetadataMachine(RuleBasedStateMachine):
             bucket = self.model.bucket_of(ino)
             assert bucket is None or node.policy == self.model.inodes[bucket].policy
         assert self.space.reads.xattrs(wire.GetXattrs(ino)).values == inode.xattrs
+        (record,) = self.space.reads.records(wire.GetRecords((ino,))).records
+        version = attributes.content_version if inode.record else 0
+        assert record == wire.FileRecord(version, inode.record)
         if inode.kind is DIRECTORY:
             assert self.space.names(ino) == inode.entries
             return
