@@ -16,7 +16,7 @@ from mictlanfs.model import Chunk, ChunkId, Extent, FileKind, InodeNumber, PeerN
 from mictlanfs_server.metadata.base import MetadataStore
 from tests.contract.metadata.forms import FORMS
 
-OPS_PER_BATCH = 6
+OPS_PER_BATCH = 8
 LENGTH = 8
 
 
@@ -26,9 +26,14 @@ def chunk_of(lane: int, index: int) -> Chunk:
 
 
 def batch_of(lane: int, index: int, session: str, epoch: int, directory: int) -> wire.Commit:
-    """The batch number `index`, from 0, of a lane: makes a file and replaces the one before."""
+    """The batch number `index`, from 0, of a lane: makes a file and replaces the one before.
+
+    It also stores one of the two parts of a ball.
+    """
     parent = InodeNumber(directory)
     ino = InodeNumber(1_000_000 * (lane + 1) + index)
+    part, ball = InodeNumber(ino + 300_000), InodeNumber(ino + 600_000)
+    name, whole = b"part-%d" % index, b"ball-%d" % (index // 2)
     chunk = chunk_of(lane, index)
     ops: tuple[wire.Operation, ...] = (
         wire.MakeNode(parent, b"new", ino, FileKind.FILE, 0o600, 0, 0, index),
@@ -36,6 +41,8 @@ def batch_of(lane: int, index: int, session: str, epoch: int, directory: int) ->
         wire.SetXattr(ino, b"user.index", b"%d" % index, index),
         wire.Link(ino, parent, b"file-%d" % index, index),
         wire.Rename(parent, b"new", parent, b"latest", index),
+        wire.MakeNode(parent, name, part, FileKind.FILE, 0o600, 0, 0, index),
+        wire.PutPart(part, parent, name, whole, ball, index % 2, 2, b"%d" % index, index),
         # Fails: its error is part of the answer that must be repeated.
         wire.Unlink(parent, b"never there", index),
     )

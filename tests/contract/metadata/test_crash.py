@@ -84,7 +84,7 @@ async def verify(store: MetadataStore, lanes: list[Lane]) -> None:
         lane.answers.append(retried)
         results = wire.decode(retried, wire.CommitAnswer).results
         errors = [result.error.kind if result.error else None for result in results]
-        assert errors == [None] * 5 + ["not-found"]
+        assert errors == [None] * 7 + ["not-found"]
         await verify_lane(store, number, lane)
 
 
@@ -97,9 +97,17 @@ async def verify_lane(store: MetadataStore, number: int, lane: Lane) -> None:
             break
         after = names[-1][0]
     count = len(lane.answers)
-    expected = {b"file-%d" % index for index in range(count)} | {b"latest"}
-    assert {name for name, _ in names} == expected
+    files = {b"file-%d" % index for index in range(count)} | {b"latest"}
+    balls = {b"ball-%d" % index for index in range(count // 2)}
+    parts = {b"part-%d" % (count - 1)} if count % 2 else set()
+    assert {name for name, _ in names} == files | balls | parts
     for name, node in names:
+        if name in balls:
+            first = 2 * int(name[5:])
+            (record,) = (await store.records(wire.GetRecords((node.attributes.ino,)))).records
+            assert [piece.body for piece in record.pieces] == [b"%d" % first, b"%d" % (first + 1)]
+        if name not in files:
+            continue
         index = count - 1 if name == b"latest" else int(name[5:])
         assert node.attributes.ino == 1_000_000 * (number + 1) + index
         assert node.attributes.nlink == (2 if index == count - 1 else 1)

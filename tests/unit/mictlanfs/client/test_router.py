@@ -172,6 +172,45 @@ async def test_a_status_that_is_none_is_a_protocol_error() -> None:
     assert caught.value.kind is Kind.PROTOCOL
 
 
+class Recorder:
+    """A router that knows records, and answers at most two at a time."""
+
+    def __init__(self, answered_max: int = 2) -> None:
+        self.answered_max = answered_max
+
+    def handle(self, request: Request) -> Response:
+        wanted = wire.decode(request.body, wire.GetRecords).inodes
+        found = [record_of(ino) for ino in wanted[: self.answered_max]]
+        return Response(200, {}, wire.encode(wire.Records(tuple(found))))
+
+
+def record_of(ino: int) -> wire.FileRecord:
+    return wire.FileRecord(ino, (wire.RecordPiece(1, b"%d" % ino),))
+
+
+async def test_records_that_did_not_fit_are_asked_for_again() -> None:
+    net = FakeNet({"http://router:60666": Recorder()})
+    inodes = [InodeNumber(number) for number in range(1, 6)]
+    assert await client(net).records(inodes) == tuple(map(record_of, inodes))
+    assert len(net.requests) == 3
+    assert await client(net).records([]) == ()
+    assert len(net.requests) == 3
+
+
+async def test_records_are_asked_for_as_many_as_may_be() -> None:
+    net = FakeNet({"http://router:60666": Recorder(wire.RECORDS_COUNT_MAX)})
+    inodes = [InodeNumber(number) for number in range(1, wire.RECORDS_COUNT_MAX + 2)]
+    assert await client(net).records(inodes) == tuple(map(record_of, inodes))
+    assert len(net.requests) == 2
+
+
+async def test_a_router_that_answers_no_record_does_not_know_them() -> None:
+    net = FakeNet({"http://router:60666": Recorder(0)})
+    with pytest.raises(MictlanError) as caught:
+        await client(net).records([InodeNumber(1)])
+    assert caught.value.kind is Kind.PROTOCOL
+
+
 # --- reads that bring leases ---------------------------------------------------------------------
 
 

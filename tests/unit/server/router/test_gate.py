@@ -31,7 +31,8 @@ class Mount:
         return f"{self.grant.session}:{self.grant.epoch}".encode()
 
     async def read(
-        self, request: wire.Lookup | wire.GetNode | wire.ListDirectory | wire.ListTree
+        self,
+        request: wire.Lookup | wire.GetNode | wire.ListDirectory | wire.ListTree | wire.GetRecords,
     ) -> LeasedAnswer:
         route = next(r for r in self.parts.handlers.reads() if r.request_type is type(request))
         answer = await route.handler(request, self.header)
@@ -225,6 +226,68 @@ def test_read_waits_for_a_writer_and_leaves_it_a_lease_to_read(tmp_path: Path) -
         assert leased.answer == await parts.store.node(wire.GetNode(file))
         assert leased.grants.keys == (bucket,)
         assert parts.gate.table.mode(writer.grant.session, bucket) == wire.LeaseMode.READ
+
+    run_parts(tmp_path, scenario)
+
+
+def test_records_are_read_when_nobody_changes_their_files(tmp_path: Path) -> None:
+    async def scenario(parts: Parts) -> None:
+        client, bucket, file = await space(parts)
+        other = await client.make(ROOT_INODE, b"other", FileKind.DIRECTORY)
+        free = await client.make(other, b"free")
+        for ino in (file, free):
+            await client.do(wire.SetRecord(ino, 0, (wire.RecordPiece(0, b"empty"),)))
+        writer, reader = await mount(parts), await mount(parts)
+        await writer.acquire(file)
+        parts.clock.advance(1)
+        leased = await reader.read(wire.GetRecords((free,)))
+        assert leased.grants.keys == (other,)
+        read = await started(reader.read(wire.GetRecords((free, file))))
+        await writer.commit(wire.SetAttributes(file, 9, size=5), is_covered=True)
+        await writer.obey()
+        leased = await read
+        assert isinstance(leased.answer, wire.Records)
+        empty = wire.FileRecord(1, (wire.RecordPiece(0, b"empty"),))
+        assert leased.answer.records == (empty, wire.FileRecord(0, ()))
+        assert set(leased.grants.keys) == {bucket, other}
+
+    run_parts(tmp_path, scenario)
+
+
+def test_record_of_a_known_content_disturbs_nobody(tmp_path: Path) -> None:
+    async def scenario(parts: Parts) -> None:
+        client, bucket, file = await space(parts)
+        holder, door = await mount(parts), Mount(parts, await parts.open_session())
+        await holder.acquire(file)
+        (attributes,) = await client.do(wire.SetAttributes(file, 9, size=3))
+        pieces = (wire.RecordPiece(3, b"body"),)
+        known = wire.SetRecord(file, attributes.content_version, pieces)
+        assert (await door.commit(known)).results[0].error is None
+        assert parts.gate.table.mode(holder.grant.session, bucket) == wire.LeaseMode.WRITE
+        # Of whatever content there is, it waits until nobody changes it.
+        parts.clock.advance(1)
+        commit = await started(door.commit(wire.SetRecord(file, 0, pieces)))
+        await holder.obey()
+        assert (await commit).results[0].error is None
+
+    run_parts(tmp_path, scenario)
+
+
+def test_last_part_recalls_the_directory_from_those_who_read_it(tmp_path: Path) -> None:
+    async def scenario(parts: Parts) -> None:
+        client, bucket, file = await space(parts)
+        second = await client.make(bucket, b"second")
+        ball = client.new_inode()
+        await client.do(wire.PutPart(file, bucket, b"file", b"ball", ball, 0, 2, b"", 9))
+        reader, door = await mount(parts), Mount(parts, await parts.open_session())
+        await reader.read(wire.GetNode(file))
+        last = wire.PutPart(second, bucket, b"second", b"ball", ball, 1, 2, b"", 9)
+        commit = await started(door.commit(last))
+        await reader.obey()
+        assert (await commit).results[0].error is None
+        listed = await reader.read(wire.ListDirectory(bucket))
+        assert isinstance(listed.answer, wire.ListPage)
+        assert [entry.name for entry in listed.answer.entries] == [b"ball"]
 
     run_parts(tmp_path, scenario)
 
