@@ -150,7 +150,7 @@ def unlink(tx: Transaction, op: wire.Unlink) -> Touched:
         raise failure(Kind.IS_DIRECTORY, "unlink", op.name)
     tx.rows.delete_entry(op.parent, op.name)
     change_entries(tx, parent, op.time_ns, entries=-1, directories=0)
-    lose_name(tx, record, op.parent, op.time_ns, sustain=op.sustain)
+    _lose_name(tx, record, op.parent, op.time_ns, sustain=op.sustain)
     return [record, parent]
 
 
@@ -163,7 +163,7 @@ def remove_directory(tx: Transaction, op: wire.RemoveDirectory) -> Touched:
         raise failure(Kind.NOT_EMPTY, "rmdir", op.name)
     tx.rows.delete_entry(op.parent, op.name)
     change_entries(tx, parent, op.time_ns, entries=-1, directories=-1)
-    lose_name(tx, record, op.parent, op.time_ns, sustain=op.sustain)
+    _lose_name(tx, record, op.parent, op.time_ns, sustain=op.sustain)
     return [record, parent]
 
 
@@ -186,7 +186,7 @@ def _target_of_entry(tx: Transaction, ino: InodeNumber) -> InodeRecord:
     return record
 
 
-def lose_name(
+def _lose_name(
     tx: Transaction, record: InodeRecord, parent: InodeNumber, time_ns: int, *, sustain: bool
 ) -> None:
     """What the loss of a name in `parent`, already removed, means to the inode."""
@@ -317,7 +317,7 @@ def _move(
     )
     _settle(tx, source, op.parent, op.new_parent, op.time_ns)
     if target is not None:
-        lose_name(tx, target, op.new_parent, op.time_ns, sustain=op.sustain)
+        _lose_name(tx, target, op.new_parent, op.time_ns, sustain=op.sustain)
 
 
 def _settle(

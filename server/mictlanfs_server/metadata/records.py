@@ -25,7 +25,7 @@ from mictlanfs_server.metadata.checks import (
     open_directory,
 )
 from mictlanfs_server.metadata.content import change_rows, join
-from mictlanfs_server.metadata.names import change_entries, lose_name
+from mictlanfs_server.metadata.names import change_entries
 from mictlanfs_server.metadata.removal import change_references
 from mictlanfs_server.metadata.rows import InodeRecord, PartRecord
 
@@ -199,8 +199,8 @@ def _whole(
         whole.extents += [
             Extent(whole.size + e.offset, e.length, e.chunk_id, e.chunk_offset) for e in extents
         ]
-        whole.pieces += tx.rows.records.pieces(part.ino)
         whole.size += record.size
+    whole.pieces += tx.rows.records.pieces_of_parts(op.parent, op.ball, op.count)
     # Of pieces there are more than parts when a part was given another record.
     if (
         whole.size > FILE_SIZE_BYTES_MAX
@@ -236,13 +236,21 @@ def _assemble(tx: Transaction, op: wire.PutPart, parent: InodeRecord, whole: _Wh
     references: dict[ChunkId, int] = {}
     for (part, record), extents in zip(whole.parts, whole.own_extents, strict=True):
         _take_extents(tx, tx.change(record), extents, references)
-        tx.rows.delete_entry(op.parent, part.name)
-        lose_name(tx, record, op.parent, op.time_ns, sustain=False)
+        _remove(tx, part, record)
+    tx.rows.records.delete_parts(op.parent, op.ball, op.count)
     _give_extents(tx, ball, whole.extents, references)
     tx.rows.set_entry(op.parent, op.ball, ball.ino)
     change_entries(tx, parent, op.time_ns, entries=1 - len(whole.parts), directories=0)
     _keep(tx, ball, whole.pieces)
     return ball
+
+
+def _remove(tx: Transaction, part: PartRecord, record: InodeRecord) -> None:
+    """Remove a part without content. It had a name up to now, so no session sustains it."""
+    tx.rows.delete_entry(part.parent, part.name)
+    if record.has_xattrs:
+        tx.rows.delete_xattrs(part.ino)
+    tx.delete(record)
 
 
 def _take_extents(

@@ -148,9 +148,6 @@ class RecordRows(Protocol):
     def version(self, ino: InodeNumber) -> int:
         """The content version that the record of a file is of; 0 when it has none."""
 
-    def pieces(self, ino: InodeNumber) -> list[wire.RecordPiece]:
-        """The pieces of the record of a file, in order."""
-
     def replace(
         self, ino: InodeNumber, content_version: int, pieces: Iterable[wire.RecordPiece]
     ) -> None:
@@ -169,6 +166,14 @@ class RecordRows(Protocol):
 
     def parts(self, parent: InodeNumber, ball: bytes, count: int) -> list[PartRecord] | None:
         """All parts of a ball, in order; None when there are fewer than `count`."""
+
+    def pieces_of_parts(
+        self, parent: InodeNumber, ball: bytes, count: int
+    ) -> list[wire.RecordPiece]:
+        """The pieces of the records of all parts of a ball, one part behind the other."""
+
+    def delete_parts(self, parent: InodeNumber, ball: bytes, count: int) -> None:
+        """Forget all parts of a ball and their records."""
 
     def insert_part(self, part: PartRecord) -> None:
         """Say that a file is a part."""

@@ -16,12 +16,9 @@ if TYPE_CHECKING:
 
 _PART = "SELECT ino, parent, name, ball, part_count, position FROM part"
 _OF_BALL = "parent = ?1 AND ball = ?2 AND part_count = ?3"
-# Parts mostly come in order, so that the last one is missing up to the end: all are counted only
-# when both ends are there.
-_IS_COMPLETE = f"""
-    SELECT EXISTS (SELECT 1 FROM part WHERE {_OF_BALL} AND position = ?3 - 1)
-        AND EXISTS (SELECT 1 FROM part WHERE {_OF_BALL} AND position = 0)
-        AND ?3 = (SELECT count(*) FROM part WHERE {_OF_BALL})
+_RECORD_OF_BALL = f"""
+    SELECT record.size, record.body FROM part CROSS JOIN record ON record.ino = part.ino
+    WHERE {_OF_BALL} ORDER BY part.position, record.position
 """  # noqa: S608
 _FRESH = """
     SELECT record.size, body, record.content_version
@@ -47,11 +44,6 @@ class SqliteRecords:
         sql = "SELECT content_version FROM record WHERE ino = ? AND position = 0"
         row = self._execute(sql, (ino,)).fetchone()
         return row[0] if row else 0
-
-    def pieces(self, ino: InodeNumber) -> list[wire.RecordPiece]:
-        """The pieces of the record of a file, in order."""
-        sql = "SELECT size, body FROM record WHERE ino = ? ORDER BY position"
-        return [wire.RecordPiece(*row) for row in self._execute(sql, (ino,)).fetchall()]
 
     def replace(
         self, ino: InodeNumber, content_version: int, pieces: Iterable[wire.RecordPiece]
@@ -86,11 +78,31 @@ class SqliteRecords:
 
     def parts(self, parent: InodeNumber, ball: bytes, count: int) -> list[PartRecord] | None:
         """All parts of a ball, in order; None when there are fewer than `count`."""
+        # Parts mostly come in order, so that the last one is missing up to the end: all are counted
+        # only when both ends are there.
+        for index in (count - 1, 0):
+            if self.part_at(parent, ball, count, index) is None:
+                return None
         place = (parent, ball, count)
-        if not self._execute(_IS_COMPLETE, place).fetchone()[0]:
+        sql = f"SELECT count(*) FROM part WHERE {_OF_BALL}"  # noqa: S608
+        if self._execute(sql, place).fetchone()[0] != count:
             return None
         rows = self._execute(f"{_PART} WHERE {_OF_BALL} ORDER BY position", place).fetchall()
         return [PartRecord(*row) for row in rows]
+
+    def pieces_of_parts(
+        self, parent: InodeNumber, ball: bytes, count: int
+    ) -> list[wire.RecordPiece]:
+        """The pieces of the records of all parts of a ball, one part behind the other."""
+        rows = self._execute(_RECORD_OF_BALL, (parent, ball, count)).fetchall()
+        return [wire.RecordPiece(*row) for row in rows]
+
+    def delete_parts(self, parent: InodeNumber, ball: bytes, count: int) -> None:
+        """Forget all parts of a ball and their records."""
+        place = (parent, ball, count)
+        of_ball = f"SELECT ino FROM part WHERE {_OF_BALL}"  # noqa: S608
+        self._execute(f"DELETE FROM record WHERE ino IN ({of_ball})", place)  # noqa: S608
+        self._execute(f"DELETE FROM part WHERE {_OF_BALL}", place)  # noqa: S608
 
     def insert_part(self, part: PartRecord) -> None:
         """Say that a file is a part."""
