@@ -8,6 +8,7 @@ HTTP. A peer whose socket cannot be had works without it.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -33,6 +34,10 @@ log = logging.getLogger(__name__)
 # As many mounts of one machine; further ones go on by HTTP.
 CONNECTIONS_MAX: Final = 256
 _BACKLOG: Final = 64
+# What accepting fails with while descriptors or memory are short: who waits is still there then, so
+# the loop would call again at once, for ever.
+_SHORTAGES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+SHORTAGE_PAUSE_S: Final = 1.0
 
 
 class LocalServer:
@@ -47,36 +52,50 @@ class LocalServer:
         self._open_chunk = open_chunk
         self._listener: socket.socket | None = None
         self._connections: set[socket.socket] = set()
+        self._pause: asyncio.TimerHandle | None = None
+        self._is_complained = False
 
     def listen(self, space_id: str, peer_id: str) -> None:
-        """Begin to answer, on the running event loop; once is enough."""
+        """Begin to answer, on the running event loop, unless that has been done.
+
+        Never fails. Call it again from time to time: what was in the way may be gone.
+        """
         if self._listener is not None:
             return
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
-            listener.bind(socket_name(space_id, peer_id))
-            listener.listen(_BACKLOG)
+            self._listener = _listener_of(socket_name(space_id, peer_id))
         except OSError as error:
-            listener.close()
-            log.warning("mounts of this machine get no descriptors: %s", error)
+            if not self._is_complained:
+                log.warning("mounts of this machine get no descriptors: %s", error)
+            self._is_complained = True
             return
-        self._listener = listener
-        asyncio.get_running_loop().add_reader(listener.fileno(), self._accept, listener)
+        self._is_complained = False
+        self._watch(self._listener)
 
     def close(self) -> None:
         """Hang up on everybody; twice is once."""
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
         if self._listener is not None:
             self._drop(self._listener)
             self._listener = None
         while self._connections:
             self._hang_up(next(iter(self._connections)))
 
+    def _watch(self, listener: socket.socket) -> None:
+        self._pause = None
+        asyncio.get_running_loop().add_reader(listener.fileno(), self._accept, listener)
+
     def _accept(self, listener: socket.socket) -> None:
         try:
             connection, _ = listener.accept()
         except OSError as error:
-            # The client is gone already, or there are no descriptors left.
             log.debug("nobody was accepted: %s", error)
+            if error.errno in _SHORTAGES:
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(listener.fileno())
+                self._pause = loop.call_later(SHORTAGE_PAUSE_S, self._watch, listener)
             return
         if len(self._connections) >= CONNECTIONS_MAX or not is_trusted(connection):
             connection.close()
@@ -114,3 +133,15 @@ class LocalServer:
         with suppress(RuntimeError):
             asyncio.get_running_loop().remove_reader(one.fileno())
         one.close()
+
+
+def _listener_of(name: str) -> socket.socket:
+    """A socket that listens at `name`. Raises OSError."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    try:
+        listener.bind(name)
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener

@@ -219,8 +219,10 @@ class ChunkStore:
         entry = self._index.find(chunk_id)
         if entry is None or entry.is_small:
             return None
+        # First, since an error here would leave a descriptor behind.
+        sums = self._index.sums(chunk_id)
         descriptor = self._backend.open_file(entry)
-        return None if descriptor is None else (descriptor, self._index.sums(chunk_id))
+        return None if descriptor is None else (descriptor, sums)
 
     async def read_many(
         self, chunk_ids: Sequence[ChunkId], size_max: int
