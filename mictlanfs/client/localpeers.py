@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -57,13 +57,15 @@ async def open_local_peers(
     directory: PeerDirectory, space_id: str, boot_id: str
 ) -> AsyncIterator[LocalPeers]:
     """Peers of this machine, with a nursery for their requests; connections end with the block."""
-    async with trio.open_nursery() as nursery:
-        local = LocalPeers(nursery, directory, space_id, boot_id)
-        try:
-            yield local
-        finally:
-            local.close()
-            nursery.cancel_scope.cancel()
+    with ExitStack() as cleanup:
+        async with trio.open_nursery() as nursery:
+            local = LocalPeers(nursery, directory, space_id, boot_id)
+            # When nobody waits at a connection any more: a task that did would fail.
+            cleanup.callback(local.close)
+            try:
+                yield local
+            finally:
+                nursery.cancel_scope.cancel()
 
 
 class LocalPeers:
@@ -110,7 +112,7 @@ class LocalPeers:
         return None
 
     def close(self) -> None:
-        """End all connections."""
+        """End all connections. No request may be under way."""
         for number in list(self._sockets):
             self._drop(number)
 
