@@ -20,8 +20,10 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import resource
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,6 +38,8 @@ from mictlanfs.model import MIB, SMALL_CHUNK_SIZE_BYTES, Buffer, Chunk, ChunkId
 log = logging.getLogger(__name__)
 
 DESCRIPTORS_MAX: Final = 4096
+# Of the descriptors that this process may have; the rest is for everything else it does.
+_DESCRIPTORS_SHARE: Final = 4
 UNUSED_S_MAX: Final = 60.0
 _SWEEP_INTERVAL_S: Final = 15.0
 _READ_THREADS_MAX: Final = 4
@@ -73,12 +77,33 @@ class _Entry:
         used_s: on the monotonic clock.
         sums: of all blocks, while some are not verified.
         is_verified: by block; empty when all of them are.
+        users: threads that use the descriptor now.
+        is_over: the last of them closes it.
     """
 
     fd: int
     used_s: float
     sums: bytes
     is_verified: bytearray
+    users: int = 0
+    is_over: bool = False
+
+    @contextmanager
+    def in_use(self) -> Iterator[int]:
+        """The descriptor, not closed before the block is left."""
+        self.users += 1
+        try:
+            yield self.fd
+        finally:
+            self.users -= 1
+            if self.is_over:
+                self.end()
+
+    def end(self) -> None:
+        """Close the descriptor as soon as nobody uses it."""
+        self.is_over = True
+        if self.users == 0:
+            os.close(self.fd)
 
     def bounds(self, start: int, end: int, length: int) -> tuple[int, int]:
         """What to read for `[start, end)`: whole blocks where they are to be verified."""
@@ -109,6 +134,8 @@ class LocalLevel:
         nursery: for opening, which goes on when the reader that caused it is cancelled.
         may_open: whether asking for a chunk has any prospect; asked often, never waits.
         open_chunk: a new descriptor for a chunk, or None.
+        descriptors_max: open ones; at most, and by default, `DESCRIPTORS_MAX` or a quarter of what
+            the process may have.
     """
 
     def __init__(
@@ -120,11 +147,12 @@ class LocalLevel:
         clock: Clock | None = None,
         descriptors_max: int = DESCRIPTORS_MAX,
     ) -> None:
+        process_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._nursery = nursery
         self._may_open = may_open
         self._open_chunk = open_chunk
         self._clock = clock or SystemClock()
-        self._descriptors_max = descriptors_max
+        self._descriptors_max = min(descriptors_max, process_max // _DESCRIPTORS_SHARE)
         # The one used last comes last.
         self._entries: OrderedDict[ChunkId, _Entry] = OrderedDict()
         self._opening: dict[ChunkId, trio.Event] = {}
@@ -148,7 +176,7 @@ class LocalLevel:
             if error.errno == errno.EOPNOTSUPP:
                 self._reads_inline = False
             elif error.errno != errno.EAGAIN:
-                self._drop(chunk.id, error)
+                self._note_damage(chunk.id, str(error))
             return None
         if count != len(body):
             # The rest may be on the disk only. Whether the file is too short, `read` finds out.
@@ -167,15 +195,16 @@ class LocalLevel:
         if found is not None or entry is None:
             return found
         first, stop = entry.bounds(start, end, chunk.length)
-        # A descriptor of the thread's own, since this one may be closed meanwhile.
-        fd = os.dup(entry.fd)
-        try:
-            body = await trio.to_thread.run_sync(_read, fd, first, stop, limiter=self._limiter)
-        except OSError as error:
-            self._drop(chunk.id, error)
-            return None
+        with entry.in_use() as fd:
+            try:
+                body = await trio.to_thread.run_sync(
+                    os.pread, fd, stop - first, first, limiter=self._limiter
+                )
+            except OSError as error:
+                self._note_damage(chunk.id, str(error))
+                return None
         if len(body) != stop - first:
-            self._note_damage(chunk.id)
+            self._note_damage(chunk.id, "it is too short")
             return None
         self._slow_hits += 1
         return self._checked(entry, chunk, first, body, start, end)
@@ -186,7 +215,7 @@ class LocalLevel:
         """Bytes `[start, end)` of what was read from `first` on, if its blocks are right."""
         view = memoryview(body).toreadonly()
         if entry.is_verified and not entry.verify(first, view):
-            self._note_damage(chunk.id)
+            self._note_damage(chunk.id, "a block does not match its checksum")
             return None
         self._hits += 1
         entry.used_s = self._clock.monotonic_s()
@@ -230,10 +259,14 @@ class LocalLevel:
         if not await self.ensure(chunk):
             return False
         entry = self._entries.get(chunk.id)
-        if entry is not None:
-            fd = os.dup(entry.fd)
-            await trio.to_thread.run_sync(_read_ahead, fd, limiter=self._limiter)
-        return entry is not None
+        if entry is None:
+            return False
+        with entry.in_use() as fd:
+            try:
+                await trio.to_thread.run_sync(_read_ahead, fd, limiter=self._limiter)
+            except OSError as error:
+                log.debug("chunk %s is not read ahead: %s", chunk.id.hex(), error)
+        return True
 
     async def _open(self, chunk: Chunk, done: trio.Event) -> None:
         try:
@@ -253,7 +286,7 @@ class LocalLevel:
             if is_good:
                 self._keep(chunk.id, _Entry(opened.fd, 0.0, opened.sums, flags))
             else:
-                self._note_damage(chunk.id)
+                self._note_damage(chunk.id, "it is not what the digest says")
         finally:
             del self._opening[chunk.id]
             done.set()
@@ -263,19 +296,18 @@ class LocalLevel:
         entry.used_s = self._clock.monotonic_s()
         self._entries[chunk_id] = entry
         while len(self._entries) > self._descriptors_max:
-            os.close(self._entries.popitem(last=False)[1].fd)
+            self._entries.popitem(last=False)[1].end()
 
-    def _note_damage(self, chunk_id: ChunkId) -> None:
-        log.warning("the file of chunk %s is damaged", chunk_id.hex())
-        self._corrupt += 1
+    def _note_damage(self, chunk_id: ChunkId, reason: str) -> None:
         self.discard(chunk_id)
+        if chunk_id in self._damaged:
+            # Another reader was first.
+            return
+        log.warning("the file of chunk %s is damaged: %s", chunk_id.hex(), reason)
+        self._corrupt += 1
         self._damaged[chunk_id] = None
         if len(self._damaged) > _DAMAGED_MAX:
             self._damaged.popitem(last=False)
-
-    def _drop(self, chunk_id: ChunkId, error: OSError) -> None:
-        log.info("chunk %s is no longer read from its file: %s", chunk_id.hex(), error)
-        self.discard(chunk_id)
 
     # --- upkeep ----------------------------------------------------------------------------------
 
@@ -296,7 +328,7 @@ class LocalLevel:
         """Close a descriptor, if there is one."""
         entry = self._entries.pop(chunk_id, None)
         if entry is not None:
-            os.close(entry.fd)
+            entry.end()
 
     def close(self) -> None:
         """Close all descriptors."""
@@ -310,20 +342,9 @@ class LocalLevel:
         )
 
 
-def _read(fd: int, start: int, end: int) -> bytes:
-    """The bytes that are there; closes the descriptor."""
-    try:
-        return os.pread(fd, end - start, start)
-    finally:
-        os.close(fd)
-
-
 def _read_ahead(fd: int) -> None:
-    """Have a file read into the page cache; closes the descriptor."""
-    try:
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
-    finally:
-        os.close(fd)
+    """Have a file read into the page cache. Raises OSError."""
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def _is_whole(fd: int, chunk: Chunk) -> bool:
