@@ -1,12 +1,14 @@
 """What every back end must do. One form is added by one line in `OPEN`."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from mictlanfs.blocksums import BLOCK_SIZE_BYTES, BlockSummer
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.identifiers import new_chunk_id
 from mictlanfs.model import CHUNK_SIZE_BYTES_MAX, MIB
@@ -338,3 +340,54 @@ async def test_published_chunks_outlive_the_process_where_the_traits_say_so(
 def test_closing_twice_is_closing_once(backend: Backend) -> None:
     backend.close()
     backend.close()
+
+
+@pytest.mark.parametrize("length", [1, BLOCK_SIZE_BYTES, BLOCK_SIZE_BYTES + 1, MIB - 1])
+@pytest.mark.parametrize("piece_size", [4093, MIB])
+@on_asyncio
+async def test_sums_are_those_of_the_blocks_or_none(
+    backend: Backend, length: int, piece_size: int
+) -> None:
+    chunk, body = make_chunk(length)
+    summer = BlockSummer()
+    summer.update(body)
+    expected = summer.sums()
+    staged = await backend.stage(chunk, pieces_of(body, piece_size))
+    assert staged.sums in {b"", expected}
+    await staged.publish()
+    descriptor = backend.open_file(chunk)
+    if descriptor is not None:
+        os.close(descriptor)
+        # Who gives a file away has what its reader checks it with.
+        assert staged.sums == expected
+
+
+@on_asyncio
+async def test_a_file_that_is_opened_is_the_chunk_and_outlives_it(backend: Backend) -> None:
+    chunk, body = make_chunk(70_000)
+    await store(backend, chunk, body)
+    first, second = backend.open_file(chunk), backend.open_file(chunk)
+    if first is None or second is None:
+        assert first is second is None, "it is a file or it is none"
+        return
+    assert first != second
+    assert not os.get_inheritable(first)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.write(first, b"x")
+    await backend.delete(chunk)
+    for descriptor in (first, second):
+        with open(descriptor, "rb") as file:
+            assert file.read() == body
+    assert backend.open_file(chunk) is None
+
+
+@on_asyncio
+async def test_what_is_not_published_is_not_opened(backend: Backend) -> None:
+    chunk, body = make_chunk(70_000)
+    other, _ = make_chunk(70_000, seed=1, chunk_id=chunk.id)
+    assert backend.open_file(chunk) is None
+    staged = await backend.stage(chunk, pieces_of(body))
+    assert backend.open_file(chunk) is None
+    await staged.publish()
+    # The same id with another digest is another chunk.
+    assert backend.open_file(other) is None

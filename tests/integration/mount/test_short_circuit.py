@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from mictlanfs.localchunks import socket_name
 from mictlanfs.model import KIB, MIB
-from tests.support.spaces import LooseServers, Mount, free_ports, mounted
+from tests.support.spaces import LooseServers, Mount, free_ports, mounted, run
 
 pytestmark = pytest.mark.fuse
 
+NOBODY = 65534
 CONTENT = random.Random(5).randbytes(9 * MIB + 77)
 # Larger than a small chunk, so a file of its own, and not of whole blocks.
 MIDDLE = random.Random(6).randbytes(200 * KIB + 3)
@@ -116,6 +118,62 @@ def test_peers_that_are_gone_are_done_without(servers: LooseServers, tmp_path: P
         servers.kill("peer-0")
         assert (mount.bucket / "large").read_bytes() == CONTENT
         assert (mount.bucket / "middle").read_bytes() == MIDDLE
+
+
+def test_peers_without_sums_are_read_from_their_files_too(
+    servers: LooseServers, tmp_path: Path
+) -> None:
+    ports = free_ports(3)
+    with mounted(servers.uri, tmp_path) as mount:
+        write_files(mount)
+        mount.umount()
+        for index, port in enumerate(ports):
+            servers.kill(f"peer-{index}")
+            # The files are found again when the peer starts; what they sum up to is not.
+            for path in (servers.data / f"peer-{index}").glob("index*"):
+                path.unlink()
+            servers.start_peer(index, port)
+        servers.wait_for_peers(3)
+        mount.mount()
+        mount.remount_cold()
+        with (mount.bucket / "large").open("rb", buffering=0) as file:
+            assert os.pread(file.fileno(), 4096, 77) == CONTENT[77 : 77 + 4096]
+        assert (mount.bucket / "large").read_bytes() == CONTENT
+        told = stats(mount)
+        assert told["cache"]["local"]["descriptors"] == 3
+        assert told["peer_requests"] == 0
+
+
+# What somebody is told who asks a peer at its socket as a mount does, as user `argv[1]`.
+ASK = """
+import os, socket, sys
+os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))
+client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+client.connect("\\0" + sys.argv[2])
+try:
+    client.send(bytes.fromhex(sys.argv[3]))
+    packet, descriptors, _, _ = socket.recv_fds(client, 100_000, 10)
+except OSError:
+    packet, descriptors = b"", []
+print(len(packet) > 0, len(descriptors))
+"""
+
+
+def test_another_user_gets_no_descriptors(servers: LooseServers, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can be another user")
+    with mounted(servers.uri, tmp_path) as mount:
+        write_files(mount)
+        space_id = json.loads((mount.path / ".mictlanfs" / "session").read_text())["space"]
+    index = next(index for index in range(3) if chunk_files(servers, index))
+    chunk_id = chunk_files(servers, index)[0].name.partition(".")[0]
+    name = socket_name(space_id, f"mictlanx-peer-{index}").removeprefix("\0")
+
+    def told(uid: int) -> str:
+        return run("/usr/bin/env", "python3", "-c", ASK, str(uid), name, chunk_id).stdout.strip()
+
+    assert told(0) == "True 1"
+    assert told(NOBODY) == "False 0"
 
 
 def test_a_chunk_in_use_outlives_its_peer(servers: LooseServers, tmp_path: Path) -> None:

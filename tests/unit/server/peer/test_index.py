@@ -2,6 +2,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,82 @@ def test_an_index_of_a_newer_program_is_refused(path: Path) -> None:
     with pytest.raises(MictlanError, match="version 3, this program knows 2") as caught:
         Index(path)
     assert caught.value.kind is Kind.UNSUPPORTED
+
+
+def sums_rows(path: Path) -> list[tuple[bytes, bytes]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT id, sums FROM sums").fetchall()
+
+
+@on_asyncio
+async def test_sums_are_kept_with_their_chunk_and_go_with_it(index: Index, path: Path) -> None:
+    chunk, _ = make_chunk(100_000)
+    other, _ = make_chunk(100_001)
+    assert index.sums(chunk.id) == b""
+    await index.add(chunk, b"sums")
+    await index.add(other, b"other")
+    assert index.sums(chunk.id) == b"sums"
+    # Known already: nothing changes.
+    assert await index.add(chunk, b"again") is False
+    assert index.sums(chunk.id) == b"sums"
+    await index.remove([chunk.id])
+    assert index.sums(chunk.id) == b""
+    index.reconcile([], [other])
+    assert sums_rows(path) == []
+
+
+@on_asyncio
+async def test_no_sums_make_no_row(index: Index, path: Path) -> None:
+    chunk, _ = make_chunk(100_000)
+    await index.add(chunk)
+    index.reconcile([make_chunk(100_001)[0]], [])
+    assert index.sums(chunk.id) == b""
+    assert sums_rows(path) == []
+
+
+@on_asyncio
+async def test_sums_of_other_bytes_are_not_taken(index: Index) -> None:
+    chunk, _ = make_chunk(100_000)
+    other, _ = make_chunk(100_000, seed=1, chunk_id=chunk.id)
+    await index.add(chunk, b"sums")
+    with pytest.raises(MictlanError) as caught:
+        await index.add(other, b"other")
+    assert caught.value.kind is Kind.CONFLICT
+    assert index.sums(chunk.id) == b"sums"
+
+
+VERSION_1 = """
+CREATE TABLE chunks (id BLOB PRIMARY KEY, length INTEGER NOT NULL, digest BLOB NOT NULL,
+                     body INTEGER) STRICT, WITHOUT ROWID;
+CREATE TABLE bodies (number INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT;
+PRAGMA user_version = 1;
+"""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_index_of_version_1_keeps_its_rows(path: Path, times: int) -> None:
+    large, _ = make_chunk(100_000)
+    small, body = make_chunk(100)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(VERSION_1)
+        add = "INSERT INTO chunks (id, length, digest, body) VALUES (?, ?, ?, ?)"
+        connection.execute("INSERT INTO bodies VALUES (7, ?)", (body,))
+        connection.execute(add, (large.id, large.length, large.digest, None))
+        connection.execute(add, (small.id, small.length, small.digest, 7))
+    for _ in range(times):
+        with closing(Index(path)) as index:
+            assert index.totals == Totals(2, 100_100)
+            assert list(index.chunks_of_backend()) == [large]
+            found = index.read(small.id)
+            assert found is not None
+            assert found[1] == body
+            assert index.sums(large.id) == b""
+    with closing(Index(path)) as index:
+        new, _ = make_chunk(100_001)
+        asyncio.run(index.add(new, b"sums"))
+        assert index.sums(new.id) == b"sums"
+        asyncio.run(index.remove([large.id, small.id]))
+        assert list(index.chunks_of_backend()) == [new]
 
 
 @settings(max_examples=30, deadline=None)

@@ -1,4 +1,5 @@
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mictlanfs.blocksums import BlockSummer
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.identifiers import new_chunk_id
 from mictlanfs.model import MIB, Buffer
@@ -511,3 +513,39 @@ def test_any_order_of_calls_ends_as_a_dictionary_would(
 
     with store_over(MemoryBackend(), folder) as store:
         asyncio.run(play(store))
+
+
+@on_asyncio
+async def test_a_file_is_opened_with_its_sums(store: ChunkStore) -> None:
+    chunk, body = make_chunk(LARGE + 1)
+    small, small_body = make_chunk(SMALL)
+    await store.put(chunk, pieces_of(body))
+    await store.put(small, pieces_of(small_body))
+    summer = BlockSummer()
+    summer.update(body)
+    opened = store.open_file(chunk.id)
+    assert opened is not None
+    descriptor, sums = opened
+    with open(descriptor, "rb") as file:
+        assert file.read() == body
+    assert sums == summer.sums()
+    assert store.open_file(small.id) is None
+    assert store.open_file(new_chunk_id()) is None
+    await store.delete([chunk.id])
+    assert store.open_file(chunk.id) is None
+
+
+@on_asyncio
+async def test_an_index_that_fails_leaves_no_descriptor(
+    store: ChunkStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> bytes:
+        raise MictlanError(Kind.INTERNAL, "find checksums")
+
+    chunk, body = make_chunk(LARGE)
+    await store.put(chunk, pieces_of(body))
+    monkeypatch.setattr(Index, "sums", lambda _, chunk_id: fail(chunk_id))
+    before = os.listdir("/proc/self/fd")
+    with raises(Kind.INTERNAL):
+        store.open_file(chunk.id)
+    assert os.listdir("/proc/self/fd") == before
