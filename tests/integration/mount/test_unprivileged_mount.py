@@ -6,7 +6,10 @@ machines. Where others may not run the interpreter of the tests, the system's ru
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import random
 import shlex
 import shutil
 import stat
@@ -22,6 +25,7 @@ from tests.support.spaces import Space, run
 pytestmark = pytest.mark.fuse
 
 NOBODY = 65534
+CONTENT = random.Random(7).randbytes(2_000_003)
 FUSE_MAJOR_MINOR = ("10", "229")
 AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
 
@@ -100,3 +104,27 @@ def test_nobody_mounts_works_and_unmounts(
     assert shown[-1] == "gone"
     assert (work / "file").read_text() == "hi\n"
     assert (work / "file").stat().st_uid == NOBODY
+
+
+def test_nobody_gets_no_files_of_peers_of_root_and_reads(
+    space: Space, work: Path, home: Path, interpreter: str
+) -> None:
+    (work / "large").write_bytes(CONTENT)
+    os.chmod(work, 0o755)
+    os.chmod(work / "large", 0o644)
+    run("sync", "-f", work)
+    shown = as_nobody(
+        home,
+        interpreter,
+        [
+            f"mictlanfs mount '{space.uri}' $PLACE",
+            f"sha256sum < $PLACE/{work.name}/large",
+            "cat $PLACE/.mictlanfs/stats; echo",
+            "mictlanfs umount $PLACE",
+        ],
+    )
+    digest, _, told = shown.partition("\n")
+    assert digest.split()[0] == hashlib.sha256(CONTENT).hexdigest()
+    stats = json.JSONDecoder().raw_decode(told)[0]
+    assert stats["cache"]["local"]["opened"] == 0
+    assert stats["peer_requests"] > 0
