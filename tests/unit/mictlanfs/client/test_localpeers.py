@@ -114,7 +114,7 @@ async def opened(peers: list[Peer], boot_id: str = BOOT_ID) -> AsyncIterator[Loc
     directory.update(PeerMap(1, tuple(peer.info for peer in peers)))
     before = descriptor_count()
     with trio.fail_after(SOON_S):
-        async with open_local_peers(directory, lambda: SPACE, boot_id) as local:
+        async with open_local_peers(directory, SPACE, boot_id) as local:
             yield local
     # The peer closes its end of the connection a little later, in its thread.
     await trio.to_thread.run_sync(wait_for_descriptors, before)
