@@ -238,6 +238,7 @@ class LooseServers:
     data: Path
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     uri: str = ""
+    ports: dict[int, int] = field(default_factory=dict)
 
     def start_router(self, port: int) -> None:
         """Start the router on a port of ours."""
@@ -246,6 +247,7 @@ class LooseServers:
 
     def start_peer(self, index: int, port: int, *options: str) -> None:
         """Start one peer."""
+        self.ports[index] = port
         name = f"peer-{index}"
         self._spawn(
             name, "peer", "--router", self.uri, "--port", str(port), "--id",

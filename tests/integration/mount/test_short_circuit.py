@@ -13,7 +13,7 @@ import pytest
 
 from mictlanfs.localchunks import socket_name
 from mictlanfs.model import KIB, MIB
-from tests.support.spaces import LooseServers, Mount, free_ports, mounted, run
+from tests.support.spaces import LooseServers, Mount, free_ports, mounted, run, wait_until
 
 pytestmark = pytest.mark.fuse
 
@@ -123,17 +123,22 @@ def test_peers_that_are_gone_are_done_without(servers: LooseServers, tmp_path: P
 def test_peers_without_sums_are_read_from_their_files_too(
     servers: LooseServers, tmp_path: Path
 ) -> None:
-    ports = free_ports(3)
     with mounted(servers.uri, tmp_path) as mount:
         write_files(mount)
         mount.umount()
-        for index, port in enumerate(ports):
+        for index, port in sorted(servers.ports.items()):
             servers.kill(f"peer-{index}")
             # The files are found again when the peer starts; what they sum up to is not.
             for path in (servers.data / f"peer-{index}").glob("index*"):
                 path.unlink()
             servers.start_peer(index, port)
-        servers.wait_for_peers(3)
+        for index in servers.ports:
+            # The router does not notice that a peer was away so shortly.
+            log = servers.data / f"peer-{index}.log"
+            wait_until(
+                lambda log=log: log.read_text().count("registered with the router") == 2,
+                f"peer {index} is there again",
+            )
         mount.mount()
         mount.remount_cold()
         with (mount.bucket / "large").open("rb", buffering=0) as file:
