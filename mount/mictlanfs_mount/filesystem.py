@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 # What the peers have not got of the last moments stays in the metadata rather than hold the end up.
 MOVE_S_MAX = 5.0
 STATFS_VALIDITY_S = 1.0
+# How long a known answer about space is kept waiting for a newer one.
+STATFS_PATIENCE_S = 2.0
 XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.")
 # The kernel repeats an open that was refused as stale at once; later it is another open.
 REOPEN_WITHIN_S = 1.0
@@ -601,13 +603,24 @@ class FileSystem:
     # --- the whole -------------------------------------------------------------------------------
 
     async def statfs(self) -> wire.StatFs:
-        """Space and counts, at most `STATFS_VALIDITY_S` old."""
+        """Space and counts, at most `STATFS_VALIDITY_S` old.
+
+        Older, if a router does not answer soon: `df`, and whoever looks whether the mount is there,
+        would rather have these than wait.
+        """
         now_s = self._clock.monotonic_s()
         if self._statfs is None or now_s >= self._statfs_until_s:
-            space = await self._router.statfs()
-            root = self.inodes.get(self.inodes.root or ROOT_INODE)
-            self._statfs = await within_quota(self._router, root, space)
-            self._statfs_until_s = now_s + STATFS_VALIDITY_S
+            patience_s = float("inf") if self._statfs is None else STATFS_PATIENCE_S
+            try:
+                with trio.move_on_after(patience_s):
+                    space = await self._router.statfs()
+                    root = self.inodes.get(self.inodes.root or ROOT_INODE)
+                    self._statfs = await within_quota(self._router, root, space)
+            except MictlanError:
+                if self._statfs is None:
+                    raise
+            self._statfs_until_s = self._clock.monotonic_s() + STATFS_VALIDITY_S
+        assert self._statfs is not None
         return self._statfs
 
     async def flush_all(self, deadline_s: float) -> int:

@@ -21,7 +21,12 @@ from mictlanfs.model import (
     FileKind,
     InodeNumber,
 )
-from mictlanfs_mount.filesystem import REOPEN_WITHIN_S, STATFS_VALIDITY_S, FileSystem
+from mictlanfs_mount.filesystem import (
+    REOPEN_WITHIN_S,
+    STATFS_PATIENCE_S,
+    STATFS_VALIDITY_S,
+    FileSystem,
+)
 from mictlanfs_mount.handles import HandleNumber
 from tests.support.mount_fakes import CALLER, FakeMount, open_mount
 from tests.support.mount_space import FakeSpace
@@ -687,6 +692,20 @@ async def test_space_is_asked_for_once_a_while(autojump_clock: MockClock) -> Non
         await trio.sleep(STATFS_VALIDITY_S)
         await mount.filesystem.statfs()
         assert mount.script.asked("statfs") == 2
+
+
+async def test_what_is_known_of_space_is_told_while_no_router_answers(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_mount() as mount:
+        first = await mount.filesystem.statfs()
+        await trio.sleep(STATFS_VALIDITY_S)
+        mount.script.hold("statfs:asked")
+        with trio.fail_after(STATFS_PATIENCE_S + 1):
+            assert await mount.filesystem.statfs() is first
+        assert mount.script.asked("statfs") == 2
+        await trio.sleep(STATFS_VALIDITY_S)
+        assert await mount.filesystem.statfs() is not first
 
 
 async def test_space_of_a_mounted_directory_is_that_of_the_quota_of_its_bucket() -> None:
