@@ -6,7 +6,6 @@ a stream gets zeros.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from collections.abc import AsyncGenerator, Callable
@@ -20,18 +19,16 @@ import trio
 from mictlanfs.client.chunks import ChunkStore
 from mictlanfs.client.inline import bodies_along
 from mictlanfs.client.names import Names
+from mictlanfs.client.newfile import NewFile
 from mictlanfs.client.pipeline import Budget, in_order
 from mictlanfs.client.tree import Tree
 from mictlanfs.errors import Kind, MictlanError
-from mictlanfs.identifiers import new_token
-from mictlanfs.model import KIB, MIB, Attributes, Buffer, Chunk, Extent, Node
+from mictlanfs.model import MIB, Attributes, Buffer, Chunk, Extent, Node
 from mictlanfs.oserrors import translated_os_errors
 
 # Of all gets of a client together: bounds its memory.
 IN_FLIGHT_SIZE_BYTES_MAX = 64 * MIB
 IN_FLIGHT_COUNT_MAX = 128
-# Writing this little into the page cache costs less than asking a thread to.
-INLINE_WRITE_SIZE_BYTES_MAX = 64 * KIB
 ATTEMPTS_MAX = 3
 ZEROS_SIZE_BYTES = MIB
 # Set-user-id and its like are not taken over: the space is no authority on this machine.
@@ -152,56 +149,20 @@ class Downloader:
                     yield _Part(extent, chunk, bodies.get(chunk.id))
 
 
-class FileSink:
-    """A local file that appears under its name only when it is complete.
-
-    Args:
-        destination: what it replaces. The temporary file lies beside it, so that the rename
-            stays within one file system.
-    """
+class FileSink(NewFile):
+    """A local file with mode and time of an object."""
 
     def __init__(self, destination: Path) -> None:
-        self._destination = destination
-        name = f".{destination.name}"[:200] + f".mictlanfs-{new_token()}"
-        self._temporary = destination.with_name(name)
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-        with translated_os_errors("write", str(destination)):
-            self._descriptor: int | None = os.open(self._temporary, flags, 0o600)
-
-    async def write(self, offset: int, data: Buffer) -> None:
-        """Write `data` at `offset`; what is skipped becomes a hole."""
-        with translated_os_errors("write", str(self._destination)):
-            if len(data) <= INLINE_WRITE_SIZE_BYTES_MAX:
-                self._write(offset, data)
-            else:
-                await trio.to_thread.run_sync(self._write, offset, data)
-
-    def _write(self, offset: int, data: Buffer) -> None:
-        assert self._descriptor is not None
-        view = memoryview(data)
-        while view:
-            count = os.pwrite(self._descriptor, view, offset)
-            view, offset = view[count:], offset + count
+        super().__init__(destination, 0o600)
 
     async def finish(self, attributes: Attributes) -> None:
         """Give the file its size, mode, time and name."""
-        assert self._descriptor is not None
-        descriptor = self._descriptor
-        with translated_os_errors("write", str(self._destination)):
-            os.truncate(descriptor, attributes.size)
-            os.fchmod(descriptor, attributes.mode & MODE_MASK)
-            os.utime(descriptor, ns=(attributes.mtime_ns, attributes.mtime_ns))
-            self._descriptor = None
-            os.close(descriptor)
-            self._temporary.replace(self._destination)
-
-    def abandon(self) -> None:
-        """Remove the temporary file."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-        with contextlib.suppress(OSError):
-            self._temporary.unlink(missing_ok=True)
+        assert self.descriptor is not None
+        with translated_os_errors("write", str(self.destination)):
+            os.truncate(self.descriptor, attributes.size)
+            os.fchmod(self.descriptor, attributes.mode & MODE_MASK)
+            os.utime(self.descriptor, ns=(attributes.mtime_ns, attributes.mtime_ns))
+        self.appear()
 
 
 class StreamSink:
