@@ -3,12 +3,22 @@
 Owns the connections. Never retries and never interprets a status: callers do. Every failure of
 the network becomes a `MictlanError`: UNAVAILABLE when the server was not reached or hung up,
 TIMED_OUT when it did not answer in time. Works on trio and on asyncio.
+
+Bodies that fit into memory travel whole, by `request`; others in pieces, by `stream`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import ssl
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -34,13 +44,26 @@ class Response:
     body: Buffer
 
 
+@dataclass(frozen=True, slots=True)
+class StreamedResponse:
+    """An answer whose body is still to come, in `pieces` of any size."""
+
+    status: int
+    headers: Mapping[str, str]
+    pieces: AsyncIterator[bytes]
+
+
 class HttpTransport:
     """A pool of connections to any number of servers.
 
     Belongs to the event loop that first uses it.
+
+    Args:
+        verify: for TLS: False trusts any certificate; a context says which ones.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, verify: bool | ssl.SSLContext = True) -> None:
+        self._verify = verify
         self._stock: httpx.AsyncClient | None = None
         self._bulk: BulkTransport | None = None
 
@@ -51,6 +74,9 @@ class HttpTransport:
             if self._bulk is None:
                 self._bulk = BulkTransport()
             return await self._bulk.handle_async_request(request)
+        return await self._stock_client().send(request)
+
+    def _stock_client(self) -> httpx.AsyncClient:
         if self._stock is None:
             limits = httpx.Limits(
                 max_connections=CONNECTIONS_MAX,
@@ -58,8 +84,8 @@ class HttpTransport:
                 keepalive_expiry=KEEPALIVE_S,
             )
             # A proxy from the environment must not come between the parts of a space.
-            self._stock = httpx.AsyncClient(limits=limits, trust_env=False)
-        return await self._stock.send(request)
+            self._stock = httpx.AsyncClient(limits=limits, trust_env=False, verify=self._verify)
+        return self._stock
 
     async def request(
         self,
@@ -100,12 +126,62 @@ class HttpTransport:
             response.content if received is None else received,
         )
 
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: AsyncIterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 10.0,
+    ) -> AsyncIterator[StreamedResponse]:
+        """Send a request, whose `body` may come in pieces, and read the answer in pieces.
+
+        `timeout_s` bounds each wait for the server. An error of `body` itself passes unchanged.
+
+        Cancellation, or leaving the block early: the connection is closed.
+
+        Raises:
+            MictlanError: UNAVAILABLE or TIMED_OUT; while pieces are read as well.
+        """
+        timeout = dict.fromkeys(("read", "write", "pool"), timeout_s)
+        timeout["connect"] = min(timeout_s, CONNECT_TIMEOUT_S)
+        with translated_errors(method, url):
+            request = httpx.Request(
+                method,
+                _parsed_url(url),
+                headers=headers,
+                content=body,
+                extensions={"timeout": timeout},
+            )
+            response = await self._stock_client().send(request, stream=True)
+        raw = response.aiter_raw()
+        pieces = _pieces_of(raw, method, url)
+        try:
+            yield StreamedResponse(response.status_code, response.headers, pieces)
+        finally:
+            await pieces.aclose()
+            await response.aclose()
+            # What was left in the middle now ends by itself, and nothing waits for the collector.
+            with suppress(httpx.HTTPError, httpx.StreamError):
+                async for _ in raw:
+                    pass
+
     async def aclose(self) -> None:
         """Close every connection."""
         if self._bulk is not None:
             await self._bulk.aclose()
         if self._stock is not None:
             await self._stock.aclose()
+
+
+async def _pieces_of(
+    raw: AsyncIterator[bytes], method: str, url: str
+) -> AsyncGenerator[bytes, None]:
+    with translated_errors(method, url):
+        async for piece in raw:
+            yield piece
 
 
 # Parsing a URL costs as much as sending the request, and the control requests use a dozen.

@@ -40,7 +40,11 @@ LIBRARY_HOMES = {
         "mount/mictlanfs_mount/requestloop.py",
     ],
     "httpx": ["mictlanfs/client/leanhttpx.py"],
-    "mictlanfs.client.leanhttpx": ["mictlanfs/client/transport.py", "mictlanfs/client/bulk.py"],
+    "mictlanfs.client.leanhttpx": [
+        "mictlanfs/client/transport.py",
+        "mictlanfs/client/bulk.py",
+        "mictlanfs/client/chunkedcoding.py",
+    ],
     "sqlite3": METADATA_HOMES,
     "sqlite_utils": METADATA_HOMES,
     "fastapi": WEB_HOMES,

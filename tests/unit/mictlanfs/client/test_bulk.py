@@ -12,6 +12,7 @@ from mictlanfs.client.bulk import BODY, CONNECTIONS_PER_SERVER_MAX, BulkTranspor
 from mictlanfs.model import MIB, Buffer
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n"
 CLOSE = b""
 
 
@@ -134,6 +135,19 @@ async def test_an_answer_without_a_body_is_empty(status: int) -> None:
             assert await ask(transport, url) == (status, b"")
 
 
+@pytest.mark.parametrize("cuts", [[], [1], [50, 60], [53, 54, 55], [60, 700_000], [80, 1_048_600]])
+async def test_a_chunked_answer_arrives_whole_and_its_connection_is_kept(cuts: list[int]) -> None:
+    middle = len(BODY_BYTES) - 100
+    coded = b"%x\r\n%s\r\n64;a=b\r\n%s\r\n0\r\n\r\n"
+    answer = CHUNKED + b"\r\n" + coded % (middle, BODY_BYTES[:middle], BODY_BYTES[middle:])
+    bounds = [0, *cuts, len(answer)]
+    script = Script([answer[a:b] for a, b in pairwise(bounds)])
+    async with serving(script) as (transport, url):
+        assert await ask(transport, url) == (200, BODY_BYTES)
+        assert await ask(transport, url) == (200, b"ok")
+    assert script.connection_count == 1
+
+
 async def test_a_server_may_refuse_a_body_before_it_has_read_it() -> None:
     refusal = b"HTTP/1.1 507 Full\r\nContent-Length: 4\r\nConnection: close\r\n\r\nfull"
 
@@ -165,7 +179,13 @@ async def test_a_server_may_refuse_a_body_before_it_has_read_it() -> None:
         [b"HTTP/1.1 200 OK\r\ncontent-length: many\r\n\r\n"],
         [b"HTTP/1.1 200 OK\r\ncontent-length: 999999999999999\r\n\r\n"],
         [b"HTTP/1.1 200 OK\r\ncontent-length: " + b"9" * 5000 + b"\r\n\r\n"],
-        [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"],
+        [CHUNKED + b"Content-Length: 2\r\n\r\n2\r\nok\r\n0\r\n\r\n"],
+        [CHUNKED + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"],
+        [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"],
+        [CHUNKED + b"\r\n2\r\nok\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n"],
+        [CHUNKED + b"\r\n5\r\nok\r\n", CLOSE],
+        [CHUNKED + b"\r\n2\r\nokay\r\n0\r\n\r\n"],
+        [CHUNKED + b"\r\nFFFFFFFFF\r\n"],
         [b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nok"],
         [b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000],
         [b"HTTP/1.1 200 OK\r\n", CLOSE],

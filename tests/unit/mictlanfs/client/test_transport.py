@@ -7,7 +7,7 @@ import httpx
 import pytest
 import trio
 
-from mictlanfs.client.transport import HttpTransport, translated_errors
+from mictlanfs.client.transport import HttpTransport, StreamedResponse, translated_errors
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Buffer
 
@@ -164,3 +164,85 @@ async def test_an_address_that_is_none_is_an_error() -> None:
 
 async def test_closing_without_any_request_is_fine() -> None:
     await HttpTransport().aclose()
+
+
+# --- bodies in pieces ----------------------------------------------------------------------------
+
+
+class Counter:
+    """Answers every request with its body in chunks, once it has it whole; then breaks off."""
+
+    def __init__(self, *, breaks_off: bool = False) -> None:
+        self.breaks_off = breaks_off
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        received = b""
+        async for part in stream:
+            received += part
+            if received.endswith(b"\r\n0\r\n\r\n") or b"transfer-encoding" not in received.lower():
+                break
+        head, _, coded = received.partition(b"\r\n\r\n")
+        if b"transfer-encoding" not in head.lower():
+            coded = b"3\r\nget\r\n0\r\n\r\n"
+        if self.breaks_off:
+            coded = coded[:-9]
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + coded)
+        await stream.aclose()
+
+
+@asynccontextmanager
+async def counting(counter: Counter) -> AsyncIterator[tuple[HttpTransport, str]]:
+    transport = HttpTransport()
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, counter.serve, 0)
+        yield transport, f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}/x"
+        await transport.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def pieces() -> AsyncIterator[bytes]:
+    for index in range(3):
+        await trio.lowlevel.checkpoint()
+        yield bytes([index]) * 100_000
+
+
+async def read_all(response: StreamedResponse) -> bytes:
+    return b"".join([piece async for piece in response.pieces])
+
+
+async def test_a_body_in_pieces_is_sent_and_read() -> None:
+    async with counting(Counter()) as (transport, url):
+        async with transport.stream("POST", url, body=pieces()) as response:
+            got = await read_all(response)
+        assert response.status == 200
+        assert got == b"".join([piece async for piece in pieces()])
+        async with transport.stream("GET", url) as response:
+            assert await read_all(response) == b"get"
+
+
+async def test_an_answer_that_breaks_off_in_the_middle_is_an_error() -> None:
+    async with counting(Counter(breaks_off=True)) as (transport, url):
+        async with transport.stream("POST", url, body=pieces()) as response:
+            with pytest.raises(MictlanError) as caught:
+                await read_all(response)
+        assert caught.value.kind is Kind.UNAVAILABLE
+
+
+async def test_an_error_of_the_body_passes_as_it_is() -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"a"
+        raise OSError("no such disk")
+
+    async with counting(Counter()) as (transport, url):
+        with pytest.raises(OSError, match="no such disk"):
+            async with transport.stream("POST", url, body=broken()):
+                pass
+
+
+async def test_nobody_there_is_unavailable_for_a_stream_too() -> None:
+    transport = HttpTransport()
+    with pytest.raises(MictlanError) as caught:
+        async with transport.stream("GET", "http://127.0.0.1:1/"):
+            pass
+    await transport.aclose()
+    assert caught.value.kind is Kind.UNAVAILABLE
