@@ -71,6 +71,12 @@ COMMENTED_FILES = [
 ]
 
 
+# What the client of the v4 API may use of the client library: nothing that knows our own protocol.
+V4_MAY_USE = {
+    f"mictlanfs.client.{name}" for name in ("bulk", "newfile", "pipeline", "retry", "transport")
+}
+
+
 @dataclass(frozen=True)
 class Module:
     """One Python file: its path from the root and, inside the three packages, its dotted name."""
@@ -200,6 +206,19 @@ def test_each_library_is_imported_only_behind_its_boundary(library: str) -> None
         for package in PACKAGES
         for line in imports_from(package, library)
         if not any(fnmatchcase(line.split(":")[0], home) for home in homes)
+    ]
+    assert not offenders, listed(offenders)
+
+
+def test_the_client_of_the_v4_api_knows_nothing_of_our_own_protocol() -> None:
+    ours = {module.name for module in modules_of("mictlanfs")}
+    offenders = [
+        f"{module.path}:{found.line} imports {found.target}"
+        for module in modules_of("mictlanfs")
+        if module.name.startswith("mictlanfs.v4.")
+        for found in imports_in(module)
+        if found.is_within("mictlanfs.wire")
+        or (found.is_within("mictlanfs.client") and found.target in ours - V4_MAY_USE)
     ]
     assert not offenders, listed(offenders)
 
