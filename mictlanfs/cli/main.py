@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from mictlanfs import __version__
+from mictlanfs import __version__, environment
 from mictlanfs.cli.exits import Exit, exit_code_of
 from mictlanfs.errors import Kind, MictlanError
 
@@ -154,8 +154,13 @@ def main() -> None:
 
 def run(args: Sequence[str]) -> int:
     """Run one command line, report its error if any, and return the exit code."""
+
+    def command() -> object:
+        environment.load()
+        return cli.main(list(args), PROGRAM, standalone_mode=False)
+
     try:
-        return run_command(lambda: cli.main(list(args), PROGRAM, standalone_mode=False))
+        return run_command(command)
     finally:
         _close_output()
 
