@@ -29,6 +29,9 @@ def _text_of(line: str) -> str:
         fields = json.loads(line)
     except ValueError:
         return line
-    if not isinstance(fields, dict) or not isinstance(event := fields.get("event"), str):
+    if not isinstance(fields, dict):
         return line
-    return "" if fields.get("level") in _UNIMPORTANT else event
+    words = fields.get("message", fields.get("event"))
+    if not isinstance(words, str):
+        return line
+    return "" if fields.get("level") in _UNIMPORTANT else words

@@ -1,19 +1,21 @@
 """Log files of processes that go on without a terminal: private, bounded in size, read for reasons.
 
 What is over the size goes to `NAME.log.1`, which is all that is kept besides. A process bounds its
-own file by `LogFileHandler`; where it writes to a descriptor that others opened for it, so that
-nothing is lost when they are killed, they bound it by `shorten`. Never decides where files lie or
-what is written to them.
+own file by `LogFileHandler`, or by the time where that was asked for; where it writes to a
+descriptor that others opened for it, so that nothing is lost when they are killed, they bound it by
+`shorten`. Never decides where files lie or what is written to them.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from logging.handlers import RotatingFileHandler
+from logging.handlers import RotatingFileHandler, TimedRotatingFileHandler
 from pathlib import Path
 
 LOG_SIZE_BYTES_MAX = 8 * 1024 * 1024
+# Of those that are begun anew after some time: so many are kept besides the one in use.
+TIMED_LOGS_MAX = 30
 _TAIL_SIZE_BYTES = 8 * 1024
 # A last line that is told as a reason is never a page.
 REASON_LENGTH_MAX = 300
@@ -82,6 +84,38 @@ class LogFileHandler(RotatingFileHandler):
             path,
             maxBytes=LOG_SIZE_BYTES_MAX,
             backupCount=1,
+            encoding="utf-8",
+            errors="backslashreplace",
+        )
+
+    def doRollover(self) -> None:  # noqa: N802 - the name is that of the standard library.
+        """Begin a new file."""
+        super().doRollover()
+        os.chmod(self.baseFilename, 0o600)  # noqa: PTH101 - a plain string.
+
+
+class TimedLogFileHandler(TimedRotatingFileHandler):
+    """Writes log lines of this process to a file that is begun anew after some time.
+
+    The folder is made when missing; the newest 30 files that were ended are kept.
+
+    Args:
+        path: of the file.
+        when: unit of the interval, as the standard library names it.
+        interval: how many of that unit.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+
+    def __init__(self, path: Path, when: str, interval: int) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(open_log(path))
+        super().__init__(
+            path,
+            when=when,
+            interval=interval,
+            backupCount=TIMED_LOGS_MAX,
             encoding="utf-8",
             errors="backslashreplace",
         )

@@ -31,6 +31,7 @@ from mictlanfs import logfiles
 from mictlanfs.config import given_fields, option_names, parse_mount_options
 from mictlanfs.errors import Kind, MictlanError, UsageError
 from mictlanfs.jsontext import from_json, to_json
+from mictlanfs.lastwords import last_words
 from mictlanfs.launching import Daemon, describe_status, launched, module_command
 from mictlanfs.mounts.pulse import Pulse, pulse_of
 from mictlanfs.mounts.remounting import remount
@@ -150,7 +151,7 @@ def _await_ready(mount: Daemon, timeout_s: float, log_path: Path, log_offset: in
         report = Report.of_line(line)
     except ValueError:
         how = _how_it_ended(mount.process)
-        said = logfiles.last_line(log_path, log_offset)[: logfiles.REASON_LENGTH_MAX]
+        said = last_words(log_path, log_offset)
         detail = f"its process {how} before it was ready: {said or 'no reason given'}"
         raise MictlanError(Kind.INTERNAL, "mount", "", f"{detail} (see {log_path})") from None
     report.raise_error()

@@ -1,7 +1,7 @@
 """Where a mount process writes its log: stderr in the foreground, a file of bounded size behind.
 
-Owns the place of the file and the form of log lines. The file also takes what libraries write to
-stdout and stderr themselves.
+Owns the place of the file and of those that MICTLANX_LOG_PATH asks for besides. The file also takes
+what libraries write to stdout and stderr themselves.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import re
 import sys
 from pathlib import Path
 
-from mictlanfs import paths
+from mictlanfs import clientvariables, logformats, paths
 from mictlanfs.logfiles import LogFileHandler
-from mictlanfs.logsetup import log_to
+from mictlanfs.logsetup import LogFiles, chosen_form, file_handlers, log_to
 from mictlanfs.oserrors import translated_os_errors
 
 _NAME_LENGTH_MAX = 100
-_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def log_path_of(mountpoint: Path) -> Path:
@@ -38,21 +37,21 @@ def log_to_stderr() -> None:
     """Send every log line of this process to stderr.
 
     Raises:
-        UsageError: MICTLANFS_LOG_LEVEL names no level.
+        UsageError: a variable of logs means nothing.
     """
-    _log_to(logging.StreamHandler(sys.stderr))
+    _log_to(logging.StreamHandler(sys.stderr), f"mount-{os.getpid()}")
 
 
 def log_to_file(path: Path) -> None:
     """Send every log line of this process, and its stdout and stderr, to a file.
 
     Raises:
-        UsageError: MICTLANFS_LOG_LEVEL names no level.
+        UsageError: a variable of logs means nothing.
         MictlanError: the file cannot be opened.
     """
     with translated_os_errors("open", str(path)):
         handler = _OutputHandler(path)
-    _log_to(handler)
+    _log_to(handler, path.stem)
 
 
 class _OutputHandler(LogFileHandler):
@@ -73,6 +72,21 @@ class _OutputHandler(LogFileHandler):
             os.dup2(self.stream.fileno(), descriptor)
 
 
-def _log_to(handler: logging.Handler) -> None:
-    handler.setFormatter(logging.Formatter(_FORMAT))
-    log_to(handler)
+def _log_to(handler: logging.Handler, name: str) -> None:
+    handler.setFormatter(logformats.formatter_of(chosen_form(logformats.TEXT)))
+    files = _files_asked_for(name)
+    level = clientvariables.MOUNT_LOG_LEVEL.value(os.environ)
+    log_to(handler, *(file_handlers(files) if files else []), level=level)
+
+
+def _files_asked_for(name: str) -> LogFiles | None:
+    """The further log files that the environment asks for; they are called `name`."""
+    folder = clientvariables.MOUNT_LOG_PATH.read(os.environ)
+    if folder is None or not clientvariables.MOUNT_LOG_TO_FILE.value(os.environ):
+        return None
+    return LogFiles(
+        folder / name,
+        clientvariables.MOUNT_LOG_ROTATION_WHEN.value(os.environ),
+        clientvariables.MOUNT_LOG_ROTATION_INTERVAL.value(os.environ),
+        clientvariables.MOUNT_LOG_ERROR_FILE.value(os.environ),
+    )

@@ -29,10 +29,10 @@ from pathlib import Path
 import trio
 
 from mictlanfs.cli.exits import Exit
+from mictlanfs.lastwords import last_words
 from mictlanfs.launching import describe_status, module_command
 from mictlanfs.logfiles import open_log, size_of
 from mictlanfs.processes import ProcessIdentity, identify
-from mictlanfs_server.lastwords import last_words
 
 # How long a process that was killed may take to go: only one that hangs in the kernel does not.
 KILLED_GRACE_S = 5.0

@@ -27,6 +27,8 @@ from mictlanfs import paths
 from mictlanfs.config import parse_mount_options
 from mictlanfs.errors import MictlanError, UsageError
 from mictlanfs.logfiles import LogFileHandler
+from mictlanfs.logformats import TEXT, formatter_of
+from mictlanfs.logsetup import chosen_form
 from mictlanfs.mounts.ability import check_ability
 from mictlanfs.mounts.table import is_mounted
 from mictlanfs.mounts.unmounting import unmount, unmount_if_dead
@@ -201,7 +203,7 @@ def _logged(directory: SpaceDirectory) -> Iterator[None]:
         handler = LogFileHandler(path)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(formatter_of(chosen_form(TEXT), SUPERVISOR))
     package = logging.getLogger(__package__)
     package.addHandler(handler)
     try:

@@ -1,11 +1,9 @@
 """One server process: binds its socket, runs its application, stops it in order.
 
 Owns the listening socket, the event loop, the signals, the lifeline, the way that large bodies take
-past uvicorn, and the format of log lines. Never knows what the application does. A server never
-listens beyond this machine without TLS and tokens unless told to, and never outlives the supervisor
-that holds the other end of its lifeline.
-
-Logs are one JSON object a line on stderr; `JsonFormatter` tells the fields.
+past uvicorn. Never knows what the application does. A server never listens beyond this machine
+without TLS and tokens unless told to, and never outlives the supervisor that holds the other end of
+its lifeline.
 """
 
 from __future__ import annotations
@@ -13,11 +11,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
-import json
 import logging
 import os
 import socket
-import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -28,7 +24,7 @@ import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from mictlanfs.errors import MictlanError, UsageError
-from mictlanfs.logsetup import log_to
+from mictlanfs.logsetup import DEFAULT_LOGS, LogSettings, log_to_stderr
 from mictlanfs.processes import collect_garbage_rarely, raise_descriptor_limit
 from mictlanfs_server.bodies import EXTENSION, LARGE_BODY_SIZE_BYTES, RequestBody
 
@@ -47,11 +43,6 @@ _READ_SIZE_BYTES = 64 * 1024
 # a request that meets the server's close on its way would have to be sent again.
 KEEP_ALIVE_S = 75
 GRACEFUL_SHUTDOWN_S = 5
-
-# What every record has, and what uvicorn adds for its own colours; the rest came by `extra=`.
-_RECORD_FIELDS = frozenset(
-    {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "color_message"}
-)
 
 Message: TypeAlias = MutableMapping[str, Any]
 Application: TypeAlias = Callable[
@@ -94,6 +85,7 @@ def serve(
     on_stopping: Callable[[], None] | None = None,
     direct_bodies: bool = False,
     joined_answers: bool = False,
+    logs: LogSettings | None = DEFAULT_LOGS,
 ) -> None:
     """Serve `app` until SIGTERM, SIGINT, the end of the lifeline or `Listener.stop`.
 
@@ -111,13 +103,15 @@ def serve(
         on_stopping: called in the event loop when the end comes, before requests are waited for.
         direct_bodies: whether large bodies are offered as `bodies.RequestBody`.
         joined_answers: whether the head of an answer waits for its body. Not with `direct_bodies`.
+        logs: how to log; None: the caller has seen to it.
 
     Raises:
         UsageError: the address is refused, not ours, or in use.
         MictlanError: what `Listener.stop` was given.
         SystemExit: the application failed to start; the reason is in the log.
     """
-    configure_logging(name)
+    if logs is not None:
+        log_to_stderr(name, logs)
     raise_descriptor_limit()
     collect_garbage_rarely()
     bound = bind(host, port, insecure=insecure)
@@ -419,44 +413,3 @@ def _receive_from(cycle: RequestResponseCycle, body: RequestBody) -> None:
 
     # mypy cannot know that uvicorn looks the method up when it calls the application.
     cycle.receive = receive_body  # type: ignore[method-assign]
-
-
-class JsonFormatter(logging.Formatter):
-    """A record as one line of JSON.
-
-    Fields: `timestamp` (`YYYY-MM-DD HH:MM:SS,mmm`, local time), `level`, `logger_name`,
-    `thread_name`, `server`, `event` (the text), then whatever the caller passed by `extra=`, and
-    `exception` with the traceback where there is one.
-    """
-
-    def __init__(self, server: str) -> None:
-        super().__init__()
-        self._server = server
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end."""
-        fields: dict[str, object] = {
-            "timestamp": self.formatTime(record),
-            "level": record.levelname,
-            "logger_name": record.name,
-            "thread_name": record.threadName,
-            "server": self._server,
-            "event": record.getMessage().strip(),
-        }
-        for key, value in vars(record).items():
-            if key not in _RECORD_FIELDS:
-                fields.setdefault(key, value)
-        if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields, ensure_ascii=False, default=str)
-
-
-def configure_logging(server: str) -> None:
-    """Send every log line of this process to stderr as JSON.
-
-    Raises:
-        UsageError: MICTLANFS_LOG_LEVEL names no level.
-    """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter(server))
-    log_to(handler)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ from mictlanfs import __version__, wire
 from mictlanfs.client.transport import HttpTransport
 from mictlanfs.errors import Kind, MictlanError, UsageError
 from mictlanfs.identifiers import boot_id
+from mictlanfs.logsetup import log_to_stderr
+from mictlanfs_server.environment import log_peer_ineffective
 from mictlanfs_server.http import install_error_handlers, json_response
 from mictlanfs_server.peer.backends.file import FileBackend
 from mictlanfs_server.peer.capacity import Capacity
@@ -28,7 +31,7 @@ from mictlanfs_server.peer.localserver import LocalServer
 from mictlanfs_server.peer.recovery import reconcile
 from mictlanfs_server.peer.registration import Registration, reachable_url
 from mictlanfs_server.peer.store import ChunkStore
-from mictlanfs_server.serving import Listener, configure_logging, serve
+from mictlanfs_server.serving import Listener, serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -211,7 +214,8 @@ def run(settings: PeerSettings) -> None:
         MictlanError: the index cannot be used, or the link to the router failed.
     """
     # Before anything is opened: what was lost is reported then.
-    configure_logging(settings.peer_id)
+    log_to_stderr(settings.peer_id, settings.logs)
+    log_peer_ineffective(os.environ)
     app = create_app(settings)
     try:
         serve(
@@ -223,6 +227,7 @@ def run(settings: PeerSettings) -> None:
             lifeline_fd=settings.lifeline_fd,
             on_listening=app.on_listening,
             direct_bodies=True,
+            logs=None,
         )
     finally:
         # The lifespan did this already, unless the server never came up.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from mictlanfs import uri
 from mictlanfs.errors import UsageError
+from mictlanfs.logsetup import DEFAULT_LOGS, LogSettings
 from mictlanfs.model import MIB
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class PeerSettings:
         lifeline_fd: read end of a pipe; the peer stops when its other end is closed.
         fsync: "never" answers before anything is durable: unsafe, for benchmarks only.
         advertise: URL that others reach it by; None: made from where it listens.
+        logs: how to log.
 
     Raises:
         UsageError: a value that cannot be.
@@ -55,6 +57,7 @@ class PeerSettings:
     fsync: Literal["always", "never"] = "always"
     advertise: str | None = None
     sharers: int = 1
+    logs: LogSettings = DEFAULT_LOGS
 
     def __post_init__(self) -> None:
         uri.parse_routers(self.router)

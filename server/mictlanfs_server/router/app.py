@@ -8,6 +8,7 @@ closes everything: first the background work, then the metadata.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ from mictlanfs import __version__, wire
 from mictlanfs.client.transport import HttpTransport
 from mictlanfs.clock import Clock, SystemClock
 from mictlanfs.errors import HTTP_STATUS, MictlanError
+from mictlanfs.logsetup import log_to_stderr
 from mictlanfs.model import Struct
+from mictlanfs_server.environment import log_router_ineffective
 from mictlanfs_server.http import (
     DirectRoutes,
     HeaderMiddleware,
@@ -256,6 +259,8 @@ def run(
         UsageError: the data directory or the address cannot be used.
         SystemExit: the router could not start; the reason is in the log.
     """
+    log_to_stderr(settings.router_id, settings.logs)
+    log_router_ineffective(os.environ)
     app = create_app(settings)
     try:
         serve(
@@ -268,6 +273,7 @@ def run(
             on_listening=on_listening,
             on_stopping=app.state.stop_waiting,
             joined_answers=True,
+            logs=None,
         )
     finally:
         # The lifespan never ran when the address was refused.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mictlanfs.errors import UsageError
+from mictlanfs.logsetup import DEFAULT_LOGS, LogSettings
 
 LEASE_TTL_S = 10.0
 
@@ -29,6 +30,7 @@ class RouterSettings:
         peer_heartbeat_s: seconds between the heartbeats of a peer.
         peer_suspect_s: seconds of silence after which a peer is used last.
         peer_down_s: seconds of silence after which a peer is not used.
+        logs: how to log.
     """
 
     data: Path
@@ -44,6 +46,7 @@ class RouterSettings:
     peer_heartbeat_s: float = 1.0
     peer_suspect_s: float = 3.0
     peer_down_s: float = 10.0
+    logs: LogSettings = DEFAULT_LOGS
 
     def __post_init__(self) -> None:
         """Refuse times that contradict each other, as a UsageError."""

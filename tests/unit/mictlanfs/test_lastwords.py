@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mictlanfs_server.lastwords import last_words
+from mictlanfs.lastwords import last_words
 
 
 @pytest.fixture

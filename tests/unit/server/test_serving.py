@@ -1,7 +1,5 @@
 import http.client
-import io
 import json
-import logging
 import os
 import resource
 import signal
@@ -18,8 +16,7 @@ from typing import Any
 import pytest
 
 from mictlanfs.errors import UsageError
-from mictlanfs_server.serving import JsonFormatter, Listener, bind, configure_logging
-from tests.support.logs import restored_logging
+from mictlanfs_server.serving import Listener, bind
 
 SOON_S = 10.0
 # A server whose answers tell what it went through. `/slow` answers when the file of that name in
@@ -258,7 +255,7 @@ def test_the_end_of_the_lifeline_ends_the_server_in_order(tmp_path: Path) -> Non
         os.close(write_end)
         assert server.line() == "down"
         assert server.wait() == 0
-        assert any("supervisor is gone" in line["event"] for line in server.log())
+        assert any("supervisor is gone" in line["message"] for line in server.log())
 
 
 def test_requests_that_run_are_finished_before_the_end(tmp_path: Path) -> None:
@@ -322,7 +319,7 @@ def test_an_application_that_cannot_start_ends_the_process(tmp_path: Path) -> No
     with spawned(tmp_path, broken=True) as server:
         assert server.line() == ""
         assert server.wait() not in {0, 2}
-        assert any("cannot start" in line["event"] for line in server.log())
+        assert any("cannot start" in line["message"] for line in server.log())
 
 
 def test_an_address_in_use_ends_the_process_with_one_line(tmp_path: Path) -> None:
@@ -358,94 +355,8 @@ def test_every_line_of_a_server_is_json_with_the_same_fields(tmp_path: Path) -> 
         lines = server.log()
     for line in lines:
         assert {"timestamp", "level", "logger_name", "thread_name", "event"} <= line.keys()
+        assert line["event"] == f"LOG.{line['level']}"
         assert line["server"] == "test-server"
         assert "color_message" not in line
-    assert f"listening on 127.0.0.1 port {server.port}" in [line["event"] for line in lines]
-    assert lines[-1]["event"] == "stopped"
-
-
-@pytest.fixture
-def root_logger() -> Iterator[logging.Logger]:
-    """The root logger, put back as it was."""
-    with restored_logging() as root:
-        yield root
-
-
-def format_one(log: str = "a.b", **fields: Any) -> dict[str, Any]:
-    values = {"name": log, "levelname": "INFO", "msg": "hello %s", "args": ("you",), **fields}
-    line = JsonFormatter("server-1").format(logging.makeLogRecord(values))
-    assert "\n" not in line
-    parsed: dict[str, Any] = json.loads(line)
-    return parsed
-
-
-def test_a_line_has_the_fields_of_the_design() -> None:
-    line = format_one(threadName="T", created=0.0, msecs=7)
-    assert list(line) == ["timestamp", "level", "logger_name", "thread_name", "server", "event"]
-    assert line["timestamp"].endswith(",007")
-    del line["timestamp"]
-    assert line == {
-        "level": "INFO",
-        "logger_name": "a.b",
-        "thread_name": "T",
-        "server": "server-1",
-        "event": "hello you",
-    }
-
-
-def test_extra_fields_follow_and_replace_nothing() -> None:
-    line = format_one(peer_id="p", size=3, event="other", key=Path("x"))
-    assert (line["peer_id"], line["size"], line["event"], line["key"]) == (
-        "p",
-        3,
-        "hello you",
-        "x",
-    )
-
-
-def test_an_exception_comes_with_its_traceback() -> None:
-    try:
-        raise ZeroDivisionError("a bug")
-    except ZeroDivisionError:
-        line = format_one(exc_info=sys.exc_info())
-    assert line["exception"].splitlines()[-1] == "ZeroDivisionError: a bug"
-
-
-def test_lines_break_nothing() -> None:
-    line = format_one(msg="two\nlines \udcff %s\n")
-    assert line["event"] == "two\nlines \udcff you"
-
-
-def test_lines_go_to_stderr_once(
-    root_logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
-    configure_logging("s")
-    configure_logging("s")
-    logging.getLogger("x").info("hello")
-    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["hello"]
-    assert len(root_logger.handlers) == 1
-
-
-def test_joined_answers_come_whole_and_in_order(tmp_path: Path) -> None:
-    with running(tmp_path, joined_answers=True) as server, server.connect() as connection:
-        for _ in range(3):
-            connection.sendall(b"GET /hello HTTP/1.1\r\nhost: x\r\n\r\n")
-            whole = connection.recv(4096)
-            assert whole.endswith(b"\r\n\r\nhello"), "head and body in one piece"
-        connection.sendall(b"HEAD /hello HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert connection.recv(4096).endswith(b"\r\n\r\n")
-        connection.sendall(b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert connection.recv(4096).startswith(b"HTTP/1.1 204")
-        assert ask(connection, "/hello") == "hello"
-
-
-def test_joined_answer_without_its_body_ends_the_connection(tmp_path: Path) -> None:
-    with running(tmp_path, joined_answers=True) as server, server.connect() as connection:
-        connection.sendall(b"GET /broken HTTP/1.1\r\nhost: x\r\n\r\n")
-        received = b""
-        while part := connection.recv(4096):
-            received += part
-        assert received.startswith(b"HTTP/1.1 200")
-        assert received.endswith(b"\r\n\r\n"), "the head, and nothing of a body"
+    assert f"listening on 127.0.0.1 port {server.port}" in [line["message"] for line in lines]
+    assert lines[-1]["message"] == "stopped"

@@ -299,8 +299,8 @@ def peer_process(folder: Path, **settings: Any) -> Iterator[PeerProcess]:
 def _is_up(peer: PeerProcess) -> bool:
     assert peer.process.poll() is None, peer.log_path.read_text()
     for line in peer.log:
-        if line["event"].startswith("listening on"):
-            peer.port = int(line["event"].rsplit(" ", 1)[1])
-        if line["event"] == "Application startup complete.":
+        if line["message"].startswith("listening on"):
+            peer.port = int(line["message"].rsplit(" ", 1)[1])
+        if line["message"] == "Application startup complete.":
             return True
     return False
