@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import click
 
+from mictlanfs.clientvariables import LOG_FORMAT, LOG_FORMATS
 from mictlanfs.errors import UsageError
 
 URI_VARIABLE = "MICTLANX_CLIENT_URI"
@@ -76,6 +78,43 @@ def choose_uri(given: str | None) -> str:
             "or make one with 'mictlanfs up' or 'mictlanfs server start'"
         )
     return last.uri
+
+
+class VariableOption(click.Option):
+    """An option whose default is a variable; a bad value of that is refused by its name."""
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:  # noqa: ANN401 - as click.
+        """The value as the command gets it.
+
+        Raises:
+            UsageError: the variable means nothing.
+        """
+        try:
+            return super().process_value(ctx, value)
+        except click.BadParameter as error:
+            source = ctx.get_parameter_source(self.name)
+            if source is not click.core.ParameterSource.ENVIRONMENT:
+                raise
+            names = [self.envvar] if isinstance(self.envvar, str) else list(self.envvar or ())
+            name = next(name for name in names if os.environ.get(name))
+            raise UsageError(f"{name} is {os.environ[name]!r}: {self._must_be(error)}") from None
+
+    def _must_be(self, error: click.BadParameter) -> str:
+        if isinstance(self.type, click.IntRange):
+            return f"it must be a whole number from {self.type.min} to {self.type.max}"
+        return error.message
+
+
+def log_format_option(command: Callable[..., object]) -> Callable[..., object]:
+    """Give `command` the option `--log-format`, and `log_format: str | None` for it."""
+    return click.option(
+        "--log-format",
+        cls=VariableOption,
+        type=click.Choice(LOG_FORMATS, case_sensitive=False),
+        envvar=LOG_FORMAT.name,
+        show_envvar=True,
+        help="Form of log lines on stderr.  [default: text for a terminal, else json]",
+    )(command)
 
 
 class SizeType(click.ParamType[int]):

@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mictlanfs import clientvariables
 from mictlanfs.cli.exits import Exit
-from mictlanfs.cli.options import SizeType, json_option
+from mictlanfs.cli.options import SizeType, VariableOption, json_option, log_format_option
+from mictlanfs_server import environment as variables
 
 if TYPE_CHECKING:
+    from mictlanfs.environment import Variable
     from mictlanfs_server.cluster import MountRequest
     from mictlanfs_server.control import LocalStatus
     from mictlanfs_server.plan import ServerOptions
@@ -50,6 +53,15 @@ def _with(*options: Callable[[Command], Command]) -> Callable[[Command], Command
     return decorate
 
 
+def variable_option(
+    *names: str, variable: Variable[Any], **attributes: Any
+) -> Callable[[Command], Command]:
+    """An option that a variable of the environment is the default of."""
+    return click.option(
+        *names, cls=VariableOption, envvar=variable.name, show_envvar=True, **attributes
+    )
+
+
 lease_option = click.option(
     "--lease-ttl",
     type=click.FloatRange(min=0, min_open=True),
@@ -60,19 +72,21 @@ space_options = _with(
     click.option(
         "--peers", type=click.IntRange(1, 64), help="How many peers.  [default: 3, or as before]"
     ),
-    click.option(
+    variable_option(
         "--port",
+        variable=variables.ROUTER_PORT,
         type=PORT,
-        envvar="MICTLANX_ROUTER_PORT",
         help="Port of the router; 0: any free one.  [default: 60666, or as before]",
     ),
-    click.option(
+    variable_option(
         "--peer-port",
+        variable=variables.PEER_PORT,
         type=PORT,
         help="Port of the first peer, the others follow; 0: any.  [default: 24000, or as before]",
     ),
-    click.option(
+    variable_option(
         "--capacity",
+        variable=variables.PEER_CAPACITY,
         type=SIZE,
         help="How much each peer may hold, as 10G.  [default: what the disk offers, or as before]",
     ),
@@ -82,15 +96,27 @@ space_options = _with(
     click.option("--ready-fd", type=int, hidden=True),
 )
 
-insecure_option = click.option(
-    "--insecure", is_flag=True, help="Listen beyond this machine without TLS."
+insecure_option = variable_option(
+    "--insecure",
+    variable=variables.INSECURE,
+    is_flag=True,
+    help="Listen beyond this machine without TLS.",
 )
-host_option = click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to listen on."
-)
+
+
+def _host_option(variable: Variable[str]) -> Callable[[Command], Command]:
+    return variable_option(
+        "--host",
+        variable=variable,
+        default=variable.default,
+        show_default=True,
+        help="Address to listen on.",
+    )
+
 
 process_options = _with(
     insecure_option,
+    log_format_option,
     click.option("--lifeline-fd", type=int, hidden=True),
 )
 
@@ -107,13 +133,13 @@ def server() -> None:
 
 @server.command()
 @click.option("--data", type=DIRECTORY, required=True, help="Where metadata is kept.")
-@host_option
-@click.option(
+@_host_option(variables.ROUTER_HOST)
+@variable_option(
     "--port",
+    variable=variables.ROUTER_PORT,
     type=PORT,
     default=60666,
     show_default=True,
-    envvar="MICTLANX_ROUTER_PORT",
     help="Port to listen on; 0: any free one.",
 )
 @click.option("--id", "router_id", default="mictlanx-router-0", show_default=True, help="Its name.")
@@ -134,9 +160,11 @@ def router(
     gc_grace: float,
     lease_ttl: float | None,
     insecure: bool,
+    log_format: str | None,
     lifeline_fd: int | None,
 ) -> None:
     """Run one router in the foreground until SIGTERM or Ctrl-C."""
+    from mictlanfs_server.logsettings import router_logs
     from mictlanfs_server.router.app import run
     from mictlanfs_server.router.settings import LEASE_TTL_S, RouterSettings
 
@@ -150,20 +178,51 @@ def router(
             lifeline_fd=lifeline_fd,
             gc_grace_s=gc_grace,
             lease_ttl_s=LEASE_TTL_S if lease_ttl is None else lease_ttl,
+            logs=router_logs(os.environ, log_format or "", router_id),
         )
     )
 
 
 @server.command()
-@click.option("--router", "router_uri", required=True, metavar="URI", help="The space to join.")
-@click.option("--data", type=DIRECTORY, required=True, help="Where chunks are kept.")
-@host_option
-@click.option(
-    "--port", type=PORT, default=24000, show_default=True, help="Port to listen on; 0: any."
+@variable_option(
+    "--router",
+    "router_uri",
+    variable=clientvariables.URI,
+    required=True,
+    metavar="URI",
+    help="The space to join.",
 )
-@click.option("--id", "peer_id", default="mictlanx-peer-0", show_default=True, help="Its name.")
+@variable_option(
+    "--data",
+    variable=variables.PEER_DATA,
+    type=DIRECTORY,
+    required=True,
+    help="Where chunks are kept.",
+)
+@_host_option(variables.PEER_HOST)
+@variable_option(
+    "--port",
+    variable=variables.PEER_PORT,
+    type=PORT,
+    default=24000,
+    show_default=True,
+    help="Port to listen on; 0: any.",
+)
+@variable_option(
+    "--id",
+    "peer_id",
+    variable=variables.PEER_ID,
+    default=variables.PEER_ID.default,
+    show_default=True,
+    help="Its name.",
+)
 @click.option("--zone", default="", help="What it may fail together with, such as a rack.")
-@click.option("--capacity", type=SIZE, help="How much it may hold.  [default: the disk]")
+@variable_option(
+    "--capacity",
+    variable=variables.PEER_CAPACITY,
+    type=SIZE,
+    help="How much it may hold.  [default: the disk]",
+)
 @click.option("--sharers", type=click.IntRange(1), default=1, help="Peers on the same disk.")
 @click.option("--advertise", metavar="URL", help="Where others reach it.  [default: as listening]")
 @process_options
@@ -178,12 +237,18 @@ def peer(
     sharers: int,
     advertise: str | None,
     insecure: bool,
+    log_format: str | None,
     lifeline_fd: int | None,
 ) -> None:
     """Run one peer in the foreground until SIGTERM or Ctrl-C."""
+    from mictlanfs_server.logsettings import peer_logs
     from mictlanfs_server.peer.app import run
     from mictlanfs_server.peer.settings import PeerSettings
 
+    address = variables.PEER_ADDRESS.read(os.environ)
+    # That is the address of one peer: where a supervisor runs several, it knows where they are.
+    if advertise is None and address is not None and lifeline_fd is None and port:
+        advertise = f"http://{f'[{address}]' if ':' in address else address}:{port}"
     run(
         PeerSettings(
             data=data.absolute(),
@@ -197,6 +262,7 @@ def peer(
             lifeline_fd=lifeline_fd,
             advertise=advertise,
             sharers=sharers,
+            logs=peer_logs(os.environ, log_format or "", peer_id),
         )
     )
 
@@ -206,7 +272,11 @@ def peer(
 
 @server.command()
 @click.option("--data", type=DIRECTORY, required=True, help="Where everything is kept.")
-@click.option("--host", help="Address to listen on.  [default: 127.0.0.1, or as before]")
+@variable_option(
+    "--host",
+    variable=variables.ROUTER_HOST,
+    help="Address to listen on.  [default: 127.0.0.1, or as before]",
+)
 @insecure_option
 @space_options
 def start(

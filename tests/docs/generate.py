@@ -16,10 +16,13 @@ from pathlib import Path
 
 import click
 
+from mictlanfs import clientvariables
 from mictlanfs.cli import exits
 from mictlanfs.cli.main import COMMANDS, PROGRAM, cli
 from mictlanfs.config import MOUNT_OPTIONS
+from mictlanfs.environment import Variable
 from mictlanfs.errors import ERRNO, RETRYABLE, Kind
+from mictlanfs_server import environment as servervariables
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("mictlanfs", "server/mictlanfs_server", "mount/mictlanfs_mount")
@@ -79,6 +82,25 @@ def mount_options() -> str:
             yield name, option.help, option.default, option.unit
 
     return table(("option", "does", "default", "unit"), rows())
+
+
+def variables() -> str:
+    """Every variable of the environment: those with effect first, then the others with why not."""
+    effective = [*clientvariables.EFFECTIVE, *servervariables.EFFECTIVE]
+    ineffective = [
+        *clientvariables.INEFFECTIVE,
+        *servervariables.ROUTER_INEFFECTIVE,
+        *servervariables.ELSEWHERE,
+        *servervariables.PEER_INEFFECTIVE,
+    ]
+
+    def row(variable: Variable[object]) -> tuple[str, ...]:
+        default = f"`{variable.default}`" if variable.default else ""
+        text = variable.text if variable.parse else f"none: {variable.text}"
+        return f"`{variable.name}`", default, variable.unit, text
+
+    rows = map(row, [*effective, *ineffective])
+    return table(("variable", "default", "unit", "effect"), rows)
 
 
 def commands() -> str:
@@ -142,6 +164,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "exits": exit_codes,
     "modules": modules,
     "mount options": mount_options,
+    "variables": variables,
 }
 
 

@@ -27,9 +27,9 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", h.lower()).strip("\n").replace(" ", "-") for h in headings}
 
 
-def checked_table(text: str, name: str) -> list[list[str]]:
-    """The rows of the table under `<!-- checked: NAME -->`, without its head."""
-    _, marker, rest = text.partition(f"<!-- checked: {name} -->\n")
+def checked_table(text: str, name: str, mark: str = "checked") -> list[list[str]]:
+    """The rows of the table under `<!-- checked: NAME -->` or another mark, without its head."""
+    _, marker, rest = text.partition(f"<!-- {mark}: {name} -->\n")
     assert marker, f"no table is marked {name!r}"
     rows: list[list[str]] = []
     for line in rest.splitlines():

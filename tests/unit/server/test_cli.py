@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 import os
@@ -378,3 +379,118 @@ def test_without_any_space_nothing_runs(capsys: pytest.CaptureFixture[str]) -> N
     assert run(["server", "status"]) == 3
     assert "no space" in capsys.readouterr().err
     assert os.listdir() == ["state"]
+
+
+# --- variables ----------------------------------------------------------------------------------
+
+
+def test_the_variables_of_mictlanx_configure_a_peer(
+    monkeypatch: pytest.MonkeyPatch, here: Path
+) -> None:
+    seen: list[PeerSettings] = []
+    monkeypatch.setattr(peer_app, "run", seen.append)
+    values = {
+        "MICTLANX_CLIENT_URI": URI,
+        "DATA_PATH": "d",
+        "SERVER_IP_ADDR": "::1",
+        "NODE_PORT": "25000",
+        "NODE_ID": "peer-x",
+        "NODE_DISK_CAPACITY": "10000000000",
+        "IP_ADDRESS": "10.0.0.7",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    assert run(["server", "peer"]) == 0
+    assert run(["server", "peer", "--id", "p", "--advertise", "http://a:5"]) == 0
+    # Supervised: the address of one peer is not that of several.
+    assert run(["server", "peer", "--lifeline-fd", "9"]) == 0
+    expected = PeerSettings(
+        data=here / "d",
+        router=URI,
+        host="::1",
+        port=25000,
+        peer_id="peer-x",
+        capacity=10_000_000_000,
+        advertise="http://10.0.0.7:25000",
+    )
+    assert seen == [
+        expected,
+        dataclasses.replace(expected, peer_id="p", advertise="http://a:5"),
+        dataclasses.replace(expected, advertise=None, lifeline_fd=9),
+    ]
+
+
+def test_the_variables_of_mictlanx_configure_a_space(
+    served: Served, monkeypatch: pytest.MonkeyPatch, here: Path
+) -> None:
+    values = {
+        "MICTLANX_ROUTER_HOST": "::1",
+        "MICTLANX_ROUTER_PORT": "20001",
+        "NODE_PORT": "21000",
+        "NODE_DISK_CAPACITY": "5",
+        "MICTLANFS_INSECURE": "1",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    assert run(["server", "start", "--data", "d", "--port", "0"]) == 0
+    assert served.options == ServerOptions(here / "d", None, "::1", 0, 21000, 5, insecure=True)
+
+
+def test_a_file_configures_unless_the_environment_or_an_option_does(
+    served: Served, monkeypatch: pytest.MonkeyPatch, here: Path
+) -> None:
+    names = ("MICTLANX_ROUTER_HOST", "MICTLANX_ROUTER_PORT", "NODE_PORT")
+    for name in names:
+        # Set and removed, so that what the command sets is removed after the test.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NODE_PORT", "21000")
+    (here / ".env.local").write_text(
+        "MICTLANX_ROUTER_HOST=::1\nMICTLANX_ROUTER_PORT=20001\nNODE_PORT=22000\n"
+    )
+    assert run(["server", "start", "--data", "d", "--port", "0"]) == 0
+    assert served.options == ServerOptions(here / "d", None, "::1", 0, 21000)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "must_be"),
+    [
+        ("MICTLANX_ROUTER_PORT", "http", "it must be a whole number from 0 to 65535"),
+        ("MICTLANX_ROUTER_PORT", "65536", "it must be a whole number from 0 to 65535"),
+        ("NODE_PORT", "-1", "it must be a whole number from 0 to 65535"),
+        ("NODE_DISK_CAPACITY", "much", "it is not a size such as 4096, 256M or 1.5G"),
+        ("MICTLANFS_INSECURE", "perhaps", "boolean"),
+    ],
+)
+def test_a_bad_variable_is_refused_by_name(
+    served: Served,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str,
+    must_be: str,
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert run(["server", "start", "--data", "d"]) == 2
+    said = capsys.readouterr().err
+    assert f"{name} is '{value}': " in said
+    assert must_be in said
+    assert served.options is None
+
+
+def test_a_bad_option_is_refused_as_an_option(
+    served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MICTLANX_ROUTER_PORT", "1")
+    assert run(["server", "start", "--data", "d", "--port", "http"]) == 2
+    assert "'--port'" in capsys.readouterr().err
+    assert served.options is None
+
+
+def test_a_bad_variable_of_logs_stops_a_router_before_it_begins(
+    monkeypatch: pytest.MonkeyPatch, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MICTLANX_ROUTER_LOG_LEVEL", "loud")
+    assert run(["server", "router", "--data", "d"]) == 2
+    assert "MICTLANX_ROUTER_LOG_LEVEL is 'loud': it must be one of" in capsys.readouterr().err
+    assert not (here / "d").exists()
