@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -38,9 +37,10 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
 
-@dataclass(frozen=True, slots=True)
 class Variable(Generic[T_co]):
     """One variable of the environment.
+
+    Not a data class: there are a hundred, and every command makes them.
 
     Attributes:
         name: as it is set; with `*` at its end all that begin so.
@@ -50,11 +50,21 @@ class Variable(Generic[T_co]):
         unit: of a plain number; empty where it has none.
     """
 
-    name: str
-    text: str
-    parse: Callable[[str], T_co] | None
-    default: str = ""
-    unit: str = ""
+    __slots__ = ("default", "name", "parse", "text", "unit")
+
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        parse: Callable[[str], T_co] | None,
+        default: str = "",
+        unit: str = "",
+    ) -> None:
+        self.name = name
+        self.text = text
+        self.parse = parse
+        self.default = default
+        self.unit = unit
 
     def read(self, environ: Mapping[str, str]) -> T_co | None:
         """The value; None when it is neither set nor has a default.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 
 from mictlanfs.logevents import Event
 
@@ -34,6 +35,8 @@ class JsonFormatter(logging.Formatter):
     def __init__(self, server: str = "") -> None:
         super().__init__()
         self._server = {"server": server} if server else {}
+        self._second = -1
+        self._text_of_second = ""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
@@ -57,11 +60,22 @@ class JsonFormatter(logging.Formatter):
                 fields.setdefault(key, value)
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields, ensure_ascii=False, default=_text)
+        return _encode(fields)
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        """The local time of a record; most lines are of the second of the one before."""
+        second = int(record.created)
+        if second != self._second:
+            self._second = second
+            self._text_of_second = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+        return f"{self._text_of_second},{int(record.msecs):03d}"
 
 
 def _text(value: object) -> str:
     return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, default=_text).encode
 
 
 def text_formatter() -> logging.Formatter:

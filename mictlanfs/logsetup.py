@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from mictlanfs import clientvariables, logformats
 from mictlanfs.logfiles import TimedLogFileHandler
@@ -23,8 +24,7 @@ _TALKATIVE_LOGGERS = ("httpx", "httpcore", "asyncio", "urllib3")
 ERROR_SUFFIX = ".error"
 
 
-@dataclass(frozen=True, slots=True)
-class LogFiles:
+class LogFiles(Struct, frozen=True):
     """Log files besides where a process logs anyway: JSON lines, begun anew now and then.
 
     Attributes:
@@ -39,8 +39,7 @@ class LogFiles:
     has_errors: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class LogSettings:
+class LogSettings(Struct, frozen=True):
     """How a server logs.
 
     Attributes:
