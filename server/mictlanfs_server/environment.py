@@ -100,9 +100,9 @@ CACHE = (
 )
 CORS_ORIGINS = Variable(
     "MICTLANX_CORS_ALLOW_ORIGINS",
-    "which pages browsers let in, separated by commas; `*`: all; `none`: no cross-origin requests",
+    "the pages whose scripts browsers let in, separated by commas; `*`: all, as MictlanX does "
+    "unless told otherwise, which opens a server on this machine to every page its user visits",
     text_of,
-    "*",
 )
 CORS_METHODS = Variable(
     "MICTLANX_CORS_ALLOW_METHODS", "which methods, separated by commas", text_of, "*"
