@@ -28,6 +28,7 @@ from mictlanfs.client.bulk import BODY, BulkTransport
 from mictlanfs.client.leanhttpx import httpx
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Buffer
+from mictlanfs.tracecontext import with_trace
 
 CONNECT_TIMEOUT_S = 3.0
 CONNECTIONS_MAX = 64
@@ -113,7 +114,7 @@ class HttpTransport:
             request = httpx.Request(
                 method,
                 _parsed_url(url),
-                headers=headers,
+                headers=with_trace(headers),
                 # The stock transport sends the content, ours the pieces.
                 content=None if is_bulk else b"".join(pieces),
                 extensions={"timeout": timeout, BODY: pieces},
