@@ -16,11 +16,12 @@ from mictlanfs.client.peermap import PeerDirectory
 from mictlanfs.client.peers import PeerClient
 from mictlanfs.client.router import RouterClient
 from mictlanfs.client.session import Session
+from mictlanfs.exposition import counter, gauge, text_of, total
 from mictlanfs.model import PeerNumber
 from mictlanfs_mount.chunkcache.cache import CacheStats
 from mictlanfs_mount.filesystem import FileSystem
 from mictlanfs_mount.settings import MountSettings
-from mictlanfs_mount.virtual import Views
+from mictlanfs_mount.virtual import Document, Views
 from mictlanfs_mount.writeback import Budget
 
 
@@ -40,11 +41,12 @@ class SelfReport:
 
     def views(self) -> Views:
         """What `VirtualFileSystem` shows."""
-        documents = {
+        documents: dict[bytes, Document] = {
             b"stats": self.stats,
             b"config": self.config,
             b"session": self.session_of,
             b"peers": self.peers,
+            b"metrics": self.metrics,
         }
         return Views(documents, self.peer_name)
 
@@ -60,6 +62,63 @@ class SelfReport:
             "handles": len(self.filesystem.handles),
             "cache": asdict(self.cache_stats()),
         }
+
+    def metrics(self) -> str:
+        """The counters of `stats` in the text format of Prometheus."""
+        cache = self.cache_stats()
+        reads = {"memory": cache.memory_hits, "disk": cache.disk_hits, "space": cache.misses}
+        return text_of(
+            (
+                counter(
+                    "mictlanfs_mount_kernel_requests_total",
+                    "Requests of the kernel.",
+                    self.kernel_requests,
+                    "operation",
+                ),
+                total(
+                    "mictlanfs_mount_router_requests_total",
+                    "Requests to routers.",
+                    self.router.request_count,
+                ),
+                total(
+                    "mictlanfs_mount_peer_requests_total",
+                    "Requests to peers.",
+                    self.peer_client.request_count,
+                ),
+                counter(
+                    "mictlanfs_mount_cache_reads_total",
+                    "Reads of chunks, by what answered them.",
+                    reads,
+                    "source",
+                ),
+                total(
+                    "mictlanfs_mount_fetched_bytes_total",
+                    "Bytes fetched from the space.",
+                    cache.fetched_bytes,
+                ),
+                total(
+                    "mictlanfs_mount_fetch_errors_total",
+                    "Requests for chunks that failed.",
+                    cache.fetch_errors,
+                ),
+                gauge("mictlanfs_mount_dirty_bytes", "Not yet durable.", self.dirty.used_bytes),
+                gauge(
+                    "mictlanfs_mount_dirty_limit_bytes",
+                    "As much may be so at once.",
+                    self.dirty.limit_bytes,
+                ),
+                gauge(
+                    "mictlanfs_mount_inodes",
+                    "Inodes that the kernel or the mount knows.",
+                    len(self.filesystem.inodes),
+                ),
+                gauge(
+                    "mictlanfs_mount_handles",
+                    "Open files and directories.",
+                    len(self.filesystem.handles),
+                ),
+            )
+        )
 
     def config(self) -> Mapping[str, Any]:
         """What is mounted where, and the options it was mounted with."""

@@ -30,7 +30,8 @@ DIRECTORY_NAME: Final = b".mictlanfs"
 DIRECTORY_INODE: Final = InodeNumber(2**63 - 1)
 _FIRST_FILE: Final = DIRECTORY_INODE - 1024
 
-Document = Callable[[], Mapping[str, Any]]
+# An object is shown as JSON, a text as it is.
+Document = Callable[[], Mapping[str, Any] | str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,8 @@ class VirtualFileSystem(LeasedFileSystem):
         for name, number in self._names().items():
             if number == ino:
                 document = self.views.documents[name]()
+                if isinstance(document, str):
+                    return document.encode()
                 return json.dumps(document, indent=2, default=os.fspath).encode() + b"\n"
         raise MictlanError(Kind.NOT_FOUND, "document", str(ino))
 

@@ -9,9 +9,10 @@ route, because it is on the path of every operation.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -23,14 +24,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mictlanfs import wire
+from mictlanfs import exposition, wire
 from mictlanfs.errors import HTTP_STATUS, LOG_LEVEL, Kind, MictlanError
+from mictlanfs.exposition import Family
 from mictlanfs.model import Struct
+from mictlanfs_server import processmetrics
+from mictlanfs_server.metering import Meters
 
 log = logging.getLogger(__name__)
 
 BODY_SIZE_BYTES_MAX: Final = 16 * 1024 * 1024
 JSON: Final = "application/json"
+METRICS_PATH: Final = "/metrics"
 _MSGPACK_HEADER: Final = (b"content-type", wire.MSGPACK.encode())
 _JSON_HEADER: Final = (b"content-type", JSON.encode())
 
@@ -185,6 +190,13 @@ def json_response(value: object) -> Response:
     return Response(msgspec.json.encode(value), media_type=JSON)
 
 
+async def metrics_response(families: Sequence[Family]) -> Response:
+    """The answer to Prometheus: `families`, then the metrics of the process."""
+    # Whoever scrapes first pays for loading a library, not the requests of others.
+    process = await asyncio.to_thread(processmetrics.text)
+    return Response(exposition.text_of(families) + process, media_type=exposition.CONTENT_TYPE)
+
+
 def install_error_handlers(app: Starlette) -> None:
     """Make every error of an application's routes, and of its routing, a JSON answer of ours."""
 
@@ -208,22 +220,29 @@ def install_error_handlers(app: Starlette) -> None:
 class DirectRoutes:
     """Leads the requests of message routes past an application's framework.
 
-    Its layers answer errors, count and choose among routes, which a message endpoint does not need
-    and which cost more than many an answer does.
+    Its layers answer errors and choose among routes, which a message endpoint does not need and
+    which cost more than many an answer does. All requests are counted here.
 
     Attributes:
         routes: endpoints by path, for POST; may grow while requests are served.
     """
 
-    def __init__(self, app: ASGIApp, routes: Mapping[str, ASGIApp]) -> None:
+    def __init__(self, app: ASGIApp, routes: Mapping[str, ASGIApp], meters: Meters) -> None:
         self._app = app
+        self._meters = meters
         self.routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, the short way where there is one."""
-        is_message = scope["type"] == "http" and scope["method"] == "POST"
-        endpoint = self.routes.get(scope["path"]) if is_message else None
-        await (endpoint or self._app)(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"]
+        endpoint = self.routes.get(path) if scope["method"] == "POST" else None
+        if endpoint is None:
+            await self._meters.run(self._app, None, scope, receive, send)
+        else:
+            await self._meters.run(endpoint, path, scope, receive, send)
 
 
 class HeaderMiddleware:

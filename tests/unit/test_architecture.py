@@ -29,6 +29,7 @@ WEB_HOMES = [
     "server/mictlanfs_server/http.py",
     "server/mictlanfs_server/serving.py",
     "*/app.py",
+    "server/mictlanfs_server/router/front.py",
 ]
 # The only files that may import a library. A `*` also crosses folders.
 LIBRARY_HOMES = {
@@ -50,6 +51,9 @@ LIBRARY_HOMES = {
     "fastapi": WEB_HOMES,
     "starlette": WEB_HOMES,
     "uvicorn": WEB_HOMES,
+    "prometheus_client": ["server/mictlanfs_server/processmetrics.py"],
+    "opentelemetry": ["server/mictlanfs_server/tracing.py"],
+    "dotenv": ["mictlanfs/environment.py"],
 }
 
 # The layers of the mount, highest first. Parts on one line may import each other; parts that are

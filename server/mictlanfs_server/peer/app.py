@@ -21,17 +21,25 @@ from mictlanfs.errors import Kind, MictlanError, UsageError
 from mictlanfs.identifiers import boot_id
 from mictlanfs.logsetup import log_to_stderr
 from mictlanfs_server.environment import log_peer_ineffective
-from mictlanfs_server.http import install_error_handlers, json_response
+from mictlanfs_server.http import (
+    METRICS_PATH,
+    install_error_handlers,
+    json_response,
+    metrics_response,
+)
+from mictlanfs_server.metering import Meters
 from mictlanfs_server.peer.backends.file import FileBackend
 from mictlanfs_server.peer.capacity import Capacity
 from mictlanfs_server.peer.folder import INDEX_NAME, DataFolder
 from mictlanfs_server.peer.handlers import ChunkHandlers
 from mictlanfs_server.peer.index import Index
 from mictlanfs_server.peer.localserver import LocalServer
+from mictlanfs_server.peer.metrics import families
 from mictlanfs_server.peer.recovery import reconcile
 from mictlanfs_server.peer.registration import Registration, reachable_url
 from mictlanfs_server.peer.store import ChunkStore
 from mictlanfs_server.serving import Listener, serve
+from mictlanfs_server.tracing import trace_settings, traced, tracing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -40,6 +48,9 @@ if TYPE_CHECKING:
     from mictlanfs_server.serving import Message
 
 log = logging.getLogger(__name__)
+
+# `service.name` in the traces of peers; the instance is the id.
+TRACE_SERVICE = "mictlanx-peer"
 
 
 class LinkStatus(msgspec.Struct, frozen=True):
@@ -97,6 +108,7 @@ class PeerApp:
             on_welcome=lambda space_id: self._local.listen(space_id, settings.peer_id),
         )
         self._chunks = ChunkHandlers(self.store)
+        self._meters = Meters()
         self._framework = self._routes()
 
     async def __call__(
@@ -106,10 +118,13 @@ class PeerApp:
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
         """Answer one request, or run the lifespan."""
-        if scope["type"] == "http" and self._chunks.is_ours(scope["path"]):
-            await self._chunks(scope, receive, send)
-        else:
+        if scope["type"] != "http":
             await self._framework(scope, receive, send)
+        elif self._chunks.is_ours(scope["path"]):
+            template = self._chunks.template(scope["path"])
+            await self._meters.run(self._chunks, template, scope, receive, send)
+        else:
+            await self._meters.run(self._framework, None, scope, receive, send)
 
     def on_listening(self, listener: Listener) -> None:
         """Take note of where the peer answers, and of how it is stopped."""
@@ -165,6 +180,14 @@ class PeerApp:
             """The state of the peer."""
             return json_response(self.status())
 
+        @app.get(METRICS_PATH)
+        async def metrics() -> Response:
+            """What Prometheus scrapes: requests, the peer, the process."""
+            is_registered = self._registration.state.is_registered
+            return await metrics_response(
+                families(self.store, self._meters, is_registered=is_registered)
+            )
+
         install_error_handlers(app)
         return app
 
@@ -216,10 +239,15 @@ def run(settings: PeerSettings) -> None:
     # Before anything is opened: what was lost is reported then.
     log_to_stderr(settings.peer_id, settings.logs)
     log_peer_ineffective(os.environ)
+    with tracing(trace_settings(os.environ, TRACE_SERVICE, settings.peer_id)):
+        _run(settings)
+
+
+def _run(settings: PeerSettings) -> None:
     app = create_app(settings)
     try:
         serve(
-            app,
+            traced(app),
             name=settings.peer_id,
             host=settings.host,
             port=settings.port,

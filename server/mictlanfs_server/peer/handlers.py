@@ -41,6 +41,7 @@ IDLE_TIMEOUT_S: Final = 30.0
 _FRAME_BODY_SIZE_BYTES_MAX: Final = 4 + wire.FRAME_HEADER_SIZE_BYTES_MAX + wire.FRAME_SIZE_BYTES_MAX
 _DIGEST_HEADER: Final = wire.HEADER_DIGEST.encode()
 _BYTES_TYPE: Final = (b"content-type", b"application/octet-stream")
+_CHUNK_TEMPLATE: Final = wire.Path.CHUNK + "{chunk_id}"
 _RANGE: Final = re.compile(rb"bytes=([0-9]{1,18})-([0-9]{1,18})?")
 
 
@@ -153,6 +154,10 @@ class ChunkHandlers:
     def is_ours(self, path: str) -> bool:
         """Whether a request for `path` belongs here."""
         return path.startswith(wire.Path.CHUNK) or path in self._frame_verbs
+
+    def template(self, path: str) -> str:
+        """The route of a path that is ours."""
+        return path if path in self._frame_verbs else _CHUNK_TEMPLATE
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""

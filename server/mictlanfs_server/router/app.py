@@ -20,14 +20,15 @@ from fastapi.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from mictlanfs import __version__, wire
+from mictlanfs import wire
 from mictlanfs.client.transport import HttpTransport
 from mictlanfs.clock import Clock, SystemClock
 from mictlanfs.errors import HTTP_STATUS, MictlanError
 from mictlanfs.logsetup import log_to_stderr
 from mictlanfs.model import Struct
-from mictlanfs_server.environment import log_router_ineffective
+from mictlanfs_server import environment as variables
 from mictlanfs_server.http import (
+    METRICS_PATH,
     DirectRoutes,
     HeaderMiddleware,
     Reply,
@@ -36,19 +37,29 @@ from mictlanfs_server.http import (
     install_error_handlers,
     json_response,
     message_route,
+    metrics_response,
     to_mictlan_error,
 )
 from mictlanfs_server.metadata.sqlite import SqliteStore
+from mictlanfs_server.metering import Meters
 from mictlanfs_server.router.collector import Collector, Transport
 from mictlanfs_server.router.datadir import DataDirectory
+from mictlanfs_server.router.front import (
+    DEFAULT_FRONT,
+    FrontSettings,
+    front_settings,
+    present,
+)
 from mictlanfs_server.router.gate import LeasedAnswer, LeaseGate
 from mictlanfs_server.router.handlers import MessageRoute, ReadRoute, RouterHandlers
 from mictlanfs_server.router.membership import Membership
+from mictlanfs_server.router.metrics import families
 from mictlanfs_server.router.peermap import PublicPeerMap
 from mictlanfs_server.router.sessions import SessionTable
 from mictlanfs_server.router.settings import RouterSettings
 from mictlanfs_server.router.status import StatusReport
 from mictlanfs_server.serving import Listener, serve
+from mictlanfs_server.tracing import trace_settings, traced, tracing
 
 DESCRIPTION = """
 The authority on names, metadata, sessions and peers of a MictlanFS space.
@@ -150,12 +161,17 @@ class _Router:
 
 
 def create_app(
-    settings: RouterSettings, *, clock: Clock | None = None, transport: Transport | None = None
+    settings: RouterSettings,
+    front: FrontSettings = DEFAULT_FRONT,
+    *,
+    clock: Clock | None = None,
+    transport: Transport | None = None,
 ) -> FastAPI:
     """A router over `settings.data`, which it locks at once and until its lifespan ends.
 
     Args:
         settings: of the router.
+        front: how its HTTP interface presents itself.
         clock: for tests; the system's clocks otherwise.
         transport: how peers are reached; one of its own otherwise.
 
@@ -165,32 +181,36 @@ def create_app(
     router = _Router(settings, clock or SystemClock(), transport)
     header = (wire.HEADER_PEER_MAP, router.peer_map_header)
     direct: dict[str, ASGIApp] = {}
+    meters = Meters()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with router.running() as parts:
-            for route in _add_routes(app, parts):
+            for route in _add_routes(app, parts, meters, front):
                 direct[route.path] = HeaderMiddleware(route.app, *header)
             yield
 
-    app = FastAPI(
-        title="MictlanFS router", version=__version__, description=DESCRIPTION, lifespan=lifespan
-    )
+    app = FastAPI(description=DESCRIPTION, lifespan=lifespan)
+    present(app, front)
     app.state.unlock = router.unlock
     app.state.stop_waiting = router.stop_waiting
     app.state.direct = direct
+    app.state.meters = meters
     app.add_middleware(HeaderMiddleware, *header)
     install_error_handlers(app)
     return app
 
 
-def _add_routes(app: FastAPI, parts: _Parts) -> list[Route]:
+def _add_routes(app: FastAPI, parts: _Parts, meters: Meters, front: FrontSettings) -> list[Route]:
     """Add all routes to an application; returns those of messages."""
     messages, reads = parts.handlers.routes(), parts.handlers.reads()
     commit, *rest = messages
     described: list[MessageRoute | ReadRoute] = [commit, *reads, *rest]
-    app.description = DESCRIPTION + describe_messages(
-        (route.path, route.request_type, route.purpose) for route in described
+    preface = f"{front.preface}\n\n" if front.preface else ""
+    app.description = (
+        preface
+        + DESCRIPTION
+        + describe_messages((route.path, route.request_type, route.purpose) for route in described)
     )
     # Before everything else: they are tried in order, the most frequent first.
     routes = [
@@ -208,6 +228,10 @@ def _add_routes(app: FastAPI, parts: _Parts) -> list[Route]:
         """Whether the router serves; it answers only when it does."""
         return json_response({"status": "ok"})
 
+    async def metrics() -> Response:
+        """What Prometheus scrapes: requests, the space, the process."""
+        return await metrics_response(families(await parts.report.status(), meters))
+
     _, components = msgspec.json.schema_components(
         [wire.SpaceStatus], ref_template="#/components/schemas/{name}"
     )
@@ -219,6 +243,7 @@ def _add_routes(app: FastAPI, parts: _Parts) -> list[Route]:
         responses={200: {"content": {"application/json": schema}}},
     )
     app.add_api_route(wire.Path.HEALTH, health, response_class=Response)
+    app.add_api_route(METRICS_PATH, metrics, response_class=Response)
     make_openapi = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -260,11 +285,17 @@ def run(
         SystemExit: the router could not start; the reason is in the log.
     """
     log_to_stderr(settings.router_id, settings.logs)
-    log_router_ineffective(os.environ)
-    app = create_app(settings)
+    variables.log_router_ineffective(os.environ)
+    service = variables.SERVICE_NAME.value(os.environ)
+    with tracing(trace_settings(os.environ, service, settings.router_id)):
+        _run(settings, on_listening)
+
+
+def _run(settings: RouterSettings, on_listening: Callable[[Listener], None] | None) -> None:
+    app = create_app(settings, front_settings(os.environ))
     try:
         serve(
-            DirectRoutes(app, app.state.direct),
+            traced(DirectRoutes(app, app.state.direct, app.state.meters)),
             name=settings.router_id,
             host=settings.host,
             port=settings.port,

@@ -15,7 +15,7 @@ from mictlanfs.checksums import digest_of
 from tests.support.spaces import Mount, mictlanfs, mounted, run, running_space
 
 COMPUTED = ("bucket", "ball_id", "checksum", "size", "chunks", "peers")
-DOCUMENTS = ["config", "peers", "session", "stats"]
+DOCUMENTS = ["config", "metrics", "peers", "session", "stats"]
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from mictlanfs_mount.settings import MountSettings
 from mictlanfs_mount.writeback import Budget
 from tests.support.fakenet import FakeNet
 from tests.support.fakerouter import FakeRouter
+from tests.support.metrics import samples_of
 from tests.support.mount_fakes import open_mount
 
 URI = "mictlanx://r@router:60666/?protocol=http"
@@ -59,9 +60,27 @@ async def test_every_document_is_json_and_says_what_the_parts_know() -> None:
         told = {
             name: json.loads(json.dumps(document(), default=os.fspath))
             for name, document in views.documents.items()
+            if name != b"metrics"
         }
+        metrics = report.metrics()
+        assert views.documents[b"metrics"]() == metrics
         grant = session.grant
+    assert list(views.documents) == [b"stats", b"config", b"session", b"peers", b"metrics"]
     assert list(told) == [b"stats", b"config", b"session", b"peers"]
+    assert samples_of(metrics) == {
+        ("mictlanfs_mount_kernel_requests_total", ("operation", "lookup")): 3,
+        ("mictlanfs_mount_router_requests_total",): 1,
+        ("mictlanfs_mount_peer_requests_total",): 0,
+        ("mictlanfs_mount_cache_reads_total", ("source", "memory")): 1,
+        ("mictlanfs_mount_cache_reads_total", ("source", "disk")): 2,
+        ("mictlanfs_mount_cache_reads_total", ("source", "space")): 3,
+        ("mictlanfs_mount_fetched_bytes_total",): 6,
+        ("mictlanfs_mount_fetch_errors_total",): 7,
+        ("mictlanfs_mount_dirty_bytes",): 5,
+        ("mictlanfs_mount_dirty_limit_bytes",): 100,
+        ("mictlanfs_mount_inodes",): 0,
+        ("mictlanfs_mount_handles",): 0,
+    }
     stats = told[b"stats"]
     assert stats["kernel_requests"] == {"lookup": 3}
     assert (stats["router_requests"], stats["peer_requests"]) == (1, 0)

@@ -25,6 +25,7 @@ from mictlanfs_server.http import (
     json_response,
     message_route,
 )
+from mictlanfs_server.metering import Meters
 
 PATH = "/ask"
 REQUEST = wire.encode(wire.TakeInodes(SessionId("s"), 3, 7))
@@ -269,16 +270,19 @@ def test_direct_routes_lead_messages_past_the_application() -> None:
     route = message_route(PATH, wire.TakeInodes, answer)
     behind = app_with(answer)
     behind.router.routes.clear()
-    app = DirectRoutes(behind, {PATH: HeaderMiddleware(route.app, "X-Pot", lambda: b"1")})
+    meters = Meters()
+    app = DirectRoutes(behind, {PATH: HeaderMiddleware(route.app, "X-Pot", lambda: b"1")}, meters)
     response = exchange(app)  # type: ignore[arg-type]  # Any ASGI application will do.
     assert (response.status_code, response.headers["x-pot"]) == (200, "1")
     assert wire.decode(response.content, wire.InodeRange) == wire.InodeRange(3, 7)
+    assert meters.answered("POST", PATH) == 1
 
 
 @pytest.mark.parametrize(("path", "method"), [(PATH, "GET"), ("/else", "POST")])
 def test_direct_routes_leave_all_else_to_the_application(path: str, method: str) -> None:
     behind = app_with(answer)
     behind.router.routes.clear()
-    app = DirectRoutes(behind, {PATH: message_route(PATH, wire.TakeInodes, answer).app})
+    meters = Meters()
+    app = DirectRoutes(behind, {PATH: message_route(PATH, wire.TakeInodes, answer).app}, meters)
     response = exchange(app, path=path, method=method)  # type: ignore[arg-type]  # As above.
     assert response.status_code == 404

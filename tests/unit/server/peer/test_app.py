@@ -22,6 +22,7 @@ from mictlanfs.identifiers import boot_id
 from mictlanfs.model import MIB
 from mictlanfs_server.peer.backends.base import StoredChunk
 from mictlanfs_server.peer.index import Index
+from tests.support.metrics import samples_of
 from tests.unit.server.peer.making import (
     LARGE,
     NOBODY,
@@ -81,6 +82,25 @@ def test_chunks_come_back_over_http(shared_peer: PeerProcess, length: int) -> No
     assert headers["content-range"] == f"bytes 0-0/{length}"
     assert shared_peer.request("DELETE", path_of(chunk))[0] == 204
     assert shared_peer.request("GET", path_of(chunk))[0] == 404
+
+
+def test_metrics_tell_what_the_peer_holds_and_answered(shared_peer: PeerProcess) -> None:
+    chunk, body = make_chunk(LARGE)
+    shared_peer.put(chunk, body)
+    get(shared_peer, chunk)
+    status, _, text = shared_peer.request("GET", "/metrics")
+    assert status == 200
+    found = samples_of(text.decode())
+    assert found[("mictlanfs_peer_chunks",)] >= 1
+    assert found[("mictlanfs_peer_used_bytes",)] >= LARGE
+    assert found[("mictlanfs_peer_capacity_bytes",)] > LARGE
+    handler = ("handler", wire.Path.CHUNK + "{chunk_id}")
+    put, taken = ("method", "PUT"), ("status", "2xx")
+    assert found["http_requests_total", handler, put, taken] >= 1
+    assert found["http_request_size_bytes_sum", handler] >= LARGE
+    assert found["http_response_size_bytes_sum", handler] >= LARGE
+    assert found[("process_resident_memory_bytes",)] > 1e6
+    assert not any(chunk.id.hex() in str(key) for key in found)
 
 
 def test_one_connection_serves_many_requests_good_and_bad(shared_peer: PeerProcess) -> None:

@@ -21,6 +21,7 @@ from mictlanfs.model import ROOT_INODE, Extent, FileKind, InodeNumber, Node, Pee
 from mictlanfs_server.router.app import create_app, run
 from mictlanfs_server.router.settings import RouterSettings
 from tests.contract.metadata.forms import PEERS, new_chunk
+from tests.support.metrics import samples_of
 from tests.unit.server.router.fakes import FakePeers, announce
 
 T = TypeVar("T")
@@ -160,10 +161,32 @@ def test_health_and_status_are_json_for_people(tmp_path: Path) -> None:
 def test_description_shows_json_and_messages(tmp_path: Path) -> None:
     async def scenario(caller: Caller) -> None:
         described = (await caller.client.get("/openapi.json")).json()
-        assert set(described["paths"]) == {wire.Path.STATUS, wire.Path.HEALTH}
+        assert set(described["paths"]) == {wire.Path.STATUS, wire.Path.HEALTH, "/metrics"}
         assert f"`{wire.Path.COMMIT}` | `Commit`(session" in described["info"]["description"]
         assert {"SpaceStatus", "PeerStatus"} <= set(described["components"]["schemas"])
         assert (await caller.client.get("/docs")).status_code == 200
+
+    with_router(tmp_path, scenario)
+
+
+def test_metrics_tell_the_state_of_the_space(tmp_path: Path) -> None:
+    async def scenario(caller: Caller) -> None:
+        for number in PEERS:
+            await caller.ask(
+                wire.Path.PEER_ANNOUNCE, announce(number, space_id=""), wire.PeerWelcome
+            )
+        await caller.open_session()
+        response = await caller.client.get("/metrics")
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+        found = samples_of(response.text)
+        assert found["mictlanfs_peers", ("state", "up")] == len(PEERS)
+        assert found["mictlanfs_peers", ("state", "down")] == 0
+        assert found[("mictlanfs_sessions",)] == 1
+        assert found[("mictlanfs_healthy",)] == 1
+        assert found[("mictlanfs_commits_total",)] == 0
+        assert found[("mictlanfs_chunks_under_replicated",)] == 0
+        assert found[("process_resident_memory_bytes",)] > 1e6
 
     with_router(tmp_path, scenario)
 

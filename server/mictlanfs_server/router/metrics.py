@@ -1,0 +1,75 @@
+"""The metrics of a space, as its router sees it: peers, sessions, leases, chunks, commits. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from mictlanfs import wire
+from mictlanfs.exposition import Family, gauge, gauges, total
+from mictlanfs.model import PeerState
+from mictlanfs_server.metering import Meters
+
+
+def families(status: wire.SpaceStatus, meters: Meters) -> list[Family]:
+    """The metrics of a router; replica counts may be some seconds old, as in its status."""
+    peers, sessions = status.peers, status.sessions
+    states = Counter(peer.state for peer in peers)
+    return [
+        *meters.families(),
+        gauge("mictlanfs_healthy", "1 when the space has no problem.", status.is_healthy),
+        gauge("mictlanfs_uptime_seconds", "Since the router started.", status.uptime_s),
+        gauges(
+            "mictlanfs_peers",
+            "Peers by state.",
+            {state.name.lower(): states[state.name.lower()] for state in PeerState},
+            "state",
+        ),
+        gauges(
+            "mictlanfs_peer_used_bytes",
+            "Bytes that a peer holds, as it said last.",
+            {peer.id: peer.used for peer in peers},
+            "peer_id",
+        ),
+        gauges(
+            "mictlanfs_peer_capacity_bytes",
+            "Bytes that a peer may hold.",
+            {peer.id: peer.capacity for peer in peers},
+            "peer_id",
+        ),
+        gauge("mictlanfs_sessions", "Open sessions.", len(sessions)),
+        gauge(
+            "mictlanfs_leases",
+            "Leases that sessions hold.",
+            sum(session.lease_count for session in sessions),
+        ),
+        gauge(
+            "mictlanfs_leases_waited",
+            "Leases that sessions wait for.",
+            sum(session.waited_count for session in sessions),
+        ),
+        gauge("mictlanfs_buckets", "Buckets.", status.bucket_count),
+        gauge("mictlanfs_inodes", "Files and directories.", status.inode_count),
+        gauge("mictlanfs_bytes", "Bytes in files, copies not counted.", status.bytes_logical),
+        gauge("mictlanfs_chunks", "Chunks on peers.", status.chunk_count),
+        gauge("mictlanfs_chunks_inline", "Chunks kept by the router.", status.inline_count),
+        gauge(
+            "mictlanfs_chunks_under_replicated",
+            "Chunks with fewer copies than wanted.",
+            status.under_replicated_count,
+        ),
+        gauge(
+            "mictlanfs_chunks_lost",
+            "Chunks without a copy on a peer that answers.",
+            status.lost_count,
+        ),
+        gauge(
+            "mictlanfs_chunks_unreferenced",
+            "Chunks of deleted files that wait for their removal.",
+            status.tombstone_count,
+        ),
+        total(
+            "mictlanfs_commits_total",
+            "Commits of clients that had success.",
+            meters.answered("POST", wire.Path.COMMIT),
+        ),
+    ]
