@@ -160,9 +160,10 @@ def read_environment_file(environ: MutableMapping[str, str]) -> Path | None:
         UsageError: a file that was named cannot be read, or a line of it means nothing.
     """
     variable = next((name for name in ENV_FILE_VARIABLES if environ.get(name)), None)
-    path = Path(environ[variable] if variable else ENV_FILE_DEFAULT).absolute()
-    if variable is None and not path.is_file():
+    path = Path(environ[variable] if variable else ENV_FILE_DEFAULT)
+    if variable is None and not _is_there(path):
         return None
+    path = path.absolute()
     # The library takes a while to load, and hardly anybody has such a file.
     from dotenv import dotenv_values
     from dotenv.parser import parse_stream
@@ -182,6 +183,14 @@ def read_environment_file(environ: MutableMapping[str, str]) -> Path | None:
     if variable is not None:
         environ[variable] = str(path)
     return path
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        # A current directory that was removed, is forbidden, or lies in a mount that is dead.
+        return False
 
 
 def may_come_from_file(name: str) -> bool:

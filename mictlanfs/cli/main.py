@@ -156,7 +156,9 @@ def run(args: Sequence[str]) -> int:
     """Run one command line, report its error if any, and return the exit code."""
 
     def command() -> object:
-        environment.load()
+        # A mount that hangs must not hold up its end, which may be called from inside of it.
+        if args[:1] != ["umount"]:
+            environment.load()
         return cli.main(list(args), PROGRAM, standalone_mode=False)
 
     try:

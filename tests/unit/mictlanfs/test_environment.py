@@ -1,4 +1,6 @@
+import errno
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,24 @@ def test_without_a_file_nothing_happens(folder: Path) -> None:
     environ: dict[str, str] = {}
     assert read_environment_file(environ) is None
     assert not environ
+
+
+def test_a_current_directory_that_was_removed_has_no_file(folder: Path) -> None:
+    gone = folder / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    assert read_environment_file({}) is None
+
+
+def test_a_place_that_cannot_be_looked_into_has_no_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dead(_: Path) -> bool:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(Path, "is_file", dead)
+    assert read_environment_file({}) is None
 
 
 @pytest.mark.parametrize("variable", ["ENV_FILE_PATH", "MICTLANX_ENV_FILE"])

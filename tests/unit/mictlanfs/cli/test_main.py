@@ -336,3 +336,16 @@ def test_the_start_is_quick_because_nothing_heavy_is_imported() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+# --- files of variables --------------------------------------------------------------------------
+
+
+def test_a_bad_file_of_variables_stops_every_command_but_umount(
+    cli: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env.local").write_text("= nonsense\n")
+    done = cli("ls", "--help")
+    assert (done.code, "line 1: it must be NAME=value" in done.err) == (2, True)
+    assert cli("umount", "--help").code == 0
