@@ -152,7 +152,7 @@ class HttpTransport:
             request = httpx.Request(
                 method,
                 _parsed_url(url),
-                headers=headers,
+                headers=with_trace(headers),
                 content=body,
                 extensions={"timeout": timeout},
             )

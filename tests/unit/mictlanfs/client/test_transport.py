@@ -7,6 +7,7 @@ import httpx
 import pytest
 import trio
 
+from mictlanfs import tracecontext
 from mictlanfs.client.transport import HttpTransport, StreamedResponse, translated_errors
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Buffer
@@ -246,3 +247,27 @@ async def test_nobody_there_is_unavailable_for_a_stream_too() -> None:
             pass
     await transport.aclose()
     assert caught.value.kind is Kind.UNAVAILABLE
+
+
+# --- traces --------------------------------------------------------------------------------------
+
+
+async def test_a_request_and_a_stream_carry_the_trace_that_there_is() -> None:
+    traces = [{"traceparent": "one"}, {"traceparent": "two"}, {}]
+    transport = HttpTransport()
+    heads: list[bytes] = []
+    async with echo_server() as (_, url):
+        tracecontext.set_source(lambda: traces.pop(0))
+        try:
+            heads.append(bytes((await transport.request("GET", url, headers={"a": "b"})).body))
+            async with transport.stream("GET", url) as response:
+                heads.append(await read_all(response))
+            heads.append(bytes((await transport.request("GET", url)).body))
+        finally:
+            tracecontext.set_source(None)
+            await transport.aclose()
+    first, second, third = (head.lower() for head in heads)
+    assert b"\r\na: b\r\n" in first
+    assert b"\r\ntraceparent: one\r\n" in first
+    assert b"\r\ntraceparent: two\r\n" in second
+    assert b"traceparent" not in third
