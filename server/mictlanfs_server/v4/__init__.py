@@ -1,0 +1,1 @@
+"""The MictlanX v4 door: the HTTP interface of MictlanX over the same space."""
