@@ -48,6 +48,8 @@ from mictlanfs.wirepeers import FrameDelete as FrameDelete
 from mictlanfs.wirepeers import FrameGet as FrameGet
 from mictlanfs.wirepeers import FramePut as FramePut
 from mictlanfs.wirepeers import FrameResult as FrameResult
+from mictlanfs.wirepeers import GetLeaveCost as GetLeaveCost
+from mictlanfs.wirepeers import LeaveCost as LeaveCost
 from mictlanfs.wirepeers import PeerAnnounce as PeerAnnounce
 from mictlanfs.wirepeers import PeerLeave as PeerLeave
 from mictlanfs.wirepeers import PeerWelcome as PeerWelcome
@@ -119,6 +121,7 @@ class Path:
     PEER_MAP: Final = PREFIX + "/peer-map"
     PEER_ANNOUNCE: Final = PREFIX + "/peer/announce"
     PEER_LEAVE: Final = PREFIX + "/peer/leave"
+    PEER_LEAVE_COST: Final = PREFIX + "/peer/leave-cost"
     STATUS: Final = PREFIX + "/status"
     HEALTH: Final = PREFIX + "/health"
     PATH: Final = PREFIX + "/path"

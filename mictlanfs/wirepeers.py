@@ -42,6 +42,27 @@ class PeerLeave(Struct, frozen=True):
     url: str
 
 
+class GetLeaveCost(Struct, frozen=True):
+    """Ask what a space would be short of if a peer left now. Answer: `LeaveCost`.
+
+    Reads every chunk: for people who are about to stop a peer. Errors: NOT_FOUND (no such peer).
+    """
+
+    id: str
+
+
+class LeaveCost(Struct, frozen=True):
+    """What a space would be short of without one of its peers.
+
+    Attributes:
+        lost_count: chunks that would have no copy left on a peer that answers, and have one now.
+        short_count: chunks that would have fewer copies than wanted, and have enough now.
+    """
+
+    lost_count: int
+    short_count: int
+
+
 class FramePut(Struct, frozen=True):
     """Header of a frame of chunks to store; the bodies follow in order."""
 

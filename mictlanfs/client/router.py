@@ -243,6 +243,11 @@ class RouterClient:
         """The present peer map."""
         return await self._ask(wire.Path.PEER_MAP, wire.Done(), PeerMap)
 
+    async def leave_cost(self, peer_id: str) -> wire.LeaveCost:
+        """What the space would be short of without a peer. Raises NOT_FOUND."""
+        request = wire.GetLeaveCost(peer_id)
+        return await self._ask(wire.Path.PEER_LEAVE_COST, request, wire.LeaveCost)
+
     async def status(self) -> wire.SpaceStatus:
         """The state of the space."""
         response = await self._send("GET", wire.Path.STATUS, None, self._retry)

@@ -24,6 +24,7 @@ from mictlanfs_server import environment as variables
 
 if TYPE_CHECKING:
     from mictlanfs.environment import Variable
+    from mictlanfs_server.channel import Request
     from mictlanfs_server.cluster import MountRequest
     from mictlanfs_server.control import LocalStatus
     from mictlanfs_server.plan import ServerOptions
@@ -459,6 +460,65 @@ def status(data: Path | None, as_json: bool) -> int:
     else:
         click.echo(_table(found))
     return {control.HEALTHY: Exit.OK, control.DEGRADED: Exit.FAILED}.get(found.state, NOT_RUNNING)
+
+
+# --- the peers of a running space -----------------------------------------------------------------
+
+
+@server.group()
+def peers() -> None:
+    """Add, stop and start peers while the space runs."""
+
+
+@peers.command("add")
+@click.argument("count", type=click.IntRange(1, 63), default=1)
+@data_option
+def add_peers(count: int, data: Path | None) -> None:
+    """Start COUNT (1 unless given) new peers. They belong to the space from now on."""
+    from mictlanfs_server.channel import AddPeers
+
+    _ask(data, AddPeers(count))
+
+
+@peers.command("stop")
+@click.argument("peer")
+@click.option("--force", is_flag=True, help="Also when chunks cannot be read without it.")
+@data_option
+def stop_peer(peer: str, force: bool, data: Path | None) -> None:
+    """Stop PEER, as `peer-2`, until `server peers start`; also over restarts of the space.
+
+    Its data stays where it is. Refused when other peers lack chunks that it has.
+    """
+    from mictlanfs_server.channel import StopPeer
+
+    _ask(data, StopPeer(peer, force))
+
+
+@peers.command("start")
+@click.argument("peer")
+@data_option
+def start_peer(peer: str, data: Path | None) -> None:
+    """Start PEER, as `peer-2`, which was stopped before."""
+    from mictlanfs_server.channel import StartPeer
+
+    _ask(data, StartPeer(peer))
+
+
+def _ask(data: Path | None, request: Request) -> None:
+    """Have the supervisor do something; print what it says."""
+    import trio
+
+    from mictlanfs.errors import UsageError
+    from mictlanfs_server import channel
+
+    directory = _directory(data)
+    if directory is None:
+        raise UsageError("no space was started by this user: say which one with --data")
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    click.echo(trio.run(channel.ask, directory, request, say))
 
 
 def _directory(data: Path | None) -> SpaceDirectory | None:

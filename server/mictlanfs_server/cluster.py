@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,9 @@ from mictlanfs.mounts.users import names_of, users_of
 from mictlanfs.processes import ProcessIdentity, current_process, send_signal, wait_ended
 from mictlanfs.taskerrors import raising_single_errors
 from mictlanfs.uri import ServerAddress
+from mictlanfs_server import channel
 from mictlanfs_server.child import ChildSpec, command_line, guarded_command_line
+from mictlanfs_server.elastic import START_TIMEOUT_S, PeerPool
 from mictlanfs_server.lifeline import lifeline
 from mictlanfs_server.mountpoint import check_free, wait_until_answering
 from mictlanfs_server.plan import (
@@ -44,7 +46,9 @@ from mictlanfs_server.plan import (
     ServerOptions,
     check_ports,
     is_wildcard,
+    peer_address,
     peer_id,
+    peer_name,
     planned,
     reachable,
 )
@@ -64,7 +68,6 @@ log = logging.getLogger(__name__)
 
 SUPERVISOR, ROUTER, MOUNT = "supervisor", "router", "mount"
 
-START_TIMEOUT_S = 20.0
 SERVER_STOP_GRACE_S = 8.0
 # How long programs that still use the mount hold up its end.
 MOUNT_USERS_GRACE_S = 10.0
@@ -80,6 +83,8 @@ LEFTOVER_TERM_GRACE_S = 12.0
 LEFTOVER_KILL_GRACE_S = 5.0
 PORT_PATIENCE_S = 10.0
 CLAIM_CHECK_INTERVAL_S = 2.0
+# Of the stages: 0 is the router, 2 the mount.
+PEERS_STAGE = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +134,8 @@ def serve_space(
                 trio.run(space.serve, on_ready)
             finally:
                 with suppress(OSError):
-                    claim.write_record(idle(record))
+                    # As it is by now: peers may have been added or stopped.
+                    claim.write_record(idle(space.record))
 
 
 def end_leftovers(record: SpaceRecord) -> None:
@@ -253,26 +259,42 @@ class _Space:
         self._record = record
         self._mount = mount
         self._lifeline_fd = lifeline_fd
-        host = reachable(record.host)
-        self._router = ServerAddress(ROUTER_ID, host, record.port)
-        self._peers = [
-            ServerAddress(peer_id(index), host, port)
-            for index, port in enumerate(record.peer_ports)
-        ]
+        self._router = ServerAddress(ROUTER_ID, reachable(record.host), record.port)
+
+    @property
+    def record(self) -> SpaceRecord:
+        """What is recorded of the space now."""
+        return self._record
+
+    def change(
+        self, *, peer_ports: Sequence[int] | None = None, stopped: Sequence[int] | None = None
+    ) -> None:
+        """Record other peers, durably. Raises UsageError: it cannot be, and nothing changed."""
+        record = self._record
+        record = replace(
+            record,
+            peer_ports=record.peer_ports if peer_ports is None else tuple(peer_ports),
+            stopped_peers=record.stopped_peers if stopped is None else tuple(stopped),
+        )
+        _write(self._claim, record)
+        self._record = record
 
     async def serve(self, on_ready: Callable[[SpaceRecord], None]) -> None:
         """Run everything until a signal."""
-
-        def ready() -> None:
-            self._remember()
-            on_ready(self._record)
-            # Paths were shown as seen from where the user is. From now on that directory is free,
-            # and may even be the mountpoint.
-            os.chdir("/")
-
-        with raising_single_errors():
+        with raising_single_errors(), channel.listening(self._claim.directory) as requests:
             async with open_probe(self._router) as probe, trio.open_nursery() as nursery:
                 supervisor = Supervisor(self._stages(probe), self._record_children)
+                pool = PeerPool(self, supervisor, probe, PEERS_STAGE)
+
+                def ready() -> None:
+                    if requests is not None:
+                        nursery.start_soon(channel.serve, requests, pool.handle)
+                    self._remember()
+                    on_ready(self._record)
+                    # Paths were shown as seen from where the user is. From now on that directory
+                    # is free, and may even be the mountpoint.
+                    os.chdir("/")
+
                 await nursery.start(supervisor.obey_signals)
                 nursery.start_soon(self._watch_claim, supervisor)
                 await supervisor.run(ready)
@@ -299,17 +321,20 @@ class _Space:
             log.warning("cannot write %s: %s", self._claim.directory.record_path, error)
 
     def _stages(self, probe: Probe) -> list[Stage]:
+        record, running = self._record, self._record.running_peers
+
         async def peers_ready() -> None:
-            await probe.wait_for_peers(self._peers)
+            await probe.wait_for_peers([peer_address(record, index) for index in running])
             # From now on somebody may store data.
             self._claim.keep = True
 
-        count = len(self._peers)
+        count = len(running)
         stages = [
             Stage("the router", [self._router_spec()], probe.wait_for_router, START_TIMEOUT_S),
+            # `PEERS_STAGE` is its index.
             Stage(
                 f"{count} peers" if count > 1 else "the peer",
-                [self._peer_spec(index) for index in range(count)],
+                [self.peer_spec(index) for index in running],
                 peers_ready,
                 START_TIMEOUT_S,
             ),
@@ -328,16 +353,17 @@ class _Space:
             *("--id", ROUTER_ID),
         )
 
-    def _peer_spec(self, index: int) -> ChildSpec:
+    def peer_spec(self, index: int) -> ChildSpec:
+        """How a peer is run."""
         directory, record = self._claim.directory, self._record
         capacity = () if record.capacity is None else ("--capacity", str(record.capacity))
-        url = self._peers[index].base_url
+        url = peer_address(record, index).base_url
         advertise = ("--advertise", url) if is_wildcard(record.host) else ()
         return self._server_spec(
-            f"peer-{index}",
+            peer_name(index),
             *("--data", str(directory.peer(index)), "--port", str(record.peer_ports[index])),
             *("--id", peer_id(index), "--router", record.uri),
-            *("--sharers", str(len(record.peer_ports))),
+            *("--sharers", str(len(record.running_peers))),
             *capacity,
             *advertise,
         )

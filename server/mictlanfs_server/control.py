@@ -1,6 +1,7 @@
 """Stopping a space on this machine and looking at it, from another process than its supervisor.
 
-Reads what the supervisor recorded, asks the servers themselves how they are, and signals. Writes
+Reads what the supervisor recorded, asks the servers themselves how they are, and signals; what
+needs the supervisor's help goes over `channel`. Writes
 nothing, except to clean up after a supervisor that was killed, and then under the lock.
 """
 
@@ -33,7 +34,7 @@ from mictlanfs_server.cluster import (
     end_leftovers,
     idle,
 )
-from mictlanfs_server.plan import ROUTER_ID, peer_id, reachable
+from mictlanfs_server.plan import ROUTER_ID, peer_address, peer_name, reachable
 from mictlanfs_server.probe import open_probe, peers_up
 from mictlanfs_server.space import SpaceDirectory, SpaceRecord, claimed
 
@@ -43,6 +44,8 @@ HURRIED_STOP_TIMEOUT_S = 20.0
 KILLED_TIMEOUT_S = 5.0
 
 HEALTHY, DEGRADED, STOPPED = "healthy", "degraded", "stopped"
+# Of a process: as wanted.
+_AS_WANTED = frozenset({HEALTHY, STOPPED})
 
 
 def stop(directory: SpaceDirectory, say: Callable[[str], None]) -> None:
@@ -108,7 +111,7 @@ class ProcessStatus(msgspec.Struct, frozen=True):
     Attributes:
         pid: None when it does not run.
         port: None when it has none.
-        health: "healthy", or what is wrong.
+        health: "healthy", "stopped" (a peer that is not to run), or what is wrong.
         since: when the process started, in seconds since the epoch; None when it does not run.
     """
 
@@ -152,7 +155,7 @@ async def inspect(directory: SpaceDirectory) -> LocalStatus:
         return LocalStatus(str(directory.path), STOPPED, record.uri, None, [])
     processes = [_described(SUPERVISOR, supervisor, None, None)]
     processes += await _Inspection(record, running).processes()
-    is_healthy = all(process.health == HEALTHY for process in processes)
+    is_healthy = all(process.health in _AS_WANTED for process in processes)
     state = HEALTHY if is_healthy else DEGRADED
     return LocalStatus(str(directory.path), state, record.uri, mounted, processes)
 
@@ -166,13 +169,10 @@ class _Inspection:
 
     async def processes(self) -> list[ProcessStatus]:
         """What is true of router, peers and mount, in this order."""
-        host = reachable(self.record.host)
-        router = ServerAddress(ROUTER_ID, host, self.record.port)
-        peers = [
-            ServerAddress(peer_id(index), host, port)
-            for index, port in enumerate(self.record.peer_ports)
-        ]
-        names = [ROUTER, *(f"peer-{index}" for index in range(len(peers)))]
+        router = ServerAddress(ROUTER_ID, reachable(self.record.host), self.record.port)
+        running = self.record.running_peers
+        peers = [peer_address(self.record, index) for index in running]
+        names = [ROUTER, *(peer_name(index) for index in running)]
         problems: dict[str, str | None] = {}
 
         async with open_probe(router) as probe, trio.open_nursery() as nursery:
@@ -190,11 +190,15 @@ class _Inspection:
         for name, peer in zip(names[1:], peers, strict=True):
             if problems[name] is None and known_up is not None and peer.id not in known_up:
                 problems[name] = "not up, says the router"
-        ports = dict(zip(names, [self.record.port, *self.record.peer_ports], strict=True))
-        if self.record.mount is not None:
-            names.append(MOUNT)
+        ports = {ROUTER: self.record.port}
+        for index, port in enumerate(self.record.peer_ports):
+            ports[peer_name(index)] = port
+        names = [*ports, MOUNT] if self.record.mount is not None else [*ports]
+        stopped = {peer_name(index) for index in self.record.stopped_peers}
         return [
-            _described(name, self.running.get(name), ports.get(name), problems[name])
+            ProcessStatus(name, None, ports[name], STOPPED, None)
+            if name in stopped
+            else _described(name, self.running.get(name), ports.get(name), problems[name])
             for name in names
         ]
 

@@ -2,7 +2,8 @@
 
 Decides from what the user asked for and what is recorded of an earlier start; starts nothing and
 writes nothing. Invariants: a space never loses a peer, since a peer holds the only copies of what
-was written while others were down; what was once chosen stays until the user says otherwise.
+was written while others were down, so one that is stopped stays one of its peers; what was once
+chosen stays until the user says otherwise.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from mictlanfs import uri
-from mictlanfs.errors import UsageError
+from mictlanfs.errors import Kind, MictlanError, UsageError
 from mictlanfs.uri import ServerAddress
 from mictlanfs_server import ports
 from mictlanfs_server.space import SpaceRecord
@@ -25,6 +28,8 @@ ROUTER_PORT_DEFAULT = 60666
 PEER_PORT_DEFAULT = 24000
 PEERS_DEFAULT = 3
 PEERS_MAX = 64
+# Ports behind the last one, looked at for a new peer before any other.
+PORTS_TRIED_MAX = 100
 ROUTER_ID = "mictlanx-router-0"
 
 
@@ -54,6 +59,60 @@ def peer_id(index: int) -> str:
     return f"mictlanx-peer-{index}"
 
 
+def peer_name(index: int) -> str:
+    """What the process of a peer, its folder and its log are called on this machine."""
+    return f"peer-{index}"
+
+
+def peer_address(record: SpaceRecord, index: int) -> ServerAddress:
+    """Where a peer is reached, whether it runs or not."""
+    return ServerAddress(peer_id(index), reachable(record.host), record.peer_ports[index])
+
+
+def peer_index(record: SpaceRecord, name: str) -> int:
+    """The peer that a person calls `mictlanx-peer-2`, `peer-2` or `2`.
+
+    Raises:
+        MictlanError: NOT_FOUND: there is none.
+    """
+    for index in range(len(record.peer_ports)):
+        if name in {peer_id(index), peer_name(index), str(index)}:
+            return index
+    there = ", ".join(peer_name(index) for index in range(len(record.peer_ports)))
+    raise MictlanError(Kind.NOT_FOUND, "find peer", name, f"there are {there}")
+
+
+def grown(record: SpaceRecord, count: int) -> Sequence[int]:
+    """The ports of all peers when there are `count` more: those behind the last that are free now.
+
+    Raises:
+        UsageError: so many peers, or their ports, cannot be.
+    """
+    known = record.peer_ports
+    if len(known) + count > PEERS_MAX:
+        raise UsageError(f"there are {len(known)} peers: {PEERS_MAX} at most run on one machine")
+    taken = {record.port, *known}
+    free = [
+        port
+        for port in range(known[-1] + 1, min(known[-1] + PORTS_TRIED_MAX, ports.PORT_MAX) + 1)
+        if port not in taken and ports.is_free(record.host, port)
+    ][:count]
+    return [*known, *free, *ports.choose_free(record.host, count - len(free), {*taken, *free})]
+
+
+def with_free_port(record: SpaceRecord, index: int) -> SpaceRecord:
+    """`record` with another port for a peer when somebody else has its own meanwhile.
+
+    Raises:
+        UsageError: there is no free port.
+    """
+    if ports.is_free(record.host, record.peer_ports[index]):
+        return record
+    changed = list(record.peer_ports)
+    changed[index] = ports.choose_free(record.host, 1, {record.port, *changed})[0]
+    return replace(record, peer_ports=tuple(changed))
+
+
 def planned(
     options: ServerOptions, previous: SpaceRecord | None, peer_folders: int = 0
 ) -> SpaceRecord:
@@ -78,6 +137,7 @@ def planned(
         host=host,
         port=port,
         peer_ports=tuple(peer_ports),
+        stopped_peers=previous.stopped_peers if previous else (),
         capacity=capacity,
         insecure=options.insecure,
     )
@@ -118,12 +178,12 @@ def check_ports(record: SpaceRecord, patience_s: float) -> None:
     Raises:
         UsageError: one is not; names it and the remedy.
     """
-    wanted = [record.port, *record.peer_ports]
+    wanted = [record.port, *(record.peer_ports[index] for index in record.running_peers)]
     taken = ports.wait_free(record.host, wanted, patience_s)
     if record.port in taken:
         raise _in_use(record.host, record.port, "the router", "--port")
-    for index, port in enumerate(record.peer_ports):
-        if port in taken:
+    for index in record.running_peers:
+        if (port := record.peer_ports[index]) in taken:
             raise _in_use(record.host, port, f"peer {index}", "--peer-port")
 
 

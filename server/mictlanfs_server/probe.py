@@ -15,6 +15,7 @@ from mictlanfs.client.retry import NO_RETRY
 from mictlanfs.client.router import RouterClient
 from mictlanfs.client.transport import HttpTransport
 from mictlanfs.errors import MictlanError
+from mictlanfs.model import PeerState
 from mictlanfs.uri import ServerAddress
 
 TIMEOUT_S = 3.0
@@ -49,6 +50,23 @@ class Probe:
             except MictlanError:
                 return None
         return status
+
+    async def known_up(self) -> set[str]:
+        """Names of the peers that writers use, as the router tells them; none if it is silent."""
+        try:
+            with trio.fail_after(TIMEOUT_S):
+                peer_map = await self._client.peer_map()
+        except (MictlanError, trio.TooSlowError):
+            return set()
+        return {peer.id for peer in peer_map.peers if peer.state is PeerState.UP}
+
+    async def leave_cost(self, peer_id: str) -> wire.LeaveCost:
+        """What the space would be short of without a peer, says the router.
+
+        Raises:
+            MictlanError: NOT_FOUND: it knows no such peer; UNAVAILABLE, TIMED_OUT.
+        """
+        return await self._client.leave_cost(peer_id)
 
     async def wait_for_router(self) -> None:
         """Return when the router answers."""

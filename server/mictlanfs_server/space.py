@@ -3,6 +3,7 @@
 ::
 
     DIR/space.json   how the space is set up, and which processes serve it now
+    DIR/control      socket on which the supervisor takes requests
     DIR/lock         held (flock) by the supervisor for as long as it lives; names it
     DIR/log/         one file for each process
     DIR/router/      data of the router
@@ -35,7 +36,7 @@ from mictlanfs.processes import ProcessIdentity, current_process, is_running
 
 FORMAT = 1
 
-_OUR_ENTRIES = re.compile(r"router|peer-\d+|log|lock|space\.json(\.\d+)?")
+_OUR_ENTRIES = re.compile(r"router|peer-\d+|log|lock|control|space\.json(\.\d+)?")
 _PEER_ENTRY = re.compile(r"peer-(\d+)")
 # What mkfs leaves in the root of a new file system does not make it somebody's.
 _IGNORED_ENTRIES = frozenset({"lost+found"})
@@ -61,6 +62,7 @@ class SpaceRecord(msgspec.Struct, frozen=True, kw_only=True):
         host: address that router and peers listen on.
         port: of the router.
         peer_ports: of the peers, by index; their number is the number of peers.
+        stopped_peers: indices of those that are not to run, in order.
         capacity: bytes that each peer may hold; None: as much as its disk.
         insecure: whether the servers may listen beyond this machine without TLS and tokens.
         supervisor: None when the last one ended in order.
@@ -73,11 +75,17 @@ class SpaceRecord(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int
     peer_ports: tuple[int, ...]
+    stopped_peers: tuple[int, ...] = ()
     capacity: int | None = None
     insecure: bool = False
     supervisor: ProcessIdentity | None = None
     children: dict[str, ProcessIdentity] = {}
     mount: MountRecord | None = None
+
+    @property
+    def running_peers(self) -> list[int]:
+        """Indices of the peers that are to run."""
+        return [index for index in range(len(self.peer_ports)) if index not in self.stopped_peers]
 
     @property
     def processes(self) -> list[ProcessIdentity]:
@@ -108,6 +116,11 @@ class SpaceDirectory:
     def log_of(self, name: str) -> Path:
         """The log file of the process `name`."""
         return self.path / "log" / f"{name}.log"
+
+    @property
+    def control_path(self) -> Path:
+        """The socket on which the supervisor takes requests."""
+        return self.path / "control"
 
     @property
     def lock_path(self) -> Path:

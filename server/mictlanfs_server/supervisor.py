@@ -1,5 +1,7 @@
 """The supervisor: starts children stage by stage, keeps them running, stops them in reverse.
 
+Children may join a stage, or leave it, while everything is up.
+
 ::
 
     starting -- every stage is ready --> up
@@ -48,7 +50,7 @@ class Stage:
 
     Attributes:
         title: what they are, for messages.
-        children: at least one.
+        children: those that start with the stage.
         ready: returns when all of them answer. Cancelled when the deadline is over.
         deadline_s: for that.
     """
@@ -71,9 +73,12 @@ class Supervisor:
     record: Callable[[Mapping[str, ProcessIdentity]], None]
     back_off: BackOff = field(default_factory=BackOff)
     _children: dict[str, Child] = field(default_factory=dict)
+    _members: list[list[Child]] = field(default_factory=list)
+    _nursery: trio.Nursery | None = None
     _up: trio.CancelScope = field(default_factory=trio.CancelScope)
     _hurry: trio.Event = field(default_factory=trio.Event)
     _is_up: bool = False
+    _is_stopping: bool = False
     _failure: MictlanError | None = None
 
     async def run(self, on_ready: Callable[[], None]) -> None:
@@ -90,9 +95,10 @@ class Supervisor:
                 async with trio.open_nursery() as children:
                     # A cancellation from outside must not reach them: they are stopped in order.
                     children.cancel_scope.shield = True
+                    self._nursery = children
                     try:
                         with self._up:
-                            await self._start_all(children)
+                            await self._start_all()
                             on_ready()
                             self._is_up = True
                             await trio.sleep_forever()
@@ -118,21 +124,64 @@ class Supervisor:
                 log.info("%s: stopping", signal.Signals(number).name)
                 self.request_stop()
 
-    async def _start_all(self, nursery: trio.Nursery) -> None:
-        for stage in self.stages:
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the end has begun."""
+        return self._is_stopping or self._up.cancel_called
+
+    def add(self, stage: int, spec: ChildSpec) -> Child:
+        """Start one more child of a space that is up; it stops with the stage of this index.
+
+        Raises:
+            MictlanError: BUSY: the space is stopping; CONFLICT: one of this name runs.
+        """
+        if self.is_stopping:
+            # A stage that it would join may be gone.
+            raise MictlanError(Kind.BUSY, "start", spec.name, "the space is stopping")
+        if spec.name in self._children:
+            raise MictlanError(Kind.CONFLICT, "start", spec.name, "it runs already")
+        return self._start(stage, spec)
+
+    async def remove(self, name: str) -> None:
+        """Stop one child and forget it; returns when its process is gone. Unknown: no error.
+
+        Cancellation: it is stopped all the same, and forgotten by the next call.
+        """
+        child = self._children.get(name)
+        if child is None:
+            return
+        child.stop()
+        await _gone(child)
+        # Another call may have been faster, and a child of the same name started since.
+        if self._children.get(name) is child:
+            del self._children[name]
+            for members in self._members:
+                if child in members:
+                    members.remove(child)
+
+    async def _start_all(self) -> None:
+        for index, stage in enumerate(self.stages):
             log.debug("starting %s", stage.title)
+            self._members.append([])
             for spec in stage.children:
-                child = Child(spec, self._on_change, self._hurry, self.back_off)
-                self._children[spec.name] = child
-                nursery.start_soon(child.run)
+                self._start(index, spec)
             with trio.move_on_after(stage.deadline_s) as waiting:
                 await stage.ready()
             if waiting.cancelled_caught:
                 raise self._overdue(stage)
 
+    def _start(self, stage: int, spec: ChildSpec) -> Child:
+        assert self._nursery is not None
+        child = Child(spec, self._on_change, self._hurry, self.back_off)
+        self._children[spec.name] = child
+        self._members[stage].append(child)
+        self._nursery.start_soon(child.run)
+        return child
+
     async def _stop_all(self) -> None:
-        for stage in reversed(self.stages):
-            started = [self._children[s.name] for s in stage.children if s.name in self._children]
+        self._is_stopping = True
+        for stage, members in reversed(list(zip(self.stages, self._members, strict=False))):
+            started = list(members)
             if any(not child.gone.is_set() for child in started):
                 log.info("stopping %s", stage.title)
             for child in started:

@@ -8,6 +8,7 @@ import trio
 from mictlanfs import wire
 from mictlanfs.client.transport import HttpTransport, Response
 from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.model import PeerInfo, PeerMap, PeerNumber, PeerState
 from mictlanfs.uri import ServerAddress
 
 ROUTER = ServerAddress("mictlanx-router-0", "127.0.0.1", 60666)
@@ -19,12 +20,14 @@ class Servers(HttpTransport):
 
     Attributes:
         states: what the router says of each peer.
+        leave_cost: what it would be short of without any one of them.
     """
 
     def __init__(self) -> None:
         self.answering: set[str] = set()
         self.hanging: set[str] = set()
         self.states: dict[str, str] = {}
+        self.leave_cost = wire.LeaveCost(0, 0)
 
     async def request(
         self, method: str, url: str, *, timeout_s: float = 10.0, **_: object
@@ -37,8 +40,29 @@ class Servers(HttpTransport):
             raise MictlanError(Kind.UNAVAILABLE, method, url, "no connection")
         if slash + path == wire.Path.STATUS:
             return Response(200, {}, msgspec.json.encode(self._status()))
+        if slash + path == wire.Path.PEER_MAP:
+            return Response(200, {}, wire.encode(self._peer_map()))
+        if slash + path == wire.Path.PEER_LEAVE_COST:
+            return Response(200, {}, wire.encode(self.leave_cost))
         assert slash + path == wire.Path.HEALTH
         return Response(200, {}, b"{}")
+
+    def _peer_map(self) -> PeerMap:
+        peers = [
+            PeerInfo(
+                number=PeerNumber(number),
+                id=name,
+                url="",
+                zone="",
+                capacity=0,
+                used=0,
+                state=PeerState[state.upper()],
+                is_full=False,
+                boot_id="",
+            )
+            for number, (name, state) in enumerate(self.states.items(), 1)
+        ]
+        return PeerMap(1, tuple(peers))
 
     def _status(self) -> wire.SpaceStatus:
         peers = [

@@ -103,6 +103,7 @@ class RouterHandlers:
                 path.PEER_ANNOUNCE, wire.PeerAnnounce, self.announce, "register, or stay, a peer"
             ),
             MessageRoute(path.PEER_LEAVE, wire.PeerLeave, self.leave, "a peer stops in order"),
+            MessageRoute(path.PEER_LEAVE_COST, wire.GetLeaveCost, self.leave_cost, "weigh a leave"),
         ]
 
     def reads(self) -> list[ReadRoute]:
@@ -244,3 +245,16 @@ class RouterHandlers:
         self._membership.leave(request)
         await self._peer_map.publish()
         return wire.Done()
+
+    async def leave_cost(self, request: wire.GetLeaveCost) -> wire.LeaveCost:
+        """What the space would be short of without a peer. Raises NOT_FOUND."""
+        peers = self._membership.peer_map().peers
+        if all(peer.id != request.id for peer in peers):
+            raise MictlanError(Kind.NOT_FOUND, "weigh leave", request.id[:TEXT_LENGTH_MAX])
+        live = [peer for peer in peers if peer.state is not PeerState.DOWN]
+        rest = [peer.number for peer in live if peer.id != request.id]
+        now = await self._store.replica_counts([peer.number for peer in live])
+        then = await self._store.replica_counts(rest)
+        # Chunks may come and go between the two counts.
+        lost, short = then.lost - now.lost, then.under_replicated - now.under_replicated
+        return wire.LeaveCost(max(0, lost), max(0, short))

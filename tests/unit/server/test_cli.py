@@ -13,7 +13,7 @@ from mictlanfs import paths
 from mictlanfs.cli.main import run
 from mictlanfs.errors import UsageError
 from mictlanfs.processes import current_process
-from mictlanfs_server import cluster, control, daemon
+from mictlanfs_server import channel, cluster, control, daemon
 from mictlanfs_server.cluster import MountRequest
 from mictlanfs_server.control import LocalStatus, ProcessStatus
 from mictlanfs_server.peer import app as peer_app
@@ -86,6 +86,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     [
         *("up", "down", "server", "server router", "server peer"),
         *("server start", "server stop", "server status"),
+        *("server peers", "server peers add", "server peers start", "server peers stop"),
     ],
 )
 def test_every_command_has_help_without_its_hidden_options(
@@ -279,6 +280,56 @@ def test_without_a_terminal_only_trouble_is_shown(
     monkeypatch.setattr(cluster, "serve_space", serve)
     assert run(["server", "start", "--data", "d"]) == 0
     assert capsys.readouterr().err.splitlines() == [f"mictlanfs: {word}" for word in shown]
+
+
+# --- the peers of a running space ---------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, channel.Request]]:
+    """What was asked of which supervisor, instead of asking it."""
+    requests: list[tuple[Path, channel.Request]] = []
+
+    async def ask(
+        directory: SpaceDirectory, request: channel.Request, say: Callable[[str], None]
+    ) -> str:
+        await trio.lowlevel.checkpoint()
+        requests.append((directory.path, request))
+        say("begun")
+        return "done"
+
+    monkeypatch.setattr(channel, "ask", ask)
+    return requests
+
+
+@pytest.mark.parametrize(
+    ("words", "request_"),
+    [
+        (["add"], channel.AddPeers(1)),
+        (["add", "3"], channel.AddPeers(3)),
+        (["start", "peer-1"], channel.StartPeer("peer-1")),
+        (["stop", "peer-1"], channel.StopPeer("peer-1", force=False)),
+        (["stop", "peer-1", "--force"], channel.StopPeer("peer-1", force=True)),
+    ],
+)
+def test_the_supervisor_is_asked_to_change_peers(
+    words: list[str],
+    request_: channel.Request,
+    asked: list[tuple[Path, channel.Request]],
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["server", "peers", *words, "--data", "d"]) == 0
+    assert asked == [(here / "d", request_)]
+    assert capsys.readouterr() == ("done\n", "begun\n")
+
+
+def test_without_any_space_there_are_no_peers_to_change(
+    asked: list[tuple[Path, channel.Request]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["server", "peers", "add"]) == 2
+    assert asked == []
+    assert "--data" in capsys.readouterr().err
 
 
 # --- stop, down, status -------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.processes import current_process, is_running
 from mictlanfs.uri import ServerAddress
 from mictlanfs_server import cluster, control, mountpoint
-from mictlanfs_server.control import inspect, stop
+from mictlanfs_server.control import ProcessStatus, inspect, stop
 from mictlanfs_server.probe import Probe
 from mictlanfs_server.space import (
     Claim,
@@ -218,6 +218,18 @@ async def test_a_space_is_degraded_when_one_does_not_do_its_work(
         "peer-0": "healthy",
         "peer-1": health,
     }
+
+
+async def test_a_peer_that_is_not_to_run_is_no_trouble(serving: Claim, servers: Servers) -> None:
+    silence(servers)
+    servers.states["mictlanx-peer-1"] = "down"
+    record = serving.directory.read_record()
+    assert record is not None
+    children = {name: p for name, p in record.children.items() if name != "peer-1"}
+    serving.write_record(replace(record, children=children, stopped_peers=(1,)))
+    found = await inspect(serving.directory)
+    assert found.state == "healthy"
+    assert found.processes[-1] == ProcessStatus("peer-1", None, 24001, "stopped", None)
 
 
 async def test_a_router_that_is_away_is_not_held_against_the_peers(

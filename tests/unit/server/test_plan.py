@@ -4,14 +4,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mictlanfs.errors import UsageError
+from mictlanfs.errors import Kind, MictlanError, UsageError
 from mictlanfs_server.plan import (
     ServerOptions,
     check_ports,
+    grown,
     is_wildcard,
     peer_id,
+    peer_index,
     planned,
     reachable,
+    with_free_port,
 )
 from mictlanfs_server.ports import choose_free
 from mictlanfs_server.space import SpaceRecord
@@ -72,6 +75,61 @@ def test_more_peers_than_before_get_the_ports_that_follow() -> None:
 def test_a_new_peer_never_gets_the_port_of_another_server() -> None:
     before = recorded(port=20202)
     assert planned(options(peers=3), before).peer_ports == (20200, 20201, 20203)
+
+
+def test_a_stopped_peer_stays_one_and_its_port_is_not_asked_for() -> None:
+    ports = choose_free(HOST, 3)
+    before = recorded(port=ports[0], peer_ports=tuple(ports[1:]), stopped_peers=(1,))
+    record = planned(options(), before)
+    assert (record.stopped_peers, record.running_peers) == ((1,), [0])
+    with pytest.raises(UsageError, match="has 2 peers"):
+        planned(options(peers=1), before)
+    with socket.create_server((HOST, ports[2])):
+        check_ports(record, 0.0)
+
+
+@pytest.mark.parametrize("name", ["mictlanx-peer-1", "peer-1", "1"])
+def test_people_may_call_a_peer_by_any_of_its_names(name: str) -> None:
+    assert peer_index(recorded(), name) == 1
+
+
+@pytest.mark.parametrize("name", ["peer-2", "", "-1", "01", "router"])
+def test_a_name_of_no_peer_is_told_with_those_there_are(name: str) -> None:
+    with pytest.raises(MictlanError, match="there are peer-0, peer-1") as caught:
+        peer_index(recorded(), name)
+    assert caught.value.kind is Kind.NOT_FOUND
+
+
+def test_new_peers_get_the_next_ports_that_are_free() -> None:
+    (first,) = choose_free(HOST, 1)
+    record = recorded(port=first + 2, peer_ports=(20200, first))
+    with socket.create_server((HOST, first + 1)):
+        ports = grown(record, 2)
+    assert list(ports[:2]) == [20200, first]
+    assert not {first + 1, first + 2} & set(ports)
+    assert first + 2 < ports[2] < ports[3] < first + 100
+
+
+def test_new_peers_behind_the_last_port_get_any_that_is_free() -> None:
+    ports = grown(recorded(peer_ports=(65534, 65535)), 2)
+    assert len(set(ports)) == 4
+    assert all(port < 32768 for port in ports[2:])
+
+
+def test_more_peers_than_a_machine_may_have_are_refused() -> None:
+    with pytest.raises(UsageError, match="64 at most"):
+        grown(recorded(), 63)
+    assert len(grown(recorded(), 62)) == 64
+
+
+def test_a_peer_comes_back_on_its_port_unless_that_is_taken() -> None:
+    router, *peers = choose_free(HOST, 3)
+    record = recorded(port=router, peer_ports=tuple(peers))
+    assert with_free_port(record, 1) == record
+    with socket.create_server((HOST, peers[1])):
+        moved = with_free_port(record, 1)
+    assert moved.peer_ports[0] == peers[0]
+    assert moved.peer_ports[1] not in {router, *peers}
 
 
 def test_port_0_means_any_free_ports() -> None:

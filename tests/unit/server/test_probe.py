@@ -1,7 +1,9 @@
 import pytest
 import trio
 
+from mictlanfs import wire
 from mictlanfs.client.transport import Response
+from mictlanfs.errors import MictlanError
 from mictlanfs.uri import ServerAddress
 from mictlanfs_server.probe import Probe, open_probe, peers_up
 from tests.support.fakeservers import PEERS, ROUTER, Servers
@@ -43,6 +45,28 @@ async def test_a_router_that_hangs_has_no_status(
 
 async def test_a_router_that_is_away_has_no_status(probe: Probe) -> None:
     assert await probe.status() is None
+
+
+async def test_peers_that_writers_use_are_those_that_are_up(servers: Servers, probe: Probe) -> None:
+    assert await probe.known_up() == set()
+    servers.answering.add(ROUTER.base_url)
+    servers.states = {"a": "up", "b": "suspect", "c": "down"}
+    assert await probe.known_up() == {"a"}
+
+
+async def test_a_router_that_hangs_knows_no_peers(
+    servers: Servers, probe: Probe, autojump_clock: trio.testing.MockClock
+) -> None:
+    servers.hanging.add(ROUTER.base_url)
+    assert await probe.known_up() == set()
+
+
+async def test_the_cost_of_a_leave_is_what_the_router_says(servers: Servers, probe: Probe) -> None:
+    with pytest.raises(MictlanError):
+        await probe.leave_cost("a")
+    servers.answering.add(ROUTER.base_url)
+    servers.leave_cost = wire.LeaveCost(2, 5)
+    assert await probe.leave_cost("a") == wire.LeaveCost(2, 5)
 
 
 async def test_waiting_for_the_router_ends_when_it_answers(

@@ -265,3 +265,47 @@ async def test_logs_are_kept_short_while_it_runs(lab: Lab, monkeypatch: pytest.M
     async with up(supervisor):
         await until(lambda: log.with_name("router.log.1").exists() and not log.stat().st_size)
         supervisor.request_stop()
+
+
+async def test_a_child_joins_a_stage_and_stops_with_it(lab: Lab) -> None:
+    supervisor = lab.supervisor(lab.stage(lab.spec("router")), lab.stage(lab.spec("peer-0")))
+    async with up(supervisor):
+        child = supervisor.add(1, lab.spec("peer-1"))
+        await until(lambda: "peer-1 runs" in lab.lines)
+        assert child.process == lab.records[-1]["peer-1"]
+        killed = lab.records[-1]["peer-1"]
+        os.kill(killed.pid, signal.SIGKILL)
+        await until(lambda: lab.lines.count("peer-1 runs") == 2)
+        supervisor.request_stop()
+    assert lab.lines[-1] == "router ends"
+    assert sorted(lab.lines[-3:-1]) == ["peer-0 ends", "peer-1 ends"]
+    assert lab.left() == []
+
+
+async def test_a_child_is_removed_alone_and_may_come_back(lab: Lab) -> None:
+    supervisor = lab.supervisor(
+        lab.stage(lab.spec("router")), lab.stage(lab.spec("peer-0"), lab.spec("peer-1"))
+    )
+    async with up(supervisor):
+        await supervisor.remove("peer-0")
+        assert lab.lines[-1] == "peer-0 ends"
+        assert sorted(lab.records[-1]) == ["peer-1", "router"]
+        await supervisor.remove("peer-0")
+        await supervisor.remove("nobody")
+        supervisor.add(1, lab.spec("peer-0"))
+        await until(lambda: lab.lines.count("peer-0 runs") == 2)
+        with pytest.raises(MictlanError, match="runs already"):
+            supervisor.add(1, lab.spec("peer-0"))
+        supervisor.request_stop()
+    assert lab.lines.count("peer-0 ends") == 2
+    assert lab.left() == []
+
+
+async def test_nobody_joins_a_space_that_is_stopping(lab: Lab) -> None:
+    supervisor = lab.supervisor(lab.stage(lab.spec("router")))
+    async with up(supervisor):
+        supervisor.request_stop()
+        with pytest.raises(MictlanError) as caught:
+            supervisor.add(0, lab.spec("peer-0"))
+        assert caught.value.kind is Kind.BUSY
+    assert lab.lines == ["router runs", "router ends"]

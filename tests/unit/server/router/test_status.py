@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from mictlanfs import wire
+from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import PeerNumber
 from mictlanfs_server.metadata.base import ReplicaCounts
 from mictlanfs_server.router.status import COUNTS_AGE_MAX_S, peer_problems, replica_problems
@@ -85,6 +86,28 @@ def test_status_tells_of_chunks_whose_peers_are_down(tmp_path: Path) -> None:
             "1 chunk has no copy on any peer that answers",
             "1 chunk has fewer copies than wanted",
         ]
+
+    run_parts(tmp_path, scenario)
+
+
+def test_what_a_leave_would_cost_is_told_before(tmp_path: Path) -> None:
+    async def scenario(parts: Parts) -> None:
+        await parts.announce(1, 2, 3)
+        one, two = (PeerNumber(1),), (PeerNumber(2), PeerNumber(3))
+        await parts.file_of(new_chunk(10, PEERS[:2]), new_chunk(10, one), new_chunk(10, two))
+
+        async def cost(name: str) -> wire.LeaveCost:
+            return await parts.handlers.leave_cost(wire.GetLeaveCost(name))
+
+        # The second chunk is short of copies as it is.
+        assert await cost("peer-1") == wire.LeaveCost(lost_count=1, short_count=1)
+        assert await cost("peer-2") == wire.LeaveCost(lost_count=0, short_count=2)
+        await parts.handlers.leave(wire.PeerLeave("peer-3", "http://127.0.0.1:24003"))
+        assert await cost("peer-3") == wire.LeaveCost(lost_count=0, short_count=0)
+        assert await cost("peer-2") == wire.LeaveCost(lost_count=1, short_count=1)
+        with pytest.raises(MictlanError) as caught:
+            await cost("peer-9")
+        assert caught.value.kind is Kind.NOT_FOUND
 
     run_parts(tmp_path, scenario)
 
