@@ -1,7 +1,8 @@
 """Run the workloads on every subject, interleaved, and print rates with their ratios.
 
 Ratios of medians from one run are what may be quoted; absolute figures change with the machine and
-what else it does. Needs root and /dev/fuse.
+what else it does. Needs root and /dev/fuse; the workloads of the v4 door (`v4-…`) do not: they run
+on a space without a mount.
 """
 
 from __future__ import annotations
@@ -12,22 +13,46 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol, TypeVar
 
+from tests.benchmarks.door import DOOR_WORKLOADS, DoorWorkload, door_table, run_door_rounds
 from tests.benchmarks.subjects import Subject, all_subjects
 from tests.benchmarks.trees import WORKLOADS
 from tests.benchmarks.workloads import Result, Stopwatch, Workload
 
 
+class Needing(Protocol):
+    """A workload of either kind."""
+
+    @property
+    def needs(self) -> str:
+        """The workload that has to run before it."""
+        ...
+
+
+Found = TypeVar("Found", bound=Needing)
+
+
 def chosen_workloads(names: Sequence[str]) -> list[Workload]:
-    """The workloads of these names, or all; each with what it needs before it."""
-    unknown = set(names) - WORKLOADS.keys()
-    if unknown:
-        raise SystemExit(f"no workload {', '.join(sorted(unknown))}: there are {list(WORKLOADS)}")
-    wanted = set(names) or set(WORKLOADS)
-    wanted |= {WORKLOADS[name].needs for name in wanted} - {""}
-    return [found for name, found in WORKLOADS.items() if name in wanted]
+    """The workloads on file systems of these names, or all; each with what it needs before it."""
+    return _chosen(names, WORKLOADS)
+
+
+def chosen_door_workloads(names: Sequence[str]) -> list[DoorWorkload]:
+    """The same of the v4 door."""
+    return _chosen(names, DOOR_WORKLOADS)
+
+
+def _chosen(names: Sequence[str], among: Mapping[str, Found]) -> list[Found]:
+    known = [*WORKLOADS, *DOOR_WORKLOADS]
+    if unknown := set(names) - set(known):
+        raise SystemExit(f"no workload {', '.join(sorted(unknown))}: there are {known}")
+    wanted = (set(names) & among.keys()) if names else set(among)
+    wanted |= {among[name].needs for name in wanted} - {""}
+    return [found for name, found in among.items() if name in wanted]
 
 
 def measure(
@@ -105,7 +130,8 @@ def requests_table(results: Sequence[Result], subject: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("workloads", nargs="*", help=f"of {', '.join(WORKLOADS)}; all by default")
+    known = ", ".join([*WORKLOADS, *DOOR_WORKLOADS])
+    parser.add_argument("workloads", nargs="*", help=f"of {known}; all by default")
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
     parser.add_argument("--scale", type=float, default=1.0, help="part of the work; default: 1")
     parser.add_argument("--quick", action="store_true", help="see that all works")
@@ -113,20 +139,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     rounds, scale = (1, 0.02) if chosen.quick else (chosen.rounds, chosen.scale)
     found = chosen_workloads(chosen.workloads)
-    with (
-        tempfile.TemporaryDirectory(prefix="mictlanfs-bench-") as base,
-        all_subjects(Path(base)) as subjects,
-    ):
-        results = run_rounds(subjects, found, rounds, scale, is_quick=chosen.quick)
-        names = [subject.name for subject in subjects]
-    print(table(results, names, "mictlanfs"))
-    print()
-    print(requests_table(results, "mictlanfs"))
+    door_found = chosen_door_workloads(chosen.workloads)
+    tables: list[str] = []
+    figures: dict[str, object] = {}
+    with tempfile.TemporaryDirectory(prefix="mictlanfs-bench-") as base:
+        if found:
+            with all_subjects(Path(base)) as subjects:
+                results = run_rounds(subjects, found, rounds, scale, is_quick=chosen.quick)
+                names = [subject.name for subject in subjects]
+            tables += [table(results, names, "mictlanfs"), requests_table(results, "mictlanfs")]
+            for result in results:
+                one = {"rates": result.rates, "requests": result.requests}
+                figures[result.workload.name] = one
+        if door_found:
+            door_results = run_door_rounds(door_found, rounds, scale, Path(base))
+            tables.append(door_table(door_results))
+            for door_result in door_results:
+                figures[door_result.workload.name] = [asdict(cost) for cost in door_result.costs]
+    print("\n\n".join(tables))
     if chosen.json is not None:
-        figures = {
-            result.workload.name: {"rates": result.rates, "requests": result.requests}
-            for result in results
-        }
         chosen.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 

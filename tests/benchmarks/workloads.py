@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MIB = 1 << 20
-_BLOCKS = [random.Random(seed).randbytes(MIB) for seed in range(8)]
+BLOCKS = [random.Random(seed).randbytes(MIB) for seed in range(8)]
 
 
 def no_requests() -> dict[str, int]:
@@ -128,7 +128,7 @@ def _small_write(directory: Path, scale: float, watch: Stopwatch) -> float:
     with watch.running():
         for index in range(count):
             descriptor = os.open(directory / f"s{index}", os.O_CREAT | os.O_WRONLY)
-            os.write(descriptor, _BLOCKS[index % 8][index : index + 4096])
+            os.write(descriptor, BLOCKS[index % 8][index : index + 4096])
             os.close(descriptor)
         make_durable(directory)
     return count
@@ -143,7 +143,7 @@ def _small_read(directory: Path, scale: float, watch: Stopwatch) -> float:
             descriptor = os.open(directory / f"s{index}", os.O_RDONLY)
             bodies.append(os.read(descriptor, 8192))
             os.close(descriptor)
-    assert all(body == _BLOCKS[i % 8][i : i + 4096] for i, body in enumerate(bodies))
+    assert all(body == BLOCKS[i % 8][i : i + 4096] for i, body in enumerate(bodies))
     return count
 
 
@@ -199,7 +199,7 @@ def _stream_write(directory: Path, scale: float, watch: Stopwatch) -> float:
     count = int(256 * scale)
     with watch.running(), (directory / "stream").open("wb", buffering=0) as file:
         for index in range(count):
-            file.write(_BLOCKS[index % 8])
+            file.write(BLOCKS[index % 8])
         os.fsync(file.fileno())
     return count
 
@@ -214,7 +214,7 @@ def _stream_read(directory: Path, scale: float, watch: Stopwatch) -> float:
                 read = file.readinto(buffer)
             if not read:
                 return count
-            assert buffer == _BLOCKS[count % 8]
+            assert buffer == BLOCKS[count % 8]
             count += 1
 
 
@@ -229,7 +229,7 @@ def _random_read(directory: Path, scale: float, watch: Stopwatch) -> float:
     os.close(descriptor)
     for offset, body in zip(offsets, bodies, strict=True):
         start = offset % MIB
-        assert body == _BLOCKS[offset // MIB % 8][start : start + 4096]
+        assert body == BLOCKS[offset // MIB % 8][start : start + 4096]
     return count
 
 
@@ -262,7 +262,7 @@ def _sqlite(directory: Path, scale: float, watch: Stopwatch) -> float:
         with watch.running():
             for index in range(count):
                 with connection:
-                    connection.execute("INSERT INTO t VALUES (?, ?)", (index, _BLOCKS[0][:500]))
+                    connection.execute("INSERT INTO t VALUES (?, ?)", (index, BLOCKS[0][:500]))
         assert connection.execute("SELECT count(*) FROM t").fetchone() == (count,)
     return count
 
