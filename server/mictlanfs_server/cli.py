@@ -225,6 +225,7 @@ def router(
     help="How much it may hold.  [default: the disk]",
 )
 @click.option("--sharers", type=click.IntRange(1), default=1, help="Peers on the same disk.")
+@click.option("--sharers-file", type=DIRECTORY, hidden=True)
 @click.option("--advertise", metavar="URL", help="Where others reach it.  [default: as listening]")
 @process_options
 def peer(
@@ -236,6 +237,7 @@ def peer(
     zone: str,
     capacity: int | None,
     sharers: int,
+    sharers_file: Path | None,
     advertise: str | None,
     insecure: bool,
     log_format: str | None,
@@ -264,6 +266,7 @@ def peer(
             advertise=advertise,
             sharers=sharers,
             logs=peer_logs(os.environ, log_format or "", peer_id),
+            sharers_file=sharers_file,
         )
     )
 

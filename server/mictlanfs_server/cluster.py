@@ -41,6 +41,7 @@ from mictlanfs_server.child import ChildSpec, command_line, guarded_command_line
 from mictlanfs_server.elastic import START_TIMEOUT_S, PeerPool
 from mictlanfs_server.lifeline import lifeline
 from mictlanfs_server.mountpoint import check_free, wait_until_answering
+from mictlanfs_server.peer.sharers import write_sharers
 from mictlanfs_server.plan import (
     ROUTER_ID,
     ServerOptions,
@@ -278,9 +279,19 @@ class _Space:
         )
         _write(self._claim, record)
         self._record = record
+        self._tell_sharers()
+
+    def _tell_sharers(self) -> None:
+        """Tell the peers how many of them share the disk."""
+        path = self._claim.directory.sharers_path
+        try:
+            write_sharers(path, len(self._record.running_peers))
+        except OSError as error:
+            log.warning("peers announce a wrong part of the disk: %s: %s", path, error)
 
     async def serve(self, on_ready: Callable[[SpaceRecord], None]) -> None:
         """Run everything until a signal."""
+        self._tell_sharers()
         with raising_single_errors(), channel.listening(self._claim.directory) as requests:
             async with open_probe(self._router) as probe, trio.open_nursery() as nursery:
                 supervisor = Supervisor(self._stages(probe), self._record_children)
@@ -364,6 +375,7 @@ class _Space:
             *("--data", str(directory.peer(index)), "--port", str(record.peer_ports[index])),
             *("--id", peer_id(index), "--router", record.uri),
             *("--sharers", str(len(record.running_peers))),
+            *("--sharers-file", str(directory.sharers_path)),
             *capacity,
             *advertise,
         )

@@ -6,6 +6,7 @@
     DIR/control      socket on which the supervisor takes requests
     DIR/lock         held (flock) by the supervisor for as long as it lives; names it
     DIR/log/         one file for each process
+    DIR/sharers      how many peers run, for these
     DIR/router/      data of the router
     DIR/peer-0/ ...  data of the peers
 
@@ -36,7 +37,7 @@ from mictlanfs.processes import ProcessIdentity, current_process, is_running
 
 FORMAT = 1
 
-_OUR_ENTRIES = re.compile(r"router|peer-\d+|log|lock|control|space\.json(\.\d+)?")
+_OUR_ENTRIES = re.compile(r"router|peer-\d+|log|lock|control|sharers(\.\d+)?|space\.json(\.\d+)?")
 _PEER_ENTRY = re.compile(r"peer-(\d+)")
 # What mkfs leaves in the root of a new file system does not make it somebody's.
 _IGNORED_ENTRIES = frozenset({"lost+found"})
@@ -121,6 +122,11 @@ class SpaceDirectory:
     def control_path(self) -> Path:
         """The socket on which the supervisor takes requests."""
         return self.path / "control"
+
+    @property
+    def sharers_path(self) -> Path:
+        """The file that tells the peers how many of them share the disk."""
+        return self.path / "sharers"
 
     @property
     def lock_path(self) -> Path:

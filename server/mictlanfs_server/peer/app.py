@@ -37,6 +37,7 @@ from mictlanfs_server.peer.localserver import LocalServer
 from mictlanfs_server.peer.metrics import families
 from mictlanfs_server.peer.recovery import reconcile
 from mictlanfs_server.peer.registration import Registration, reachable_url
+from mictlanfs_server.peer.sharers import Sharers
 from mictlanfs_server.peer.store import ChunkStore
 from mictlanfs_server.serving import Listener, serve
 from mictlanfs_server.tracing import trace_settings, traced, tracing
@@ -278,6 +279,6 @@ def _open_store(settings: PeerSettings) -> ChunkStore:
         settings.reserve,
         backend.free_bytes,
         lambda: index.totals.used_bytes,
-        settings.sharers,
+        Sharers(settings.sharers, settings.sharers_file),
     )
     return ChunkStore(index, backend, capacity)

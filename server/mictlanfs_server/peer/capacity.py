@@ -31,8 +31,8 @@ class Capacity:
         reserve: bytes that stay free on the disk.
         free_bytes: of the disk; None where there is no telling, then `limit` alone counts.
         used_bytes: what the peer holds.
-        sharers: peers on the same disk, at least 1. Each counts its part of what is free, so that
-            together they do not announce the disk several times over.
+        sharers: tells how many peers are on the same disk, at least 1. Each counts its part of
+            what is free, so that together they do not announce the disk several times over.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Capacity:
         reserve: int,
         free_bytes: Callable[[], int | None],
         used_bytes: Callable[[], int],
-        sharers: int = 1,
+        sharers: Callable[[], int] = lambda: 1,
     ) -> None:
         self._limit = limit
         self._reserve = reserve
@@ -57,7 +57,7 @@ class Capacity:
         if offered is None:
             return self._limit or 0
         used = self._used_bytes()
-        total = max(used, _rounded_down(used + max(offered, 0) // self._sharers))
+        total = max(used, _rounded_down(used + max(offered, 0) // self._sharers()))
         return total if self._limit is None else min(self._limit, total)
 
     @property

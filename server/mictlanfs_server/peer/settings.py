@@ -33,6 +33,7 @@ class PeerSettings:
         zone: failure zone; replicas prefer different zones.
         capacity: bytes it may hold; None: what the disk offers less `reserve`.
         sharers: peers whose data lies on the same disk, this one included; see `Capacity`.
+        sharers_file: a file that tells their number from time to time; None: it does not change.
         reserve: bytes that always stay free on the disk, for the index and for others.
         insecure: listen beyond the loopback interface without TLS and tokens.
         lifeline_fd: read end of a pipe; the peer stops when its other end is closed.
@@ -58,6 +59,7 @@ class PeerSettings:
     advertise: str | None = None
     sharers: int = 1
     logs: LogSettings = DEFAULT_LOGS
+    sharers_file: Path | None = None
 
     def __post_init__(self) -> None:
         uri.parse_routers(self.router)

@@ -135,7 +135,7 @@ def test_a_peer_is_run_as_told(monkeypatch: pytest.MonkeyPatch, here: Path) -> N
     monkeypatch.setattr(peer_app, "run", seen.append)
     words = (
         f"--router {URI} --data d --host ::1 --port 5 --id p --zone z --capacity 1K "
-        "--advertise http://a:5 --sharers 2 --insecure --lifeline-fd 9"
+        "--advertise http://a:5 --sharers 2 --sharers-file s --insecure --lifeline-fd 9"
     )
     assert run(["server", "peer", *words.split()]) == 0
     assert run(["server", "peer", "--router", URI, "--data", "d"]) == 0
@@ -152,6 +152,7 @@ def test_a_peer_is_run_as_told(monkeypatch: pytest.MonkeyPatch, here: Path) -> N
             lifeline_fd=9,
             advertise="http://a:5",
             sharers=2,
+            sharers_file=Path("s"),
         ),
         PeerSettings(data=here / "d", router=URI),
     ]

@@ -103,7 +103,7 @@ def test_nothing_is_offered_when_nobody_can_tell() -> None:
 def test_peers_on_one_disk_announce_it_once_together() -> None:
     free = 640 * MIB
     alone = Capacity(None, 0, lambda: free, lambda: 0)
-    shared = Capacity(None, 0, lambda: free, lambda: 0, sharers=4)
+    shared = Capacity(None, 0, lambda: free, lambda: 0, sharers=lambda: 4)
     assert alone.total == free
     assert shared.total == free // 4
     # Any one of them may still take what the disk has.
