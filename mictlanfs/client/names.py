@@ -6,12 +6,17 @@ A name is bytes without "/" and NUL, 1 to 255 of them; what they mean as text is
 from __future__ import annotations
 
 import os
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import NAME_SIZE_BYTES_MAX
 
 Names: TypeAlias = tuple[bytes, ...]
+
+# Of the directories that a put makes on its way, less the umask.
+DIRECTORY_MODE: Final = 0o777
+# Objects on their way have names that begin so, where they need a name before they are whole.
+TEMPORARY_NAME_PREFIX: Final = b".mictlanfs-put-"
 
 
 def parse_path(path: str | bytes) -> Names:

@@ -25,7 +25,12 @@ from mictlanfs import wire
 from mictlanfs.client.caller import Caller
 from mictlanfs.client.chunks import ChunkStore
 from mictlanfs.client.inline import inline_chunk
-from mictlanfs.client.names import Names, show_path
+from mictlanfs.client.names import (
+    DIRECTORY_MODE,
+    TEMPORARY_NAME_PREFIX,
+    Names,
+    show_path,
+)
 from mictlanfs.client.pipeline import Budget, in_order
 from mictlanfs.client.session import Session
 from mictlanfs.client.sources import Piece, Source
@@ -45,8 +50,6 @@ COMMIT_AFTER_S = 20.0
 # Two puts that need the same new directory meet once; more often only under heavy contention.
 COMMIT_ATTEMPTS_MAX = 8
 CLEAN_UP_TIMEOUT_S = 3.0
-DIRECTORY_MODE = 0o777
-TEMPORARY_NAME_PREFIX = b".mictlanfs-put-"
 
 Progress = Callable[[int], None]
 # Operations on (parent, temporary node).

@@ -121,6 +121,13 @@ process_options = _with(
     click.option("--lifeline-fd", type=int, hidden=True),
 )
 
+checksums_option = variable_option(
+    "--verify-checksums/--no-verify-checksums",
+    variable=variables.VERIFY_CHECKSUMS,
+    default=True,
+    show_default=True,
+    help="Whether the v4 door compares the checksums that clients send.",
+)
 data_option = click.option("--data", type=DIRECTORY, help="Where its data is.  [default: the last]")
 
 
@@ -152,6 +159,7 @@ def server() -> None:
     help="Seconds before the chunks of deleted files are removed from peers.",
 )
 @lease_option
+@checksums_option
 @process_options
 def router(
     data: Path,
@@ -160,6 +168,7 @@ def router(
     router_id: str,
     gc_grace: float,
     lease_ttl: float | None,
+    verify_checksums: bool,
     insecure: bool,
     log_format: str | None,
     lifeline_fd: int | None,
@@ -168,6 +177,7 @@ def router(
     from mictlanfs_server.logsettings import router_logs
     from mictlanfs_server.router.app import run
     from mictlanfs_server.router.settings import LEASE_TTL_S, RouterSettings
+    from mictlanfs_server.v4.caching.settings import CacheSettings
 
     run(
         RouterSettings(
@@ -180,6 +190,8 @@ def router(
             gc_grace_s=gc_grace,
             lease_ttl_s=LEASE_TTL_S if lease_ttl is None else lease_ttl,
             logs=router_logs(os.environ, log_format or "", router_id),
+            cache=CacheSettings.parse(os.environ),
+            verifies_checksums=verify_checksums,
         )
     )
 
@@ -227,6 +239,7 @@ def router(
 @click.option("--sharers", type=click.IntRange(1), default=1, help="Peers on the same disk.")
 @click.option("--sharers-file", type=DIRECTORY, hidden=True)
 @click.option("--advertise", metavar="URL", help="Where others reach it.  [default: as listening]")
+@checksums_option
 @process_options
 def peer(
     router_uri: str,
@@ -239,6 +252,7 @@ def peer(
     sharers: int,
     sharers_file: Path | None,
     advertise: str | None,
+    verify_checksums: bool,
     insecure: bool,
     log_format: str | None,
     lifeline_fd: int | None,
@@ -267,6 +281,7 @@ def peer(
             sharers=sharers,
             logs=peer_logs(os.environ, log_format or "", peer_id),
             sharers_file=sharers_file,
+            verifies_checksums=verify_checksums,
         )
     )
 

@@ -87,6 +87,9 @@ PEER_LOG_PATH = Variable(
 
 # --- the v4 door ---------------------------------------------------------------------------------
 
+VERIFY_CHECKSUMS = Variable(
+    "MICTLANX_VERIFY_CHECKSUMS", "0: as `--no-verify-checksums`", switch, "1"
+)
 CACHE = (
     Variable("MICTLANX_CACHE", "0: the router caches nothing", switch, "1"),
     Variable(
@@ -166,7 +169,7 @@ EFFECTIVE: Final[tuple[Variable[object], ...]] = (
     *(ROUTER_DEBUG, ROUTER_LOG_LEVEL, ROUTER_LOG_PATH, ROUTER_LOG_NAME, ROUTER_LOG_TO_FILE),
     *(ROUTER_LOG_ERROR_FILE, ROUTER_LOG_SHOW, ROUTER_LOG_WHEN, ROUTER_LOG_INTERVAL),
     *(ROUTER_LOG_ROTATION_WHEN, ROUTER_LOG_ROTATION_INTERVAL),
-    *CACHE,
+    *(*CACHE, VERIFY_CHECKSUMS),
     *(CORS_ORIGINS, CORS_METHODS, CORS_HEADERS, CORS_CREDENTIALS, CORS_CREDENTIALS_AS_SPELLED),
     *(OPENAPI_TITLE, OPENAPI_VERSION, OPENAPI_SUMMARY, OPENAPI_DESCRIPTION, OPENAPI_LOGO),
     *(OPENAPI_PREFIX, OPENAPI_PREFIX_OLD),

@@ -168,11 +168,13 @@ def shown(name: str, value: float) -> str:
 
 @pytest.mark.parametrize(
     ("constant", "value"),
-    [row[:2] for row in checked_table(page("docs/architecture.md"), "constants")],
+    [
+        row[:2]
+        for name in ("docs/architecture.md", "docs/mictlanx-v4.md")
+        for row in checked_table(page(name), "constants")
+    ],
 )
-def test_constants_have_the_values_that_the_architecture_page_gives(
-    constant: str, value: str
-) -> None:
+def test_constants_have_the_values_that_the_pages_give(constant: str, value: str) -> None:
     module_name, _, name = constant.strip("`").rpartition(".")
     module = importlib.import_module(module_name)
     assert shown(name, getattr(module, name)) == value

@@ -30,6 +30,12 @@ WEB_HOMES = [
     "server/mictlanfs_server/serving.py",
     "*/app.py",
     "server/mictlanfs_server/router/front.py",
+    "server/mictlanfs_server/v4/describing.py",
+    "server/mictlanfs_server/v4/entry.py",
+    "server/mictlanfs_server/v4/web.py",
+    "server/mictlanfs_server/v4/endpoints.py",
+    "server/mictlanfs_server/v4/routerapp.py",
+    "server/mictlanfs_server/v4/peerapp.py",
 ]
 # The only files that may import a library. A `*` also crosses folders.
 LIBRARY_HOMES = {
@@ -54,6 +60,7 @@ LIBRARY_HOMES = {
     "prometheus_client": ["server/mictlanfs_server/processmetrics.py"],
     "opentelemetry": ["server/mictlanfs_server/tracing.py"],
     "dotenv": ["mictlanfs/environment.py"],
+    "python_multipart": ["server/mictlanfs_server/v4/multipart.py"],
 }
 
 # The layers of the mount, highest first. Parts on one line may import each other; parts that are

@@ -17,6 +17,7 @@ from fastapi import FastAPI, Response
 
 from mictlanfs import __version__, wire
 from mictlanfs.client.transport import HttpTransport
+from mictlanfs.clock import SystemClock
 from mictlanfs.errors import Kind, MictlanError, UsageError
 from mictlanfs.identifiers import boot_id
 from mictlanfs.logsetup import log_to_stderr
@@ -41,6 +42,7 @@ from mictlanfs_server.peer.sharers import Sharers
 from mictlanfs_server.peer.store import ChunkStore
 from mictlanfs_server.serving import Listener, serve
 from mictlanfs_server.tracing import trace_settings, traced, tracing
+from mictlanfs_server.v4.entry import DoorApplication, Entry, LazyDoor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -110,6 +112,7 @@ class PeerApp:
         )
         self._chunks = ChunkHandlers(self.store)
         self._meters = Meters()
+        self._door = LazyDoor(self._open_door)
         self._framework = self._routes()
 
     async def __call__(
@@ -155,6 +158,7 @@ class PeerApp:
         try:
             yield
         finally:
+            await self._door.close()
             task.cancel()
             await asyncio.wait([task])
             self._local.close()
@@ -163,13 +167,33 @@ class PeerApp:
             await self.store.aclose()
             self.close()
 
+    @asynccontextmanager
+    async def _open_door(self) -> AsyncIterator[DoorApplication]:
+        """The MictlanX v4 interface of this peer."""
+        # Imported when somebody asks for it: see `entry`.
+        from mictlanfs_server.v4.peerapp import open_peer_door
+
+        door = open_peer_door(
+            self._settings.router_urls,
+            SystemClock(),
+            peer_id=self._settings.peer_id,
+            usage=lambda: (self.store.used_bytes, self.store.capacity_bytes),
+            verifies=self._settings.verifies_checksums,
+        )
+        async with door as application:
+            yield application
+
     def close(self) -> None:
         """Let go of the store and the folder. Blocks; twice is once."""
         self.store.close()
         self._folder.close()
 
     def _routes(self) -> FastAPI:
-        app = FastAPI(title="MictlanFS peer", version=__version__, lifespan=self.lifespan)
+        app = FastAPI(
+            title="MictlanFS peer",
+            version=__version__,
+            lifespan=self.lifespan,
+        )
 
         @app.get(wire.Path.HEALTH)
         async def health() -> Response:
@@ -189,6 +213,10 @@ class PeerApp:
                 families(self.store, self._meters, is_registered=is_registered)
             )
 
+        app.add_middleware(Entry, self._door)
+        make_openapi = app.openapi
+        # FastAPI's documented way to extend the description.
+        app.openapi = lambda: self._door.describe(make_openapi())  # type: ignore[method-assign]
         install_error_handlers(app)
         return app
 

@@ -40,6 +40,8 @@ class PeerSettings:
         fsync: "never" answers before anything is durable: unsafe, for benchmarks only.
         advertise: URL that others reach it by; None: made from where it listens.
         logs: how to log.
+        verifies_checksums: whether the MictlanX v4 interface refuses bodies whose SHA-256 is not
+            the one announced; one that is empty is never compared.
 
     Raises:
         UsageError: a value that cannot be.
@@ -60,6 +62,7 @@ class PeerSettings:
     sharers: int = 1
     logs: LogSettings = DEFAULT_LOGS
     sharers_file: Path | None = None
+    verifies_checksums: bool = True
 
     def __post_init__(self) -> None:
         uri.parse_routers(self.router)

@@ -60,6 +60,7 @@ from mictlanfs_server.router.settings import RouterSettings
 from mictlanfs_server.router.status import StatusReport
 from mictlanfs_server.serving import Listener, serve
 from mictlanfs_server.tracing import trace_settings, traced, tracing
+from mictlanfs_server.v4.entry import DoorApplication, Entry, LazyDoor
 
 DESCRIPTION = """
 The authority on names, metadata, sessions and peers of a MictlanFS space.
@@ -146,6 +147,25 @@ class _Router:
             gate,
         )
 
+    @asynccontextmanager
+    async def open_door(self) -> AsyncIterator[DoorApplication]:
+        """The MictlanX v4 interface of the running router."""
+        # Imported when somebody asks for it: see `entry`.
+        from mictlanfs_server.v4.routerapp import open_router_door
+
+        assert self._parts is not None, "the router does not run"
+        settings = self._settings
+        door = open_router_door(
+            self._parts.handlers,
+            self._clock,
+            router_id=settings.router_id,
+            space_id=self._store.space_id,
+            cache=settings.cache,
+            verifies=settings.verifies_checksums,
+        )
+        async with door as application:
+            yield application
+
     def stop_waiting(self) -> None:
         """End every request that waits for a lease or for events, so that the router can stop."""
         if self._parts is not None:
@@ -182,15 +202,21 @@ def create_app(
     header = (wire.HEADER_PEER_MAP, router.peer_map_header)
     direct: dict[str, ASGIApp] = {}
     meters = Meters()
+    door = LazyDoor(router.open_door)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with router.running() as parts:
-            for route in _add_routes(app, parts, meters, front):
+            for route in _add_routes(app, parts, meters, front, door):
                 direct[route.path] = HeaderMiddleware(route.app, *header)
-            yield
+            try:
+                yield
+            finally:
+                await door.close()
 
     app = FastAPI(description=DESCRIPTION, lifespan=lifespan)
+    app.add_middleware(Entry, door, front.prefix)
+    # What pages of other origins may do holds for the door, too.
     present(app, front)
     app.state.unlock = router.unlock
     app.state.stop_waiting = router.stop_waiting
@@ -201,7 +227,9 @@ def create_app(
     return app
 
 
-def _add_routes(app: FastAPI, parts: _Parts, meters: Meters, front: FrontSettings) -> list[Route]:
+def _add_routes(
+    app: FastAPI, parts: _Parts, meters: Meters, front: FrontSettings, door: LazyDoor
+) -> list[Route]:
     """Add all routes to an application; returns those of messages."""
     messages, reads = parts.handlers.routes(), parts.handlers.reads()
     commit, *rest = messages
@@ -247,7 +275,7 @@ def _add_routes(app: FastAPI, parts: _Parts, meters: Meters, front: FrontSetting
     make_openapi = app.openapi
 
     def openapi() -> dict[str, Any]:
-        described = make_openapi()
+        described = door.describe(make_openapi())
         described.setdefault("components", {}).setdefault("schemas", {}).update(components)
         return described
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mictlanfs.errors import UsageError
 from mictlanfs.logsetup import DEFAULT_LOGS, LogSettings
+from mictlanfs_server.v4.caching.settings import CacheSettings
 
 LEASE_TTL_S = 10.0
 
@@ -31,6 +32,9 @@ class RouterSettings:
         peer_suspect_s: seconds of silence after which a peer is used last.
         peer_down_s: seconds of silence after which a peer is not used.
         logs: how to log.
+        cache: of the MictlanX v4 interface.
+        verifies_checksums: whether the MictlanX v4 interface refuses bodies whose SHA-256 is not
+            the one announced; one that is empty is never compared.
     """
 
     data: Path
@@ -47,6 +51,8 @@ class RouterSettings:
     peer_suspect_s: float = 3.0
     peer_down_s: float = 10.0
     logs: LogSettings = DEFAULT_LOGS
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    verifies_checksums: bool = True
 
     def __post_init__(self) -> None:
         """Refuse times that contradict each other, as a UsageError."""
