@@ -225,12 +225,20 @@ class DirectRoutes:
 
     Attributes:
         routes: endpoints by path, for POST; may grow while requests are served.
+        looks: the same for GET.
     """
 
-    def __init__(self, app: ASGIApp, routes: Mapping[str, ASGIApp], meters: Meters) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        routes: Mapping[str, ASGIApp],
+        meters: Meters,
+        looks: Mapping[str, ASGIApp] | None = None,
+    ) -> None:
         self._app = app
         self._meters = meters
         self.routes = routes
+        self.looks = {} if looks is None else looks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, the short way where there is one."""
@@ -238,7 +246,11 @@ class DirectRoutes:
             await self._app(scope, receive, send)
             return
         path = scope["path"]
-        endpoint = self.routes.get(path) if scope["method"] == "POST" else None
+        endpoint: ASGIApp | None = None
+        if scope["method"] == "POST":
+            endpoint = self.routes.get(path)
+        elif scope["method"] == "GET":
+            endpoint = self.looks.get(path)
         if endpoint is None:
             await self._meters.run(self._app, None, scope, receive, send)
         else:

@@ -30,6 +30,8 @@ WEB_HOMES = [
     "server/mictlanfs_server/serving.py",
     "*/app.py",
     "server/mictlanfs_server/router/front.py",
+    "server/mictlanfs_server/framework.py",
+    "*/described.py",
     "server/mictlanfs_server/v4/describing.py",
     "server/mictlanfs_server/v4/entry.py",
     "server/mictlanfs_server/v4/web.py",

@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
-from fastapi import FastAPI, Response
 
 from mictlanfs import __version__, wire
 from mictlanfs.client.transport import HttpTransport
@@ -22,9 +21,9 @@ from mictlanfs.errors import Kind, MictlanError, UsageError
 from mictlanfs.identifiers import boot_id
 from mictlanfs.logsetup import log_to_stderr
 from mictlanfs_server.environment import log_peer_ineffective
+from mictlanfs_server.framework import LazyFramework, answering, run_lifespan
 from mictlanfs_server.http import (
     METRICS_PATH,
-    install_error_handlers,
     json_response,
     metrics_response,
 )
@@ -46,6 +45,9 @@ from mictlanfs_server.v4.entry import DoorApplication, Entry, LazyDoor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from starlette.responses import Response
+    from starlette.types import ASGIApp
 
     from mictlanfs_server.peer.settings import PeerSettings
     from mictlanfs_server.serving import Message
@@ -113,7 +115,8 @@ class PeerApp:
         self._chunks = ChunkHandlers(self.store)
         self._meters = Meters()
         self._door = LazyDoor(self._open_door)
-        self._framework = self._routes()
+        self._looks = {path: answering(look) for path, look in self._look_handlers().items()}
+        self._framework = Entry(LazyFramework(self._make_framework), self._door)
 
     async def __call__(
         self,
@@ -122,11 +125,16 @@ class PeerApp:
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
         """Answer one request, or run the lifespan."""
-        if scope["type"] != "http":
-            await self._framework(scope, receive, send)
-        elif self._chunks.is_ours(scope["path"]):
-            template = self._chunks.template(scope["path"])
+        if scope["type"] == "lifespan":
+            await run_lifespan(self.running, receive, send)
+            return
+        path = scope["path"]
+        look = self._looks.get(path) if scope["method"] == "GET" else None
+        if self._chunks.is_ours(path):
+            template = self._chunks.template(path)
             await self._meters.run(self._chunks, template, scope, receive, send)
+        elif look is not None:
+            await self._meters.run(look, path, scope, receive, send)
         else:
             await self._meters.run(self._framework, None, scope, receive, send)
 
@@ -151,7 +159,7 @@ class PeerApp:
         )
 
     @asynccontextmanager
-    async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
         """Keep the peer registered while it serves; then leave, and let go of everything."""
         task = asyncio.create_task(self._registration.run())
         task.add_done_callback(self._on_link_ended)
@@ -188,24 +196,15 @@ class PeerApp:
         self.store.close()
         self._folder.close()
 
-    def _routes(self) -> FastAPI:
-        app = FastAPI(
-            title="MictlanFS peer",
-            version=__version__,
-            lifespan=self.lifespan,
-        )
-
-        @app.get(wire.Path.HEALTH)
+    def _look_handlers(self) -> dict[str, Callable[[], Awaitable[Response]]]:
         async def health() -> Response:
             """Answers as long as the peer serves."""
             return json_response({"status": "ok"})
 
-        @app.get(wire.Path.STATUS)
         async def status() -> Response:
             """The state of the peer."""
             return json_response(self.status())
 
-        @app.get(METRICS_PATH)
         async def metrics() -> Response:
             """What Prometheus scrapes: requests, the peer, the process."""
             is_registered = self._registration.state.is_registered
@@ -213,12 +212,13 @@ class PeerApp:
                 families(self.store, self._meters, is_registered=is_registered)
             )
 
-        app.add_middleware(Entry, self._door)
-        make_openapi = app.openapi
-        # FastAPI's documented way to extend the description.
-        app.openapi = lambda: self._door.describe(make_openapi())  # type: ignore[method-assign]
-        install_error_handlers(app)
-        return app
+        return {wire.Path.HEALTH: health, wire.Path.STATUS: status, METRICS_PATH: metrics}
+
+    def _make_framework(self) -> ASGIApp:
+        # Imported when somebody asks for more than chunks: see `framework`.
+        from mictlanfs_server.peer.described import described_app
+
+        return described_app(self._look_handlers(), self._door.describe)
 
     def _describe(self) -> wire.PeerAnnounce:
         settings = self._settings

@@ -9,16 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
-
-import msgspec
-from fastapi import FastAPI
-from fastapi.responses import Response
-from starlette.routing import Route
-from starlette.types import ASGIApp
+from typing import TYPE_CHECKING
 
 from mictlanfs import wire
 from mictlanfs.client.transport import HttpTransport
@@ -27,14 +21,13 @@ from mictlanfs.errors import HTTP_STATUS, MictlanError
 from mictlanfs.logsetup import log_to_stderr
 from mictlanfs.model import Struct
 from mictlanfs_server import environment as variables
+from mictlanfs_server.framework import LazyFramework, answering, run_lifespan
 from mictlanfs_server.http import (
     METRICS_PATH,
     DirectRoutes,
     HeaderMiddleware,
     Reply,
-    describe_messages,
     header_route,
-    install_error_handlers,
     json_response,
     message_route,
     metrics_response,
@@ -47,11 +40,11 @@ from mictlanfs_server.router.datadir import DataDirectory
 from mictlanfs_server.router.front import (
     DEFAULT_FRONT,
     FrontSettings,
+    across_origins,
     front_settings,
-    present,
 )
 from mictlanfs_server.router.gate import LeasedAnswer, LeaseGate
-from mictlanfs_server.router.handlers import MessageRoute, ReadRoute, RouterHandlers
+from mictlanfs_server.router.handlers import ReadRoute, RouterHandlers
 from mictlanfs_server.router.membership import Membership
 from mictlanfs_server.router.metrics import families
 from mictlanfs_server.router.peermap import PublicPeerMap
@@ -62,15 +55,10 @@ from mictlanfs_server.serving import Listener, serve
 from mictlanfs_server.tracing import trace_settings, traced, tracing
 from mictlanfs_server.v4.entry import DoorApplication, Entry, LazyDoor
 
-DESCRIPTION = """
-The authority on names, metadata, sessions and peers of a MictlanFS space.
-
-Below are the requests that answer with JSON. All others are `POST` with a msgpack body and answer
-200 with a msgpack body; structures are arrays, their fields in the order of `mictlanfs.wire`. An
-error is another status with a JSON body of `kind`, `operation`, `target` and `detail`. Every answer
-has the header `x-mictlanfs-peer-map`: the version of the peer map.
-
-"""
+if TYPE_CHECKING:
+    from starlette.responses import Response
+    from starlette.routing import Route
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 _GRANTS_HEADER = (wire.HEADER_GRANTS.encode(), b"1")
 
@@ -100,6 +88,12 @@ class _Router:
         except BaseException:
             self._data.close()
             raise
+
+    @property
+    def parts(self) -> _Parts:
+        """What it answers with, while it runs."""
+        assert self._parts is not None, "the router does not run"
+        return self._parts
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[_Parts]:
@@ -153,10 +147,9 @@ class _Router:
         # Imported when somebody asks for it: see `entry`.
         from mictlanfs_server.v4.routerapp import open_router_door
 
-        assert self._parts is not None, "the router does not run"
         settings = self._settings
         door = open_router_door(
-            self._parts.handlers,
+            self.parts.handlers,
             self._clock,
             router_id=settings.router_id,
             space_id=self._store.space_id,
@@ -180,13 +173,97 @@ class _Router:
         self._data.close()
 
 
+class RouterApp:
+    """The ASGI application of a router.
+
+    Attributes:
+        direct: endpoints of messages, for POST, by path; there while the router runs.
+        looks: endpoints of what is looked at, for GET, by path.
+        meters: of all requests.
+    """
+
+    def __init__(self, router: _Router, front: FrontSettings) -> None:
+        self._router = router
+        self._front = front
+        self._door = LazyDoor(router.open_door)
+        self._routes: list[Route] = []
+        self.direct: dict[str, ASGIApp] = {}
+        self.looks: dict[str, ASGIApp] = {}
+        self.meters = Meters()
+        framework = LazyFramework(self._make_framework)
+        # What pages of other origins may do holds for the door, too.
+        self._app = self._with_header(
+            across_origins(Entry(framework, self._door, front.prefix), front.cross_origin)
+        )
+
+    def _with_header(self, app: ASGIApp) -> ASGIApp:
+        return HeaderMiddleware(app, wire.HEADER_PEER_MAP, self._router.peer_map_header)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or run the lifespan."""
+        if scope["type"] == "lifespan":
+            await run_lifespan(self.running, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The router at work inside the block."""
+        async with self._router.running() as parts:
+            self._routes = _message_routes(parts)
+            for route in self._routes:
+                self.direct[route.path] = self._with_header(route.app)
+            for path, handler in self._look_handlers(parts).items():
+                self.looks[path] = self._with_header(answering(handler))
+            try:
+                yield
+            finally:
+                await self._door.close()
+
+    def _look_handlers(self, parts: _Parts) -> dict[str, Callable[[], Awaitable[Response]]]:
+        async def status() -> Response:
+            """The state of the space: peers, sessions, counts, problems as sentences."""
+            return json_response(await parts.report.status())
+
+        async def health() -> Response:
+            """Whether the router serves; it answers only when it does."""
+            return json_response({"status": "ok"})
+
+        async def metrics() -> Response:
+            """What Prometheus scrapes: requests, the space, the process."""
+            return await metrics_response(families(await parts.report.status(), self.meters))
+
+        return {wire.Path.STATUS: status, wire.Path.HEALTH: health, METRICS_PATH: metrics}
+
+    def _make_framework(self) -> ASGIApp:
+        # Imported when somebody asks for more than messages: see `framework`.
+        from mictlanfs_server.router.described import described_app
+
+        parts = self._router.parts
+        return described_app(
+            self._front,
+            self._routes,
+            [*parts.handlers.routes(), *parts.handlers.reads()],
+            self._look_handlers(parts),
+            self._door.describe,
+        )
+
+    def stop_waiting(self) -> None:
+        """End every request that waits, so that the router can stop."""
+        self._router.stop_waiting()
+
+    def unlock(self) -> None:
+        """Let go of the data directory; can be repeated."""
+        self._router.unlock()
+
+
 def create_app(
     settings: RouterSettings,
     front: FrontSettings = DEFAULT_FRONT,
     *,
     clock: Clock | None = None,
     transport: Transport | None = None,
-) -> FastAPI:
+) -> RouterApp:
     """A router over `settings.data`, which it locks at once and until its lifespan ends.
 
     Args:
@@ -198,90 +275,17 @@ def create_app(
     Raises:
         UsageError: the data directory is in use, of a newer version, or cannot be used.
     """
-    router = _Router(settings, clock or SystemClock(), transport)
-    header = (wire.HEADER_PEER_MAP, router.peer_map_header)
-    direct: dict[str, ASGIApp] = {}
-    meters = Meters()
-    door = LazyDoor(router.open_door)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with router.running() as parts:
-            for route in _add_routes(app, parts, meters, front, door):
-                direct[route.path] = HeaderMiddleware(route.app, *header)
-            try:
-                yield
-            finally:
-                await door.close()
-
-    app = FastAPI(description=DESCRIPTION, lifespan=lifespan)
-    app.add_middleware(Entry, door, front.prefix)
-    # What pages of other origins may do holds for the door, too.
-    present(app, front)
-    app.state.unlock = router.unlock
-    app.state.stop_waiting = router.stop_waiting
-    app.state.direct = direct
-    app.state.meters = meters
-    app.add_middleware(HeaderMiddleware, *header)
-    install_error_handlers(app)
-    return app
+    return RouterApp(_Router(settings, clock or SystemClock(), transport), front)
 
 
-def _add_routes(
-    app: FastAPI, parts: _Parts, meters: Meters, front: FrontSettings, door: LazyDoor
-) -> list[Route]:
-    """Add all routes to an application; returns those of messages."""
-    messages, reads = parts.handlers.routes(), parts.handlers.reads()
-    commit, *rest = messages
-    described: list[MessageRoute | ReadRoute] = [commit, *reads, *rest]
-    preface = f"{front.preface}\n\n" if front.preface else ""
-    app.description = (
-        preface
-        + DESCRIPTION
-        + describe_messages((route.path, route.request_type, route.purpose) for route in described)
-    )
-    # Before everything else: they are tried in order, the most frequent first.
-    routes = [
-        message_route(commit.path, commit.request_type, commit.handler),
-        *(_read_route(route) for route in reads),
-        *(message_route(route.path, route.request_type, route.handler) for route in rest),
+def _message_routes(parts: _Parts) -> list[Route]:
+    return [
+        *(_read_route(route) for route in parts.handlers.reads()),
+        *(
+            message_route(route.path, route.request_type, route.handler)
+            for route in parts.handlers.routes()
+        ),
     ]
-    app.router.routes[:0] = routes
-
-    async def status() -> Response:
-        """The state of the space: peers, sessions, counts, problems as sentences."""
-        return json_response(await parts.report.status())
-
-    async def health() -> Response:
-        """Whether the router serves; it answers only when it does."""
-        return json_response({"status": "ok"})
-
-    async def metrics() -> Response:
-        """What Prometheus scrapes: requests, the space, the process."""
-        return await metrics_response(families(await parts.report.status(), meters))
-
-    _, components = msgspec.json.schema_components(
-        [wire.SpaceStatus], ref_template="#/components/schemas/{name}"
-    )
-    schema = {"schema": {"$ref": "#/components/schemas/SpaceStatus"}}
-    app.add_api_route(
-        wire.Path.STATUS,
-        status,
-        response_class=Response,
-        responses={200: {"content": {"application/json": schema}}},
-    )
-    app.add_api_route(wire.Path.HEALTH, health, response_class=Response)
-    app.add_api_route(METRICS_PATH, metrics, response_class=Response)
-    make_openapi = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        described = door.describe(make_openapi())
-        described.setdefault("components", {}).setdefault("schemas", {}).update(components)
-        return described
-
-    # FastAPI's documented way to extend the description.
-    app.openapi = openapi  # type: ignore[method-assign]
-    return routes
 
 
 def _read_route(route: ReadRoute) -> Route:
@@ -323,17 +327,17 @@ def _run(settings: RouterSettings, on_listening: Callable[[Listener], None] | No
     app = create_app(settings, front_settings(os.environ))
     try:
         serve(
-            traced(DirectRoutes(app, app.state.direct, app.state.meters)),
+            traced(DirectRoutes(app, app.direct, app.meters, app.looks)),
             name=settings.router_id,
             host=settings.host,
             port=settings.port,
             insecure=settings.insecure,
             lifeline_fd=settings.lifeline_fd,
             on_listening=on_listening,
-            on_stopping=app.state.stop_waiting,
+            on_stopping=app.stop_waiting,
             joined_answers=True,
             logs=None,
         )
     finally:
         # The lifespan never ran when the address was refused.
-        app.state.unlock()
+        app.unlock()

@@ -6,15 +6,17 @@ Owns what the variables of MictlanX say of that. Messages go past all of it (`Di
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from fastapi import FastAPI
 from msgspec import Struct
-from starlette.middleware.cors import CORSMiddleware
 
 from mictlanfs import __version__
 from mictlanfs.errors import UsageError
 from mictlanfs_server import environment as variables
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
 
 class CrossOrigin(Struct, frozen=True):
@@ -72,15 +74,21 @@ def present(app: FastAPI, settings: FrontSettings) -> None:
     app.root_path = settings.prefix
     if settings.logo:
         _show_logo(app, settings.logo)
-    allowed = settings.cross_origin
-    if allowed is not None:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=allowed.origins,
-            allow_methods=allowed.methods,
-            allow_headers=allowed.headers,
-            allow_credentials=allowed.has_credentials,
-        )
+
+
+def across_origins(app: ASGIApp, allowed: CrossOrigin | None) -> ASGIApp:
+    """`app`, with answers that tell browsers what pages of other origins may do."""
+    if allowed is None:
+        return app
+    from starlette.middleware.cors import CORSMiddleware
+
+    return CORSMiddleware(
+        app,
+        allow_origins=allowed.origins,
+        allow_methods=allowed.methods,
+        allow_headers=allowed.headers,
+        allow_credentials=allowed.has_credentials,
+    )
 
 
 def _show_logo(app: FastAPI, logo: str) -> None:

@@ -59,7 +59,7 @@ async def leased(caller: Caller, session: str, message: wire.Lookup) -> httpx.Re
 @contextlib.asynccontextmanager
 async def running(settings: RouterSettings) -> AsyncIterator[Caller]:
     app = create_app(settings, transport=FakePeers())
-    async with app.router.lifespan_context(app):
+    async with app.running():
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
             yield Caller(client)

@@ -5,26 +5,33 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from mictlanfs import __version__
 from mictlanfs.errors import UsageError
-from mictlanfs_server.router.front import DEFAULT_FRONT, CrossOrigin, front_settings, present
+from mictlanfs_server.router.front import (
+    DEFAULT_FRONT,
+    CrossOrigin,
+    across_origins,
+    front_settings,
+    present,
+)
 
 ORIGIN = "https://page.example"
 
 
-def app_with(environ: Mapping[str, str]) -> FastAPI:
-    app = FastAPI(description="What it is.")
-    present(app, front_settings(environ))
+def app_with(environ: Mapping[str, str]) -> ASGIApp:
+    app, settings = FastAPI(description="What it is."), front_settings(environ)
+    present(app, settings)
 
     @app.get("/api/v4/thing")
     def thing() -> int:
         return 7
 
-    return app
+    return across_origins(app, settings.cross_origin)
 
 
-def ask(app: FastAPI, path: str, method: str = "GET", **headers: str) -> httpx.Response:
+def ask(app: ASGIApp, path: str, method: str = "GET", **headers: str) -> httpx.Response:
     async def send() -> httpx.Response:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://r") as client:
