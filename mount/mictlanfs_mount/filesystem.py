@@ -40,6 +40,7 @@ from mictlanfs_mount.handles import DirectoryHandle, FileHandle, HandleNumber, H
 from mictlanfs_mount.inodes import Inode, InodeTable
 from mictlanfs_mount.quotas import within_quota
 from mictlanfs_mount.setids import IsMember, after_open_truncating, in_every_group
+from mictlanfs_mount.shortreads import ShortReads
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,7 @@ class FileSystem:
         self.has_acls = True
         self.inodes = inodes
         self.handles = HandleTable()
+        self.short_reads = ShortReads(clock)
         # Removals under way of what nobody had open when they were sent.
         self._removals: set[trio.Event] = set()
         self._statfs: wire.StatFs | None = None
@@ -350,6 +352,7 @@ class FileSystem:
         if size is not None:
             inode.note_own_change(attributes)
             inode.extents.truncate(size, attributes.content_version)
+            self.short_reads.on_cut(inode, size)
         inode.learn(attributes, self._valid_from_now())
         return inode
 
@@ -482,15 +485,22 @@ class FileSystem:
         # The inode may have been forgotten while the router answered.
         self.inodes.keep(inode)
         is_writable = flags & os.O_ACCMODE != os.O_RDONLY
-        return self.handles.add(FileHandle(inode, is_writable))
+        return self.handles.add(FileHandle(inode, is_writable, bool(flags & os.O_DIRECT)))
 
     async def read(self, number: HandleNumber, offset: int, length: int) -> Buffer:
         """Bytes of an open file; fewer than `length` only at its end."""
-        return await self._content.read(self.handles.file(number), offset, length)
+        handle = self.handles.file(number)
+        body = await self._content.read(handle, offset, length)
+        if not handle.is_direct and len(body) < length:
+            size = self.attributes_of(handle.inode).size
+            self.short_reads.check(handle.inode, offset, offset + length, len(body), size)
+        return body
 
     async def write(self, number: HandleNumber, offset: int, data: bytes) -> int:
         """Write to an open file; returns the number of bytes taken, always all."""
-        await self._content.write(self.handles.file(number), offset, data)
+        handle = self.handles.file(number)
+        await self._content.write(handle, offset, data)
+        self.short_reads.on_written(handle.inode, offset + len(data))
         return len(data)
 
     async def flush(self, number: HandleNumber) -> None:

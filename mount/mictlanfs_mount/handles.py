@@ -20,10 +20,12 @@ class FileHandle:
 
     Attributes:
         is_writable: whether it was opened for writing, so that closing it must flush.
+        is_direct: whether it was opened with O_DIRECT, so that the kernel fills nothing up.
     """
 
     inode: Inode
     is_writable: bool = True
+    is_direct: bool = False
     readahead: ReadAhead = field(default_factory=ReadAhead)
 
 

@@ -32,6 +32,7 @@ class Inode:
         lookup_count: references held by the kernel, dropped by `forget`.
         open_count: handles.
         kernel_content_version: the content that pages in the kernel's cache are of; -1: none.
+        kernel_size: the largest size that the kernel may believe in.
         told_content_version: the content whose size the kernel was told last; -1: none.
         bucket: the bucket it was last known to lie in; 0: not asked for yet.
         reopening: for threads whose open was refused as stale, until when (monotonic) their next
@@ -53,6 +54,7 @@ class Inode:
         "is_changed",
         "is_dirty",
         "kernel_content_version",
+        "kernel_size",
         "lease",
         "lookup_count",
         "name_count",
@@ -78,6 +80,7 @@ class Inode:
         self.bucket = InodeNumber(0)
         self.extents = ExtentMap()
         self.kernel_content_version = -1
+        self.kernel_size = 0
         self.told_content_version = -1
         self.reopening: Mapping[int, float] = _NOBODY
         self.xattrs: Mapping[bytes, bytes] = _NO_XATTRS

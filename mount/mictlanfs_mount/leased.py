@@ -485,6 +485,7 @@ class LeasedFileSystem(LeasedLog):
         if op.size is not None:
             inode.note_own_change(attributes)
             inode.extents.truncate(op.size, attributes.content_version)
+            self.short_reads.on_cut(inode, op.size)
         await self._after_change()
         return inode
 
@@ -533,6 +534,7 @@ class LeasedFileSystem(LeasedLog):
             if self.is_owned(ino):
                 break
         self._content.take(handle, offset, data)
+        self.short_reads.on_written(handle.inode, offset + len(data))
         return len(data)
 
     @property
@@ -603,6 +605,11 @@ class LeasedFileSystem(LeasedLog):
         names = [(lease.key, name) for lease in leases for name in lease.told_names]
         told = sorted({ino for lease in leases for ino in lease.told_inodes})
         if self.kernel is not None:
+            if (unsettled_s := self.short_reads.unsettled_s(told)) > 0:
+                await trio.sleep(unsettled_s)
+            for ino in told:
+                if (inode := self.inodes.get(ino)) is not None:
+                    self.short_reads.on_forgotten(inode)
             await self.kernel.forget(names, told, is_awaited=is_awaited)
             # The pages of all others are dropped when they are opened, if they are stale.
             opened = [ino for ino in told if self._is_open_with_pages(ino)]
@@ -611,7 +618,7 @@ class LeasedFileSystem(LeasedLog):
             held = [ino for ino in opened if self._waiting_writes[ino]]
             if held and self.keeper is not None:
                 self.keeper.start_soon(self._forget_pages_of, held)
-            await self.kernel.forget_pages([ino for ino in opened if ino not in held])
+            await self._forget_pages_of([ino for ino in opened if ino not in held])
         for lease in leases:
             for inode in lease.former:
                 self.inodes.drop_unused(inode)
@@ -619,7 +626,8 @@ class LeasedFileSystem(LeasedLog):
 
     async def _forget_pages_of(self, inodes: list[InodeNumber]) -> None:
         if self.kernel is not None:
-            await self.kernel.forget_pages(inodes)
+            with self.short_reads.forgetting_pages(inodes):
+                await self.kernel.forget_pages(inodes)
 
     def _is_open_with_pages(self, ino: InodeNumber) -> bool:
         inode = self.inodes.get(ino)

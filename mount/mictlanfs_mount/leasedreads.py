@@ -57,6 +57,8 @@ ATTEMPTS_MAX = 3
 PUSHED_SIZE_BYTES_MAX = 128 * KIB
 # While files are opened at least this often, listings bring the bytes of small files.
 READING_S = 1.0
+# How long another size is not told, for the sake of reads under way.
+READS_WAIT_S_MAX = 0.25
 # Extended attributes that the kernel and programs ask of each file.
 ASKED_XATTRS = frozenset({b"security.capability", b"security.selinux"})
 # Of all names that may be kept, those that are listed ahead of a walk at once.
@@ -253,6 +255,9 @@ class LeasedReads(FileSystem):
         inode = await self._asked(ino)
         if former is not None:
             await self.keeper.until_forgotten(former.key)
+        if inode.attributes.size != inode.kernel_size:
+            with trio.move_on_after(READS_WAIT_S_MAX):
+                await self.short_reads.until_read(ino)
         return inode
 
     async def _asked(self, ino: InodeNumber, extents_max: int = 0) -> Inode:
@@ -630,6 +635,7 @@ class LeasedReads(FileSystem):
             return False
         if not self.kernel.store(inode.ino, body):
             return False
+        self.short_reads.on_told(inode, size)
         inode.kernel_content_version = version
         return True
 
@@ -719,7 +725,9 @@ class LeasedReads(FileSystem):
         if self.keeper is not None:
             inode = self.handles.file(number).inode
             if not self.keeper.table.covers(inode):
-                await self._asked(inode.ino)
+                with self.short_reads.reading(inode.ino):
+                    await self._asked(inode.ino)
+                    return await super().read(number, offset, length)
         return await super().read(number, offset, length)
 
 

@@ -111,9 +111,9 @@ class Operations(pyfuse3.Operations):
 
     def _entry(self, inode: Inode, name_validity_s: float = 0.0) -> pyfuse3.EntryAttributes:
         inode.told_content_version = inode.attributes.content_version
-        return self._shown.entry(
-            self._fs.attributes_of(inode), name_validity_s, self._fs.validity_s(inode)
-        )
+        shown = self._fs.attributes_of(inode)
+        self._fs.short_reads.on_told(inode, shown.size)
+        return self._shown.entry(shown, name_validity_s, self._fs.validity_s(inode))
 
     def _looked_up(self, inode: Inode, parent: InodeNumber, name: bytes) -> pyfuse3.EntryAttributes:
         """An entry that the kernel will count as a reference."""
@@ -358,12 +358,12 @@ class Operations(pyfuse3.Operations):
         self, token: pyfuse3.ReaddirToken, handle: DirectoryHandle, index: int
     ) -> bool:
         name, inode, name_validity_s = self._fs.listed(handle, index - 2)
-        entry = self._shown.entry(
-            self._fs.attributes_of(inode), name_validity_s, self._fs.validity_s(inode)
-        )
+        shown = self._fs.attributes_of(inode)
+        entry = self._shown.entry(shown, name_validity_s, self._fs.validity_s(inode))
         is_sent = pyfuse3.readdir_reply(token, FileNameT(name), entry, index + 1)
         if is_sent:
             inode.told_content_version = inode.attributes.content_version
+            self._fs.short_reads.on_told(inode, shown.size)
             inode.lookup_count += 1
             self._fs.inodes.keep(inode)
         else:

@@ -20,6 +20,7 @@ from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Attributes, FileKind, InodeNumber
 from mictlanfs_mount.filesystem import Caller
 from mictlanfs_mount.handles import HandleNumber
+from tests.support.kernelreads import read_again
 from tests.support.leased_space import LeasedMount, LeasedSpace
 
 ROOT = Caller(0, 0)
@@ -289,7 +290,7 @@ class Program:
         if not self.handles:
             return
         mount, handle, file = self.handles[first % len(self.handles)]
-        found = await mount.filesystem.read(handle, second, SIZE)
+        found = await read_again(mount.filesystem, handle, second, SIZE)
         assert bytes(found) == bytes(file.content[second : second + SIZE])
 
     async def truncate(self, first: int, second: int) -> None:

@@ -65,6 +65,7 @@ from mictlanfs_server.router.gate import LeasedAnswer, LeaseGate
 from mictlanfs_server.router.handlers import RouterHandlers
 from mictlanfs_server.router.sessions import SessionTable
 from mictlanfs_server.router.settings import RouterSettings
+from tests.support.kernelreads import read_again
 from tests.support.mount_fakes import FakeCache, FakeChunks, FakeClock, Script
 from tests.support.mount_space import START_NS, FakeSpace
 from tests.unit.server.metadata.space import PEERS, peer_info
@@ -442,7 +443,7 @@ class LeasedMount:
         """The file as a program sees it that opens it now."""
         handle = (await self.filesystem.open(ino, 0)).handle
         size = self.filesystem.attributes_of(self.filesystem.handles.file(handle).inode).size
-        content = bytes(await self.filesystem.read(handle, 0, size + 1))
+        content = bytes(await read_again(self.filesystem, handle, 0, size + 1))
         await self.filesystem.release(handle)
         return content
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from mictlanfs.model import InodeNumber
 from mictlanfs_mount.filesystem import Opened
+from tests.support.kernelreads import read_again
 from tests.support.mount_fakes import FakeMount, open_mount
 from tests.support.mount_space import FakeSpace
 
@@ -56,7 +57,7 @@ class Kernel:
         content = b""
         for index in range(-(-size // PAGE)):
             if index not in self._pages:
-                page = await self._mount.filesystem.read(opened.handle, index * PAGE, PAGE)
+                page = await read_again(self._mount.filesystem, opened.handle, index * PAGE, PAGE)
                 self._pages[index] = bytes(page).ljust(PAGE, b"\0")
             content += self._pages[index]
         return content[:size]
