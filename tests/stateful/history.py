@@ -2,10 +2,13 @@
 
 Each call is logged with the moments before and after it. A history makes sense (is *linearizable*)
 when the calls can be put into one order in which each gives what it gave, and no call comes before
-one that had ended when it began. Rounds are independent, each in a directory of its own, so that
-the search for such an order is short.
+one that had ended when it began. One history is 10,000 calls and more on the same few names.
 
-`python -m tests.stateful.history --minutes 10 --seed 7` runs for longer than the tests do.
+To find an order of so many, it is cut where no call is under way. What the space may look like
+there (there is often one way only, a few when nobody looked) is where the next part begins. Now and
+then all processes wait for each other, so that there are such places.
+
+`python -m tests.stateful.history --minutes 10 --seed 7` plays as many histories as fit.
 
 Calls are chosen so that each looks at one name or one descriptor, or sends both names to the mount;
 Linux itself finds several names one after the other. What is allowed besides:
@@ -15,6 +18,8 @@ Linux itself finds several names one after the other. What is allowed besides:
 - Opening says ESTALE when the name came to stand for another file twice meanwhile.
 - What names a directory says ESTALE when another mount moved that meanwhile, and something is being
   renamed on this one: Linux, which has a lock for that, cannot take note of it (`__d_unalias`).
+- A read gives what a process on the same mount is writing just then, also when others see the bytes
+  of before a moment later: Linux puts what is written into its page cache and asks the mount then.
 - A rename is a success without an effect when Linux found the same file under both names, one after
   the other.
 """
@@ -31,8 +36,8 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -41,9 +46,11 @@ from tests.support.spaces import Mount, running_space, several_mounted
 
 MOUNTS = 3
 PROCESSES_PER_MOUNT = 2
-CALLS_PER_ROUND = 12
-ROUNDS_PER_RUN = 100
-RUN_TIMEOUT_S = 600.0
+# So often all processes wait for each other, in calls of each.
+CALLS_PER_STRETCH = 12
+# Which makes a history of more than 10,000 calls.
+STRETCHES = 140
+RUN_TIMEOUT_S = 3600.0
 # Where names are moved from and to; both stay.
 FOLDERS = ("p", "q")
 FILES = ("p/a", "p/b", "q/a")
@@ -172,24 +179,22 @@ def drawn(chance: random.Random, caller: Caller, unique: str) -> tuple[str, tupl
     return verb, (chance.choice(names),)
 
 
-def play_rounds(
-    number: int, roots: Sequence[Path], seed: int, barrier: Barrier, results: Queue[object]
+def play(
+    number: int, root: Path, stretches: int, seed: int, barrier: Barrier, results: Queue[object]
 ) -> None:
-    """One process: the same rounds as all others, each begun together."""
+    """One process: its calls, all of one history."""
     chance = random.Random(f"{seed} {number}")
-    rounds = []
+    caller = Caller(root)
+    calls: list[Call] = []
     try:
-        for index, root in enumerate(roots):
-            caller = Caller(root)
+        for _ in range(stretches):
             barrier.wait(RUN_TIMEOUT_S)
-            calls = []
-            for step in range(CALLS_PER_ROUND):
-                unique = f"{index % 1000:03d}{number:02d}{step:03d}"
+            for _ in range(CALLS_PER_STRETCH):
+                unique = f"{number:02d}{len(calls):06d}"
                 calls.append(caller.do(*drawn(chance, caller, unique)))
-            if caller.fd is not None:
-                calls.append(caller.do("close", ()))
-            rounds.append(calls)
-        results.put((number, rounds))
+        if caller.fd is not None:
+            calls.append(caller.do("close", ()))
+        results.put((number, calls))
     except BaseException as error:
         barrier.abort()
         results.put((number, f"{type(error).__name__}: {error}"))
@@ -205,7 +210,7 @@ class State:
 
     Attributes:
         names: path and node.
-        content: node and bytes, of those that have a name or a descriptor.
+        content: node and bytes, of those that have a name.
         open_nodes: what each process has open; -1: nothing.
     """
 
@@ -233,7 +238,8 @@ def after(state: State, process: int, call: Call, fresh: int) -> State | None:
     if call.result is not None and expected != call.result:
         return None
     open_nodes = (*state.open_nodes[:process], opened, *state.open_nodes[process + 1 :])
-    used = {*names.values(), *open_nodes}
+    # Of what has no name any more nobody can tell the content, see above.
+    used = frozenset(names.values())
     kept = frozenset(item for item in content.items() if item[0] in used)
     return State(frozenset(names.items()), kept, open_nodes)
 
@@ -278,15 +284,30 @@ def _done_with_names(
     return "ok", opened
 
 
-def is_linearizable(histories: Sequence[Sequence[Call]]) -> bool:
-    """Whether the calls of several processes, each in its order, make sense together.
+Histories = Sequence[Sequence[Call]]
+
+
+def start_of(histories: Histories) -> State:
+    """An empty tree, and nothing open."""
+    return State(frozenset(), frozenset(), (-1,) * len(histories))
+
+
+def possible_ends(
+    histories: Histories, starts: Iterable[State], firsts: Sequence[int] | None = None
+) -> Iterator[State]:
+    """The states that the calls of several processes, each in its order, can end in; none twice.
 
     The search of Wing and Gong, with the states that were tried remembered.
+
+    Args:
+        starts: the states that they can begin in.
+        firsts: a number for the first call of each process; following ones must be free too.
     """
-    start = State(frozenset(), frozenset(), (-1,) * len(histories))
+    if firsts is None:
+        firsts = [sum(map(len, histories[:number])) for number in range(len(histories))]
+    ends: set[State] = set()
     tried: set[tuple[tuple[int, ...], State]] = set()
-    waiting = [((0,) * len(histories), start)]
-    firsts = [1 + sum(map(len, histories[:number])) for number in range(len(histories))]
+    waiting = [((0,) * len(histories), start) for start in starts]
     while waiting:
         done, state = waiting.pop()
         if (done, state) in tried:
@@ -299,18 +320,103 @@ def is_linearizable(histories: Sequence[Sequence[Call]]) -> bool:
         ]
         first_end_ns = min((call.ended_ns for _, call in pending), default=NEVER_NS)
         if first_end_ns == NEVER_NS:
-            return True
+            if state not in ends:
+                ends.add(state)
+                yield state
+            continue
         for process, call in pending:
             if call.begun_ns > first_end_ns:
                 continue
-            following = after(state, process, call, firsts[process] + done[process])
+            # Zero is a directory.
+            following = after(state, process, call, 1 + firsts[process] + done[process])
             if following is not None:
                 moved = (*done[:process], done[process] + 1, *done[process + 1 :])
                 waiting.append((moved, following))
-    return False
 
 
-def shortened(histories: Sequence[Sequence[Call]]) -> list[list[Call]]:
+def is_linearizable(histories: Histories, starts: Iterable[State] | None = None) -> bool:
+    """Whether the calls of several processes, each in its order, make sense together."""
+    begun = [start_of(histories)] if starts is None else starts
+    return any(True for _ in possible_ends(histories, begun))
+
+
+def without_early_reads(histories: Histories, mounts: int = MOUNTS) -> list[list[Call]]:
+    """The history without the results of reads that only Linux can answer for, see above.
+
+    Process `n` works on mount `n % mounts`.
+    """
+    writes = {
+        call.words[0]: (process, call)
+        for process, calls in enumerate(histories)
+        for call in calls
+        if call.verb == "write"
+    }
+
+    def is_early(process: int, call: Call) -> bool:
+        if call.verb != "read" or call.result not in writes:
+            return False
+        writer, write = writes[call.result]
+        is_beside = writer != process and writer % mounts == process % mounts
+        return is_beside and write.begun_ns < call.ended_ns and call.begun_ns < write.ended_ns
+
+    return [
+        [replace(call, result=None) if is_early(process, call) else call for call in calls]
+        for process, calls in enumerate(histories)
+    ]
+
+
+def parts_of(histories: Histories) -> Iterator[list[list[Call]]]:
+    """The parts of a history, cut wherever no call is under way."""
+    calls = sorted(
+        (call.begun_ns, call.ended_ns, process)
+        for process, calls in enumerate(histories)
+        for call in calls
+    )
+    done = [0] * len(histories)
+    taken = list(done)
+    last_end_ns = -1
+    for begun_ns, ended_ns, process in calls:
+        if begun_ns > last_end_ns and taken != done:
+            yield [list(calls[a:b]) for calls, a, b in zip(histories, done, taken, strict=True)]
+            done = list(taken)
+        taken[process] += 1
+        last_end_ns = max(last_end_ns, ended_ns)
+    yield [list(calls[a:b]) for calls, a, b in zip(histories, done, taken, strict=True)]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found of one history.
+
+    Attributes:
+        parts: how many it was cut into, up to the one that makes no sense.
+        states_max: the largest number of states that are possible at a cut.
+        wrong: the beginning of the part that makes no sense; None: everything does.
+    """
+
+    parts: int
+    states_max: int
+    wrong: list[list[Call]] | None = None
+
+
+def judge(histories: Histories) -> Verdict:
+    """See whether a long history makes sense from its beginning to its end."""
+    histories = without_early_reads(histories)
+    states = [start_of(histories)]
+    total = sum(map(len, histories))
+    # Numbers of calls, and of the files that they make: other ones for each process.
+    firsts = [process * total for process in range(len(histories))]
+    parts, states_max = 0, 1
+    for parts, part in enumerate(parts_of(histories), 1):
+        ends = list(possible_ends(part, states, firsts))
+        if not ends:
+            return Verdict(parts, states_max, shortened(part, states))
+        states, states_max = ends, max(states_max, len(ends))
+        firsts = [first + len(calls) for first, calls in zip(firsts, part, strict=True)]
+    return Verdict(parts, states_max)
+
+
+def shortened(histories: Histories, starts: Sequence[State] | None = None) -> list[list[Call]]:
     """The beginning of a history that makes no sense, up to the end of a call that cannot be."""
     ends_ns = sorted(call.ended_ns for calls in histories for call in calls)
     beginning: list[list[Call]] = []
@@ -323,7 +429,7 @@ def shortened(histories: Sequence[Sequence[Call]]) -> list[list[Call]]:
             ]
             for calls in histories
         ]
-        if not is_linearizable(beginning):
+        if not is_linearizable(beginning, starts):
             break
     return beginning
 
@@ -345,34 +451,32 @@ def shown(histories: Sequence[Sequence[Call]]) -> str:
 
 @dataclass
 class Run:
-    """What one run has found.
+    """What one history was like.
 
     Attributes:
         stale: how many calls on names said ESTALE. A descriptor may: its file may have no name.
         slowest_ms: of the calls.
-        wrong: rounds that make no sense, for the eye.
+        wrong: the part that makes no sense, for the eye; empty: there is none.
     """
 
-    calls: int = 0
-    stale: int = 0
-    slowest_ms: float = 0.0
-    wrong: list[str] = field(default_factory=list)
+    calls: int
+    stale: int
+    slowest_ms: float
+    verdict: Verdict
+    wrong: str = ""
 
 
-def run_histories(mounts: Sequence[Mount], bucket: str, rounds: int, seed: int) -> Run:
-    """Play so many rounds with all mounts and judge each."""
-    for index in range(rounds):
-        for folder in FOLDERS:
-            (mounts[0].path / bucket / f"{index}" / folder).mkdir(parents=True)
+def run_history(mounts: Sequence[Mount], bucket: str, stretches: int, seed: int) -> Run:
+    """Play one history with all mounts and judge it."""
+    for folder in FOLDERS:
+        (mounts[0].path / bucket / folder).mkdir(parents=True)
     count = len(mounts) * PROCESSES_PER_MOUNT
     barrier, results = _processes.Barrier(count), _processes.Queue()
     processes = []
     for number in range(count):
-        base = mounts[number % len(mounts)].path / bucket
-        roots = [base / f"{index}" for index in range(rounds)]
-        process = _processes.Process(
-            target=play_rounds, args=(number, roots, seed, barrier, results), daemon=True
-        )
+        root = mounts[number % len(mounts)].path / bucket
+        arguments = (number, root, stretches, seed, barrier, results)
+        process = _processes.Process(target=play, args=arguments, daemon=True)
         process.start()
         processes.append(process)
     found = dict(results.get(timeout=RUN_TIMEOUT_S) for _ in processes)
@@ -380,20 +484,16 @@ def run_histories(mounts: Sequence[Mount], bucket: str, rounds: int, seed: int) 
         process.join()
     failures = [said for said in found.values() if isinstance(said, str)]
     assert not failures, failures
-    run = Run()
-    for index in range(rounds):
-        histories = [found[number][index] for number in range(count)]
-        run.calls += sum(map(len, histories))
-        run.stale += sum(
-            call.result == "ESTALE" and call.verb not in VERBS_ON_DESCRIPTORS
-            for calls in histories
-            for call in calls
-        )
-        took_ns = (call.ended_ns - call.begun_ns for calls in histories for call in calls)
-        run.slowest_ms = max(run.slowest_ms, max(took_ns) / 1e6)
-        if not is_linearizable(histories):
-            run.wrong.append(f"seed {seed}, round {index}:\n{shown(shortened(histories))}")
-    return run
+    histories: list[list[Call]] = [found[number] for number in range(count)]
+    calls = [call for calls in histories for call in calls]
+    verdict = judge(histories)
+    return Run(
+        len(calls),
+        sum(call.result == "ESTALE" and call.verb not in VERBS_ON_DESCRIPTORS for call in calls),
+        max(call.ended_ns - call.begun_ns for call in calls) / 1e6,
+        verdict,
+        f"seed {seed}:\n{shown(verdict.wrong)}" if verdict.wrong is not None else "",
+    )
 
 
 @contextlib.contextmanager
@@ -411,18 +511,21 @@ def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="history", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    parser.add_argument("--stretches", type=int, default=STRETCHES, help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
     until_s = time.monotonic() + 60 * arguments.minutes
     calls = 0
     with _own_mounts() as mounts:
         for seed in range(arguments.seed, 2**63):
-            found = run_histories(mounts, f"run-{seed}", ROUNDS_PER_RUN, seed)
+            found = run_history(mounts, f"run-{seed}", arguments.stretches, seed)
             calls += found.calls
             print(
-                f"seed {seed}: {found.calls} calls, at most {found.slowest_ms:.0f} ms", flush=True
+                f"seed {seed}: {found.calls} calls in {found.verdict.parts} parts, at most"
+                f" {found.slowest_ms:.0f} ms and {found.verdict.states_max} states",
+                flush=True,
             )
             if found.wrong:
-                sys.exit("\n\n".join(found.wrong))
+                sys.exit(found.wrong)
             if time.monotonic() > until_s:
                 break
     print(f"{calls} calls, all in some order")
