@@ -71,11 +71,14 @@ class NotifiedKernel:
         inodes: Sequence[InodeNumber],
         *,
         is_awaited: bool = True,
+        is_locked: bool = False,
     ) -> None:
         """Nothing of these is used any more when this returns.
 
-        When nobody waits for it each name is expired by itself, however many they are, so that the
-        kernel need not look up the others again.
+        When the lock of a directory is known to be held by a request that this mount has not
+        answered (`is_locked`), it is not waited for. When nobody waits for the forgetting each name
+        is expired by itself, however many they are, so that the kernel need not look up the others
+        again.
         """
         for index, ino in enumerate(inodes):
             self._invalidate(ino)
@@ -84,7 +87,7 @@ class NotifiedKernel:
         if not names or not self._notifier.has_epoch:
             return
         is_expired = False
-        if len(names) <= EXPIRED_COUNT_MAX or not is_awaited:
+        if not is_awaited or (len(names) <= EXPIRED_COUNT_MAX and not is_locked):
             expired = [(self._to_kernel(parent), name) for parent, name in names]
             wait_s = LOCK_WAIT_S_MAX if is_awaited else PATIENT_WAIT_S_MAX
             with trio.move_on_after(wait_s), suppress(OSError):

@@ -10,7 +10,9 @@ Invariant: from the look at the leases to the entry in the log there is no await
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -45,6 +47,11 @@ class LeasedLog(LeasedReads):
     # What the router refused of what was applied here, and nobody was told of.
     _refusal: MictlanError | None = None
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # Requests that wait for leases on directories: the kernel holds the lock of each meanwhile.
+        self._locked: Counter[InodeNumber] = Counter()
+
     # --- leases for writing ----------------------------------------------------------------------
 
     async def _own_name(self, parent: InodeNumber, name: bytes) -> tuple[Lease, Inode]:
@@ -61,7 +68,12 @@ class LeasedLog(LeasedReads):
             owned = [found for place in places if (found := self._owned_now(place)) is not None]
             if len(owned) == len(places):
                 return owned
-            await self._acquire((), places)
+            parents = [place.parent for place in places]
+            self._locked.update(parents)
+            try:
+                await self._acquire((), places)
+            finally:
+                self._locked -= Counter(parents)
         raise MictlanError(Kind.BUSY, "lease", str(places[0].parent), ALWAYS_WANTED)
 
     def _owned_now(self, place: wire.Place) -> tuple[Lease, Inode] | None:

@@ -87,8 +87,12 @@ class KernelCache(Protocol):
         inodes: Sequence[InodeNumber],
         *,
         is_awaited: bool = True,
+        is_locked: bool = False,
     ) -> None:
-        """Nothing of these is used any more when this returns; later when nobody waits for it."""
+        """Nothing of these is used any more when this returns; later when nobody waits for it.
+
+        `is_locked`: the lock of a directory is held by a request that is not answered.
+        """
         ...
 
     async def drop(self, names: Sequence[tuple[InodeNumber, bytes]]) -> None:

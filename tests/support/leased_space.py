@@ -402,6 +402,7 @@ class FakeKernel:
         inodes: Sequence[InodeNumber],
         *,
         is_awaited: bool = True,
+        is_locked: bool = False,
     ) -> None:
         await trio.lowlevel.checkpoint()
         self.names += names

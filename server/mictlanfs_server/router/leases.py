@@ -46,6 +46,9 @@ WRITE: Final = wire.LeaseMode.WRITE
 
 # Two sessions that write in turn into one directory get something done in each turn.
 MIN_HOLD_S: Final = 0.001
+# The more wait, the more is done in each turn, and the fewer turns there are: so many times as long
+# as there are others who wait, up to this.
+HOLD_FACTOR_MAX: Final = 8
 # Clocks of two machines may differ this much in speed, and timers come late.
 MARGIN_SHARE: Final = 0.1
 # A session that goes on committing what it changed under a lease gets this many times as long.
@@ -432,6 +435,7 @@ class LeaseTable:
     def _recall_holders(self, key: InodeNumber) -> None:
         """Ask those who are in the way of the tickets for a key to give it up."""
         line = self._tickets.get(key, ())
+        waiting = {ticket.session for ticket in line} if len(line) > 1 else _NOBODY
         for holder, hold in self._holders.get(key, _NOBODY).items():
             keep = WRITE
             for ticket in line:
@@ -442,11 +446,15 @@ class LeaseTable:
                     continue
                 keep = min(keep, NONE if ticket.is_write else READ)
             if keep < hold.mode:
-                self._recall(holder, key, keep, hold)
+                share = max(1, len(waiting) - (holder in waiting))
+                hold_s = MIN_HOLD_S * min(share, HOLD_FACTOR_MAX)
+                self._recall(holder, key, keep, hold, hold_s)
 
-    def _recall(self, holder: SessionId, key: InodeNumber, keep: int, hold: Hold) -> None:
+    def _recall(
+        self, holder: SessionId, key: InodeNumber, keep: int, hold: Hold, hold_s: float
+    ) -> None:
         inbox, now_s = self._members[holder].inbox, self._clock.monotonic_s()
-        due_s = hold.since_s + MIN_HOLD_S if hold.mode == WRITE else now_s
+        due_s = hold.since_s + hold_s if hold.mode == WRITE else now_s
         if inbox.recall(key, keep, max(due_s, now_s)):
             inbox.ripen(now_s)
             # Also when it is held back: whoever listens sets a timer.

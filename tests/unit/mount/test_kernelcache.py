@@ -116,6 +116,11 @@ async def test_names_that_nobody_waits_for_are_expired_however_many_they_are(
     assert notifier.epochs == 0
 
 
+async def test_lock_that_is_known_to_be_held_is_not_waited_for(notifier: Notifier) -> None:
+    await kernel_of(notifier).forget([(ONE, b"a")], [TWO], is_locked=True)
+    assert (notifier.expired, notifier.epochs, notifier.attributes) == ([], 1, [102])
+
+
 async def test_names_that_take_memory_are_dropped(notifier: Notifier) -> None:
     await kernel_of(notifier).drop([(ONE, b"a"), (TWO, b"b")])
     assert (notifier.dropped, notifier.expired) == ([(101, b"a"), (102, b"b")], [])

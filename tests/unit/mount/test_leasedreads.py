@@ -180,6 +180,7 @@ class SlowKernel(FakeKernel):
         inodes: Sequence[InodeNumber],
         *,
         is_awaited: bool = True,
+        is_locked: bool = False,
     ) -> None:
         await self.may_forget.wait()
 

@@ -5,7 +5,7 @@ import pytest
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import InodeNumber, SessionId
-from mictlanfs_server.router.leases import MIN_HOLD_S, LeaseTable, Ticket
+from mictlanfs_server.router.leases import HOLD_FACTOR_MAX, MIN_HOLD_S, LeaseTable, Ticket
 from tests.unit.server.router.fakes import FakeClock
 
 A, B, C = SessionId("a"), SessionId("b"), SessionId("c")
@@ -189,6 +189,27 @@ def test_writer_gets_a_moment_before_it_has_to_give_up() -> None:
     table.clock.advance(MIN_HOLD_S)
     assert len(table.recalls(A)) == 1
     assert table.ripen(A) is None
+
+
+@pytest.mark.parametrize("waiting", [1, 2, 7, HOLD_FACTOR_MAX + 3])
+def test_writer_gets_a_moment_for_each_who_waits_and_no_more_than_some(waiting: int) -> None:
+    table = Table()
+    table.write(B, K)
+    ticket = table.want(A, K)
+    for number in range(waiting):
+        session = SessionId(f"s{number}")
+        table.add(session)
+        table.want(session, K)
+        # Who comes twice waits once.
+        table.want(session, K, is_write=False)
+    table.want(A, K)
+    table.clock.advance(1)
+    table.obey(B)
+    assert table.is_clear(ticket)
+    table.grant_writes(ticket)
+    due_s = table.ripen(A)
+    assert due_s is not None
+    assert due_s == pytest.approx(table.clock.now_s + MIN_HOLD_S * min(waiting, HOLD_FACTOR_MAX))
 
 
 # --- recalls and stamps ---
