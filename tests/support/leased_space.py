@@ -389,6 +389,8 @@ class FakeKernel:
     inodes: list[InodeNumber] = field(default_factory=list)
     pages: list[InodeNumber] = field(default_factory=list)
     dropped: list[tuple[InodeNumber, bytes]] = field(default_factory=list)
+    # Whether the lock of a directory was held, each time.
+    locked: list[bool] = field(default_factory=list)
 
     def attributes_changed(self, ino: InodeNumber) -> None:
         self.changed.append(ino)
@@ -407,6 +409,7 @@ class FakeKernel:
         await trio.lowlevel.checkpoint()
         self.names += names
         self.inodes += inodes
+        self.locked.append(is_locked)
 
     async def drop(self, names: Sequence[tuple[InodeNumber, bytes]]) -> None:
         await trio.lowlevel.checkpoint()

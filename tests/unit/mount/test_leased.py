@@ -182,6 +182,72 @@ async def test_the_kernel_forgets_before_a_lease_is_released(
         hold.release()
 
 
+@pytest.mark.parametrize("is_locked", [False, True])
+async def test_lock_that_a_waiting_request_holds_is_not_waited_for(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock, is_locked: bool
+) -> None:
+    inode = await make(mount, b"a")
+    assert mount.filesystem.name_validity_s(space.bucket, b"a", inode) > 0
+    hold = mount.script.hold("commit:asked")
+    async with open_leased_mount(space) as other, trio.open_nursery() as nursery:
+        nursery.start_soon(other.filesystem.unlink, space.bucket, b"a")
+        await hold.reached.wait()
+        if is_locked:
+            # The kernel holds the directory's lock for it, and it waits for the lease.
+            nursery.start_soon(make, mount, b"b")
+            await wait_all_tasks_blocked()
+        hold.release()
+    assert mount.kernel.names == [(space.bucket, b"a")]
+    assert mount.kernel.locked[0] == is_locked
+
+
+async def test_read_of_a_file_cut_short_elsewhere_is_refused_once(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    opened, inode = await mount.filesystem.create(space.bucket, b"a", 0o644, os.O_RDWR, CALLER)
+    direct = await mount.filesystem.open(inode.ino, os.O_RDONLY | os.O_DIRECT)
+    await mount.filesystem.write(opened.handle, 0, b"12345678")
+    async with open_leased_mount(space) as other:
+        found = await other.filesystem.lookup(space.bucket, b"a")
+        await other.filesystem.setattr(found.ino, size=3)
+        with pytest.raises(InterruptedError):
+            await mount.filesystem.read(opened.handle, 0, 4096)
+        # The kernel fills nothing up here, and repeats nothing.
+        assert await mount.filesystem.read(direct.handle, 0, 4096) == b"123"
+        assert await mount.filesystem.read(opened.handle, 0, 4096) == b"123"
+        assert await mount.filesystem.read(opened.handle, 0, 2) == b"12"
+
+
+async def test_another_size_is_told_when_the_reads_under_way_are_answered(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    opened, inode = await mount.filesystem.create(space.bucket, b"a", 0o644, os.O_RDWR, CALLER)
+    await mount.filesystem.write(opened.handle, 0, b"12345678")
+    order: list[str] = []
+
+    async def read() -> None:
+        with pytest.raises(InterruptedError):
+            await mount.filesystem.read(opened.handle, 0, 4096)
+        order.append("read")
+
+    async def look() -> None:
+        await mount.filesystem.getattr(inode.ino)
+        order.append("told")
+
+    async with open_leased_mount(space) as other:
+        found = await other.filesystem.lookup(space.bucket, b"a")
+        await other.filesystem.setattr(found.ino, size=3)
+        hold = mount.script.hold("node:served")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await hold.reached.wait()
+            nursery.start_soon(look)
+            await wait_all_tasks_blocked()
+            assert order == []
+            hold.release()
+    assert order == ["read", "told"]
+
+
 async def test_attributes_told_under_a_lease_that_covers_them_no_more_are_forgotten(
     space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
 ) -> None:
