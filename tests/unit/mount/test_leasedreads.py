@@ -241,9 +241,14 @@ async def test_readers_of_several_files_wait_for_one_page(
     await other.list(mount.space.bucket)
     assert await open_and_read(other, inos[0]) == BODY
     before = other.script.asked("list")
+    hold = other.script.hold("list:asked")
     async with trio.open_nursery() as nursery:
-        for ino in inos[1:9]:
+        nursery.start_soon(open_and_read, other, inos[1])
+        await hold.reached.wait()
+        for ino in inos[2:9]:
             nursery.start_soon(open_and_read, other, ino)
+        await wait_all_tasks_blocked()
+        hold.release()
     assert other.script.asked("list") == before + 1
 
 
