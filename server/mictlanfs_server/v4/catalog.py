@@ -1,7 +1,8 @@
 """Which file, and which range of it, a bucket and a key of the v4 interface stand for.
 
 Names are taken exactly first; then as the public client strips them, when that leaves one answer.
-Owns no state: all is read from the space, through the leases, when it is asked for.
+All is read from the space, through the leases, when it is asked for; owns nothing but the records
+of large balls for a moment.
 
 Source of the rules: the wire interface of MictlanX v4, section 9.1, and `docs/mictlanx-v4.md`.
 """
@@ -9,6 +10,7 @@ Source of the rules: the wire interface of MictlanX v4, section 9.1, and `docs/m
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,13 +29,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Files of a bucket that are looked at for a name that is not there exactly, or listed.
+# Files of a bucket that are looked at for a name that is not there exactly.
 FILES_MAX: Final = 1_000_000
 CANDIDATES_SHOWN_MAX: Final = 10
 # Extents that come with each file of many: enough to tell which peers hold it, mostly.
 LISTED_EXTENTS_MAX: Final = 16
 # How many pieces a file has at most that nobody put as a ball.
 MADE_PIECES_MAX: Final = 16_384
+# Extents that come with one file: all of a small one. Of a large one a page is asked for.
+RESOLVED_EXTENTS_MAX: Final = 4
+# The records of balls of so many chunks are kept for a moment: they are read whole for each chunk.
+# What another server's door changes in them is seen that much later.
+KEPT_PIECES_MIN: Final = 8
+KEPT_COUNT_MAX: Final = 64
+KEPT_S: Final = 1.0
 _ATTEMPTS_MAX: Final = 4
 _INLINE_SIZE_BYTES: Final = 64 * 1024
 
@@ -126,6 +135,7 @@ class Catalog:
 
     def __init__(self, space: SpaceAccess) -> None:
         self._space = space
+        self._kept: dict[InodeNumber, tuple[float, File]] = {}
 
     # --- buckets ---------------------------------------------------------------------------------
 
@@ -146,10 +156,24 @@ class Catalog:
         names = records.names_of(name)
         if names is None or len(names) != 1:
             return None
-        nodes = await self._resolve(names, is_brief=True)
+        nodes = await self._resolve(names)
         if len(nodes) < 2 or nodes[1].policy is None:
             return None
         return Bucket(name, names[0], nodes[1].attributes.ino, nodes[1].policy)
+
+    async def look(self, bucket_name: str, key: str) -> tuple[Bucket | None, Target | None]:
+        """The bucket of exactly that name, and what `key` exactly means in it, as far as there."""
+        raw, names = records.names_of(bucket_name), records.names_of(key)
+        if raw is None or len(raw) != 1:
+            return None, None
+        nodes = await self._resolve((*raw, *(names or ())))
+        if len(nodes) < 2 or nodes[1].policy is None:
+            return None, None
+        bucket = Bucket(bucket_name, raw[0], nodes[1].attributes.ino, nodes[1].policy)
+        if names is not None and len(nodes) == len(names) + 2:
+            file = await self._file_of(bucket, names, nodes)
+            return bucket, Target(file, None) if file else await self.exact(bucket, key)
+        return bucket, await self._exact_piece(bucket, key)
 
     async def buckets(self) -> list[Bucket]:
         """All buckets."""
@@ -163,8 +187,10 @@ class Catalog:
 
     async def find(self, bucket_name: str, key: str) -> Target:
         """What a key stands for. Raises 404; 409 when the stripped name fits several."""
-        bucket = await self.bucket(bucket_name)
-        found = await self.exact(bucket, key)
+        bucket, found = await self.look(bucket_name, key)
+        if bucket is None:
+            bucket = await self.bucket(bucket_name)
+            found = await self.exact(bucket, key)
         if found is None:
             found = await self._by_stripped_name(bucket, key)
         if found is None:
@@ -174,8 +200,9 @@ class Catalog:
     async def exact(self, bucket: Bucket, key: str) -> Target | None:
         """The file of exactly that name, or the piece `BALL_INDEX` of exactly that ball."""
         file = await self.file(bucket, key)
-        if file is not None:
-            return Target(file, None)
+        return Target(file, None) if file is not None else await self._exact_piece(bucket, key)
+
+    async def _exact_piece(self, bucket: Bucket, key: str) -> Target | None:
         split = records.split_part_key(key)
         if split is None:
             return None
@@ -198,11 +225,46 @@ class Catalog:
             nodes = await self._resolve((bucket.raw, *names))
             if len(nodes) < len(names) + 2 or nodes[-1].attributes.kind is not FileKind.FILE:
                 return None
-            file = File(bucket, names, nodes[-2].attributes.ino, nodes[-1])
-            [with_record] = await self.with_records([file])
-            if with_record is not None:
-                return with_record
+            if (file := await self._file_of(bucket, names, nodes)) is not None:
+                return file
         raise MictlanError(Kind.BUSY, "read", path, "the file changes all the time")
+
+    async def _file_of(self, bucket: Bucket, names: Names, nodes: Sequence[Node]) -> File | None:
+        """The file at the end of a path with its record; None: it is none, or has just changed."""
+        if nodes[-1].attributes.kind is not FileKind.FILE:
+            return None
+        file = File(bucket, names, nodes[-2].attributes.ino, nodes[-1])
+        if (kept := self._kept_for(file)) is not None:
+            return kept
+        [with_record] = await self.with_records([file])
+        if with_record is not None:
+            self._keep(with_record)
+        return with_record
+
+    def _kept_for(self, file: File) -> File | None:
+        """The file with the record that it had a moment ago, if it is of the same content."""
+        kept = self._kept.get(file.ino)
+        if kept is None or kept[0] < time.monotonic():
+            return None
+        known = kept[1]
+        version = file.node.attributes.content_version
+        if known.node.attributes.content_version != version or known.names != file.names:
+            return None
+        found = replace(file, record=known.record)
+        # Taking the bodies of thousands of pieces apart costs more than all else.
+        found.__dict__["pieces"] = known.pieces
+        return found
+
+    def _keep(self, file: File) -> None:
+        if len(file.pieces) >= KEPT_PIECES_MIN:
+            self._kept.pop(file.ino, None)
+            self._kept[file.ino] = (time.monotonic() + KEPT_S, file)
+            if len(self._kept) > KEPT_COUNT_MAX:
+                del self._kept[next(iter(self._kept))]
+
+    def forget(self, file: File) -> None:
+        """The record of a file is being changed."""
+        self._kept.pop(file.ino, None)
 
     async def with_records(self, files: Sequence[File]) -> list[File | None]:
         """The files with their records; None for one that has changed since it was looked at."""
@@ -320,11 +382,8 @@ class Catalog:
             return None
         return _only(fitting, [target.piece.key for target in fitting], key)
 
-    async def _resolve(self, names: Names, *, is_brief: bool = False) -> tuple[Node, ...]:
-        extents_max, inline_max = (
-            (0, 0) if is_brief else (wire.EXTENTS_PAGE_MAX, _INLINE_SIZE_BYTES)
-        )
-        request = wire.Resolve(names, extents_max, inline_max)
+    async def _resolve(self, names: Names) -> tuple[Node, ...]:
+        request = wire.Resolve(names, RESOLVED_EXTENTS_MAX, _INLINE_SIZE_BYTES)
         answer = await self._space.ask(wire.Path.RESOLVE, request, wire.Resolved)
         return answer.nodes
 

@@ -5,18 +5,16 @@ Source: OpenAPI Specification 3.1.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from mictlanfs_server.v4.web import BYTES, FORM, Operation, application_of
+from mictlanfs_server.v4.web import BYTES, FORM, PLACE, Operation, application_of
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-_PLACE: Final = re.compile(r"\{(\w+)(:path)?\}")
 _REF: Final = "#/components/schemas/{name}"
 _ERROR: Final = "MictlanXError"
 _ERROR_STATUSES: Final = (400, 404, 409, 422)
@@ -30,7 +28,7 @@ def describe(operations: Sequence[Operation]) -> tuple[dict[str, Any], dict[str,
     by_type = dict(zip(map(str, types), schemas, strict=True))
     paths: dict[str, Any] = {}
     for operation in described:
-        path = _PLACE.sub(r"{\1}", operation.path)
+        path = PLACE.sub(r"{\1}", operation.path)
         paths.setdefault(path, {})[operation.method.lower()] = _operation(operation, by_type)
     components[_ERROR] = {
         "type": "object",
@@ -111,7 +109,7 @@ def _path_parameters(path: str) -> list[dict[str, Any]]:
     schema = {"type": "string", "minLength": 1}
     return [
         {"name": name, "in": "path", "required": True, "schema": schema}
-        for name, _ in _PLACE.findall(path)
+        for name, _ in PLACE.findall(path)
     ]
 
 

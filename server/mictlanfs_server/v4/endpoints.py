@@ -109,8 +109,9 @@ class Endpoints:
         async with aclosing(source), aclosing(teed()) as pieces:
             stored = await self.door.put(task, pieces)
         name = combined_key(task.bucket, task.key)
-        self.cache.remove(name)
-        if kept is not None:
+        if kept is None:
+            self.cache.remove(name)
+        else:
             self.cache.put(name, stored.checksum, b"".join(kept))
         return stored
 
@@ -264,10 +265,7 @@ class Endpoints:
 
     async def ball_sizes(self, request: Request, end_default: int) -> list[BallSize]:
         """Records of the space, those that `start` and `end` of the query ask for."""
-        query = request.query_params
-        start = integer(query.get("start"), 0, ("query", "start"))
-        end = integer(query.get("end"), end_default, ("query", "end"))
-        found = await self.door.records_of_space(max(start, 0), max(end, 0))
+        found = await self.door.records_of_space(*page_in(request, end_default))
         return [BallSize(bucket, target.piece.key, target.piece.size) for bucket, target in found]
 
 
@@ -275,6 +273,14 @@ def is_one_file(targets: Sequence[Target]) -> bool:
     """Whether records are pieces of one file, all of them."""
     files: dict[int, File] = {target.file.ino: target.file for target in targets}
     return len(files) == 1 and len(targets) == len(targets[0].file.pieces)
+
+
+def page_in(request: Request, end_default: int) -> tuple[int, int]:
+    """`start` and `end` of a query; end 0: all. Raises 422."""
+    query = request.query_params
+    start = integer(query.get("start"), 0, ("query", "start"))
+    end = integer(query.get("end"), end_default, ("query", "end"))
+    return max(start, 0), max(end, 0)
 
 
 def names_in(request: Request) -> tuple[str, str]:

@@ -25,6 +25,8 @@ IN_FLIGHT_SIZE_BYTES_MAX: Final = 128 * MIB
 # The piece that is being sent and the one behind it.
 AHEAD_COUNT_MAX: Final = 2
 INLINE_SIZE_BYTES_MAX: Final = 64 * 1024
+# Most often a chunk of a ball is asked for, which has few.
+FIRST_EXTENTS_MAX: Final = 8
 _ZEROS: Final = bytes(MIB)
 
 
@@ -113,16 +115,18 @@ class Fetching:
             return
         ino, version = node.attributes.ino, node.attributes.content_version
         at: int | None = start
+        extents_max = FIRST_EXTENTS_MAX
         while at is not None and at < end:
-            page = await self._page(ino, at)
+            page = await self._page(ino, at, extents_max)
+            extents_max = wire.EXTENTS_PAGE_MAX
             if page.content_version != version:
                 raise MictlanError(Kind.STALE, "read", detail="the file changed meanwhile")
             for found in _joined(page.extents, page.chunks, page.inline):
                 yield found
             at = page.end
 
-    async def _page(self, ino: InodeNumber, offset: int) -> wire.ExtentPage:
-        request = wire.GetExtents(ino, offset, inline_max=INLINE_SIZE_BYTES_MAX)
+    async def _page(self, ino: InodeNumber, offset: int, extents_max: int) -> wire.ExtentPage:
+        request = wire.GetExtents(ino, offset, extents_max, inline_max=INLINE_SIZE_BYTES_MAX)
         return await self._space.ask(wire.Path.EXTENTS, request, wire.ExtentPage)
 
 

@@ -47,6 +47,7 @@ from mictlanfs_server.v4.placing import NameTakenError, Placing
 from mictlanfs_server.v4.records import RecordBody
 from mictlanfs_server.v4.replicating import Replicating
 from mictlanfs_server.v4.space import Changes
+from mictlanfs_server.v4.splitting import Splitting, is_splittable
 from mictlanfs_server.v4.storing import Stored, Storing, Wanted
 from mictlanfs_server.v4.tasks import Task, TaskTable
 
@@ -61,6 +62,7 @@ log = logging.getLogger(__name__)
 LISTING_HASHED_SIZE_BYTES_MAX: Final = 64 * MIB
 # Files whose checksums are worked out at the same time, for one listing.
 HASHED_COUNT_MAX: Final = 64
+LISTED_FILES_MAX: Final = 200_000
 _UPDATE_ATTEMPTS_MAX: Final = 8
 # Whole balls that were deleted because a piece of them was: so many are remembered.
 _GONE_COUNT_MAX: Final = 10_000
@@ -105,6 +107,7 @@ class Door:
         self._fetching = Fetching(space, self.peers)
         self._checksums = Checksums(self._fetching, self._changes)
         self._placing = Placing(space, self._changes, settings.caller)
+        self._splitting = Splitting(space, self._changes)
         self._replicating = Replicating(space, self._changes, self.peers)
         self._gone: dict[tuple[str, str], float] = {}
 
@@ -136,8 +139,9 @@ class Door:
         body = _body_of(announced, announced.checksum)
         if len(records.encode_body(body)) > RECORD_BODY_SIZE_BYTES_MAX:
             raise invalid("tags and names together are more than 64 KiB")
-        bucket = await self.catalog.exact_bucket(bucket_name)
-        taken = await self._taken(bucket, announced.key, body) if bucket is not None else None
+        bucket, taken = await self.catalog.look(bucket_name, announced.key)
+        if bucket is not None and taken is None:
+            taken = await self._in_the_way(bucket, announced.key, body)
         if taken is not None and is_update:
             change = UpdateMetadata(
                 announced.tags,
@@ -156,16 +160,21 @@ class Door:
         copies = self._copies(policy, announced.replication_factor)
         replicas = tuple([peer.id for peer in candidates[:copies]])
         return self.tasks.add(
-            bucket_name, records.shown(names), announced, first_chunk, replicas, task_id
+            bucket_name,
+            records.shown(names),
+            announced,
+            policy,
+            first_chunk,
+            replicas,
+            task_id,
         )
 
-    async def _taken(self, bucket: Bucket, key: str, body: RecordBody) -> Target | None:
-        """What already has the name that a new record would have, or stands in its way."""
-        found = await self.catalog.exact(bucket, key)
-        if found is None and body.is_part:
-            ball = await self.catalog.file(bucket, body.ball_id)
-            found = Target(ball, None) if ball is not None and body.ball_id != key else None
-        return found
+    async def _in_the_way(self, bucket: Bucket, key: str, body: RecordBody) -> Target | None:
+        """The file that has the name of the ball that a new record is a part of."""
+        if not body.is_part or body.ball_id == key:
+            return None
+        ball = await self.catalog.file(bucket, body.ball_id)
+        return None if ball is None else Target(ball, None)
 
     def _is_same(self, found: Target, announced: PutMetadata) -> bool:
         """Whether what is there may count as the replica that is announced."""
@@ -203,8 +212,7 @@ class Door:
             MictlanError: of the space.
         """
         announced = task.announced
-        bucket = await self.catalog.exact_bucket(task.bucket)
-        policy = bucket.policy if bucket is not None else BucketPolicy()
+        policy = task.policy
         checksum = announced.checksum if self._settings.verifies else ""
         has_inline = announced.replication_factor <= policy.replicas
         wanted = Wanted(
@@ -263,7 +271,7 @@ class Door:
         """The name of a bucket and all its records, those of a ball together; none is no error.
 
         Files that nobody put as a ball, and whose checksums nobody has asked for, have empty ones
-        when there are many bytes in them.
+        when there are many bytes in them. Raises 409; 503 for too many files.
         """
         try:
             bucket = await self.catalog.bucket(bucket_id)
@@ -271,7 +279,20 @@ class Door:
             if error.status != 404:
                 raise
             return bucket_id, []
-        files = [file async for file in self.catalog.files(bucket, LISTED_EXTENTS_MAX)]
+        balls: dict[str, list[Target]] = {}
+        for file in await self._listed_files(bucket):
+            for index, piece in enumerate(file.pieces):
+                balls.setdefault(piece.ball_id, []).append(Target(file, index))
+        return bucket.name, [target for ball in balls.values() for target in ball]
+
+    async def _listed_files(self, bucket: Bucket) -> list[File]:
+        """All files of a bucket, with as many checksums as a listing may work out."""
+        files: list[File] = []
+        async for file in self.catalog.files(bucket, LISTED_EXTENTS_MAX):
+            files.append(file)
+            if len(files) > LISTED_FILES_MAX:
+                # An answer has no pages: it is in memory whole.
+                raise DoorError(503, f"bucket {bucket.name} has too many files for one listing")
         left = LISTING_HASHED_SIZE_BYTES_MAX
         unknown = []
         for position, file in enumerate(files):
@@ -283,11 +304,7 @@ class Door:
             found = await asyncio.gather(*(self._hashed_if_still(files[at]) for at in group))
             for position, file in zip(group, found, strict=True):
                 files[position] = file
-        balls: dict[str, list[Target]] = {}
-        for file in files:
-            for index, piece in enumerate(file.pieces):
-                balls.setdefault(piece.ball_id, []).append(Target(file, index))
-        return bucket.name, [target for ball in balls.values() for target in ball]
+        return files
 
     async def _hashed_if_still(self, file: File) -> File:
         """The file with checksums; without when it changes, or cannot be read, just now."""
@@ -328,20 +345,25 @@ class Door:
                 count += len(file.pieces)
         return count
 
-    async def holders(self, target: Target) -> list[str]:
-        """Ids of the peers that hold bytes of a record, best known first.
+    async def holders(self, target: Target, *, is_listed: bool = False) -> list[str]:
+        """Ids of the peers that hold bytes of a record, as far as its first extents tell.
 
+        Of a record that was listed with extents those will do, though there may be more.
         Bytes that are kept in the metadata are held by the router: an empty list.
         """
         await self.peers.refresh()
-        node = target.file.node
-        piece = target.piece
+        node, piece = target.file.node, target.piece
+        extents, chunks = node.extents, node.chunks
+        if not node.has_all_extents and not is_listed:
+            request = wire.GetExtents(target.file.ino, piece.offset, LISTED_EXTENTS_MAX)
+            page = await self.space.ask(wire.Path.EXTENTS, request, wire.ExtentPage)
+            extents, chunks = page.extents, page.chunks
         wanted: set[ChunkId] = {
             extent.chunk_id
-            for extent in node.extents
+            for extent in extents
             if extent.end > piece.offset and extent.offset < piece.offset + piece.size
         }
-        numbers = [n for chunk in node.chunks if chunk.id in wanted for n in chunk.peers]
+        numbers = [n for chunk in chunks if chunk.id in wanted for n in chunk.peers]
         return self.peers.ids_of(dict.fromkeys(numbers))
 
     async def replicas(self, target: Target) -> list[str]:
@@ -376,6 +398,7 @@ class Door:
                     raise invalid("tags and names together are more than 64 KiB")
                 pieces[index] = msgspec.structs.replace(pieces[index], body=encoded)
             op = wire.SetRecord(file.ino, file.record.content_version, tuple(pieces))
+            self.catalog.forget(file)
             try:
                 await self._changes.apply([op])
                 return
@@ -395,8 +418,9 @@ class Door:
     async def delete(self, bucket_id: str, key: str) -> tuple[int, list[Target]]:
         """Delete a record: how many copies of it went, and the records that are gone.
 
-        A piece of a ball takes the ball along, since that is one file; then its other pieces count
-        as deleted for a while: deleting them is no error. Raises 404, 409.
+        A chunk of a ball leaves the other chunks as records of their own. A piece of a file that
+        nobody put chunk by chunk, or of a ball of very many, takes the file along; then its other
+        pieces count as deleted for a while: deleting them is no error. Raises 404, 409.
         """
         try:
             target = await self.catalog.find(bucket_id, key)
@@ -404,6 +428,10 @@ class Door:
             if error.status == 404 and self._is_gone(bucket_id, key):
                 return 0, []
             raise
+        if target.index is not None and is_splittable(target.file):
+            copies = max(1, len(await self.holders(target)))
+            await self._splitting.split(target.file, target.index)
+            return copies, [target]
         return await self._delete_file(target.file)
 
     async def _delete_file(self, file: File) -> tuple[int, list[Target]]:

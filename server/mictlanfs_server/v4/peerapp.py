@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from mictlanfs.client.caller import Caller
-from mictlanfs.client.transport import HttpTransport
 from mictlanfs_server.v4 import models
 from mictlanfs_server.v4.caching.base import NoCache
 from mictlanfs_server.v4.describing import DescribedApplication
@@ -26,8 +25,10 @@ from mictlanfs_server.v4.endpoints import (
     combined_key,
     milliseconds_since,
     names_in,
+    page_in,
 )
 from mictlanfs_server.v4.entry import API, HEALTH
+from mictlanfs_server.v4.links import Links
 from mictlanfs_server.v4.models import Metadata
 from mictlanfs_server.v4.objects import Door, Settings
 from mictlanfs_server.v4.remote import RemoteSpace
@@ -38,7 +39,6 @@ from mictlanfs_server.v4.web import (
     Parameter,
     body_of,
     form_field,
-    integer,
     json_answer,
     json_body,
     no_answer,
@@ -78,7 +78,7 @@ async def open_peer_door(
         verifies: whether bodies with another checksum than announced are refused.
     """
     async with AsyncExitStack() as stack:
-        transport = HttpTransport()
+        transport = Links()
         stack.push_async_callback(transport.aclose)
         settings = Settings(
             f"v4 door of {peer_id}",
@@ -217,16 +217,14 @@ class PeerEndpoints(Endpoints):
 
     async def state(self, request: Request) -> Response:
         """GET /peers/state."""
-        query = request.query_params
-        start = max(0, integer(query.get("start"), 0, ("query", "start")))
-        end = max(0, integer(query.get("end"), 0, ("query", "end")))
+        start, end = page_in(request, 0)
         nodes = []
         for peer in await self.door.peers.refresh():
             where = urlsplit(peer.url)
             nodes.append(models.PeerNodeState(peer.id, where.hostname or "", where.port or 0))
         balls = {}
         for bucket, target in await self.door.records_of_space(start, end, with_extents=True):
-            locations = await self.door.holders(target)
+            locations = await self.door.holders(target, is_listed=True)
             piece = target.piece
             balls[combined_key(bucket, piece.key)] = models.BallLocations(locations, piece.size)
         return json_answer(models.PeerState(nodes, balls))
@@ -252,12 +250,12 @@ class PeerEndpoints(Endpoints):
             *self._puts(),
             *self._gets(),
             Operation(
-                *("DELETE", _BUCKET + "/bid/{ball_id:path}", self.delete_ball),
+                *("DELETE", _BUCKET + "/bid/{ball_id:key}", self.delete_ball),
                 *("Delete a ball", 200, models.DeletedBall),
                 parameters=_FORCE,
             ),
             Operation(
-                *("DELETE", _BUCKET + "/{key:path}", self.delete),
+                *("DELETE", _BUCKET + "/{key:key}", self.delete),
                 *("Delete a record", 200, models.DeletedKey),
                 parameters=_FORCE,
             ),
@@ -282,11 +280,11 @@ class PeerEndpoints(Endpoints):
                 *(200, models.PeerPutChunkedAnswer, BYTES),
             ),
             Operation(
-                *("POST", _BUCKET + "/{key:path}/disable", self.disable),
+                *("POST", _BUCKET + "/{key:key}/disable", self.disable),
                 *("Mark a record as disabled", 204),
             ),
             Operation(
-                *("POST", _BUCKET + "/{key:path}/replicate", self.replicate),
+                *("POST", _BUCKET + "/{key:key}/replicate", self.replicate),
                 *("Make one more copy of a record", 200, models.Replicated),
             ),
         ]
@@ -303,18 +301,18 @@ class PeerEndpoints(Endpoints):
                 *("GET", _BUCKET + "/{key}/size", self.size, "The size of a record", 200),
                 models.ReplicaSize,
             ),
-            Operation("GET", metadata + "/{ball_id:path}/group", self.group, *group),
-            Operation("GET", metadata + "/{ball_id:path}/chunks", self.group, *group),
+            Operation("GET", metadata + "/{ball_id:key}/group", self.group, *group),
+            Operation("GET", metadata + "/{ball_id:key}/chunks", self.group, *group),
             Operation(
-                *("GET", metadata + "/{key:path}", self.get_metadata),
+                *("GET", metadata + "/{key:key}", self.get_metadata),
                 *("The metadata of a record", 200, models.GetMetadataAnswer),
             ),
             Operation(
-                *("GET", _BUCKET + "/{key:path}/size", self.size, "As `{key}/size`"),
+                *("GET", _BUCKET + "/{key:key}/size", self.size, "As `{key}/size`"),
                 is_described=False,
             ),
             Operation(
-                *("GET", _BUCKET + "/{key:path}", self.get, "The bytes of a record"),
+                *("GET", _BUCKET + "/{key:key}", self.get, "The bytes of a record"),
                 gives_bytes=True,
                 parameters=READ_PARAMETERS,
             ),

@@ -6,13 +6,12 @@ Source: the wire interface of MictlanX v4, section 5.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from mictlanfs.client.caller import Caller
-from mictlanfs.client.transport import HttpTransport
 from mictlanfs.config import format_size
 from mictlanfs.model import PeerInfo, PeerState
 from mictlanfs_server.v4 import models, records
@@ -23,9 +22,11 @@ from mictlanfs_server.v4.endpoints import (
     READ_PARAMETERS,
     Endpoints,
     combined_key,
+    page_in,
 )
 from mictlanfs_server.v4.entry import API, HEALTH
 from mictlanfs_server.v4.failures import invalid
+from mictlanfs_server.v4.links import Links
 from mictlanfs_server.v4.local import LocalSpace
 from mictlanfs_server.v4.models import Metadata
 from mictlanfs_server.v4.objects import Door, Settings
@@ -80,7 +81,7 @@ async def open_router_door(
         verifies: whether bodies with another checksum than announced are refused.
     """
     async with AsyncExitStack() as stack:
-        transport = HttpTransport()
+        transport = Links()
         stack.push_async_callback(transport.aclose)
         held = open_cache(cache, space_id)
         stack.callback(held.close)
@@ -234,21 +235,14 @@ class RouterEndpoints(Endpoints):
     async def peer_stats(self, request: Request) -> Response:
         """GET /peers/stats."""
         known = await self.door.peers.refresh()
-        sizes = await self.ball_sizes(request, STATS_END_DEFAULT)
-        held = await self._held(sizes)
+        start, end = page_in(request, STATS_END_DEFAULT)
+        held: dict[str, list[models.BallSize]] = {}
+        for bucket, target in await self.door.records_of_space(start, end, with_extents=True):
+            ball = models.BallSize(bucket, target.piece.key, target.piece.size)
+            for peer_id in await self.door.holders(target, is_listed=True):
+                held.setdefault(peer_id, []).append(ball)
         ids = [peer.id for peer in known]
         return json_answer({peer.id: stats_of(peer, held.get(peer.id, []), ids) for peer in known})
-
-    async def _held(self, balls: list[models.BallSize]) -> Mapping[str, list[models.BallSize]]:
-        """Which of some records each peer holds."""
-        held: dict[str, list[models.BallSize]] = {}
-        for ball in balls:
-            bucket = await self.door.catalog.exact_bucket(ball.bucket_id)
-            target = await self.door.catalog.exact(bucket, ball.key) if bucket else None
-            if target is not None:
-                for peer_id in await self.door.holders(target):
-                    held.setdefault(peer_id, []).append(ball)
-        return held
 
     # --- cache, tasks, health --------------------------------------------------------------------
 
@@ -297,12 +291,12 @@ class RouterEndpoints(Endpoints):
             *self._puts(),
             *self._gets(),
             Operation(
-                *("DELETE", _BUCKET + "/bid/{ball_id:path}", self.delete_ball),
+                *("DELETE", _BUCKET + "/bid/{ball_id:key}", self.delete_ball),
                 *("Delete a ball", 200, models.DeletedBall),
                 parameters=_FORCE,
             ),
             Operation(
-                *("DELETE", _BUCKET + "/{key:path}", self.delete),
+                *("DELETE", _BUCKET + "/{key:key}", self.delete),
                 *("Delete a record", 200, models.DeletedKey),
                 parameters=_FORCE,
             ),
@@ -336,11 +330,11 @@ class RouterEndpoints(Endpoints):
                 is_described=False,
             ),
             Operation(
-                *("POST", _BUCKET + "/{key:path}/disable", self.disable),
+                *("POST", _BUCKET + "/{key:key}/disable", self.disable),
                 *("Mark a record as disabled", 204),
             ),
             Operation(
-                *("POST", API + "/u/buckets/{bucket_id}/{key:path}", self.update),
+                *("POST", API + "/u/buckets/{bucket_id}/{key:key}", self.update),
                 *("Change the metadata of a record", 204),
                 takes=models.UpdateMetadata,
             ),
@@ -357,24 +351,24 @@ class RouterEndpoints(Endpoints):
                 list[models.ReplicaSize],
             ),
             Operation(
-                *("GET", metadata + "/{ball_id:path}/chunks", self.chunks),
+                *("GET", metadata + "/{ball_id:key}/chunks", self.chunks),
                 *("The chunks of a ball", 200, models.BallMetadata),
             ),
             Operation(
-                *("GET", metadata + "/{key:path}", self.get_metadata),
+                *("GET", metadata + "/{key:key}", self.get_metadata),
                 *("The metadata of a record", 200, models.GetMetadataAnswer),
             ),
             Operation(
-                *("GET", _BUCKET + "/{ball_id:path}/merge", self.merge, "The bytes of a ball"),
+                *("GET", _BUCKET + "/{ball_id:key}/merge", self.merge, "The bytes of a ball"),
                 gives_bytes=True,
                 parameters=READ_PARAMETERS,
             ),
             Operation(
-                *("GET", _BUCKET + "/{key:path}/size", self.sizes, "As `{key}/size`"),
+                *("GET", _BUCKET + "/{key:key}/size", self.sizes, "As `{key}/size`"),
                 is_described=False,
             ),
             Operation(
-                *("GET", _BUCKET + "/{key:path}", self.get, "The bytes of a record"),
+                *("GET", _BUCKET + "/{key:key}", self.get, "The bytes of a record"),
                 gives_bytes=True,
                 parameters=READ_PARAMETERS,
             ),

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from mictlanfs.model import ChunkId
+from mictlanfs.model import BucketPolicy, ChunkId
 from mictlanfs_server.v4.failures import DoorError, missing
 from mictlanfs_server.v4.models import PutMetadata
 
@@ -31,6 +31,7 @@ class Task:
 
     Attributes:
         bucket, key: as they will be called.
+        policy: of the bucket, as it was when the chunk was announced.
         first_chunk: id of the first chunk of the space that the bytes become, so that it is known
             where they will be.
         peers: ids of these peers, best first.
@@ -41,6 +42,7 @@ class Task:
     bucket: str
     key: str
     announced: PutMetadata
+    policy: BucketPolicy
     first_chunk: ChunkId
     peers: tuple[str, ...]
     ends_s: float
@@ -62,6 +64,7 @@ class TaskTable:
         bucket: str,
         key: str,
         announced: PutMetadata,
+        policy: BucketPolicy,
         first_chunk: ChunkId,
         peers: tuple[str, ...],
         task_id: str = "",
@@ -78,7 +81,7 @@ class TaskTable:
             raise DoorError(503, "too many chunks are announced: send their bytes first")
         task_id = task_id or urlsafe_b64encode(os.urandom(_ID_SIZE_BYTES)).decode()
         ends_s = self._clock.monotonic_s() + self._ttl_s
-        task = Task(task_id, bucket, key, announced, first_chunk, peers, ends_s)
+        task = Task(task_id, bucket, key, announced, policy, first_chunk, peers, ends_s)
         self._tasks.pop(task_id, None)
         self._tasks[task_id] = task
         return task

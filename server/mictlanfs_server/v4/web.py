@@ -12,14 +12,17 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import msgspec
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mictlanfs.errors import MictlanError
 from mictlanfs.model import Buffer
@@ -35,11 +38,14 @@ T = TypeVar("T")
 JSON_BODY_SIZE_BYTES_MAX: Final = 4 * 1024 * 1024
 # A client that takes, or gives, nothing for this long is gone: its memory is needed.
 IDLE_TIMEOUT_S: Final = 60.0
+# A variable in the path of an operation.
+PLACE: Final = re.compile(r"\{(\w+)(:key)?\}")
 _JSON: Final = "application/json"
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,18}")
 _RANGE: Final = re.compile(r"bytes=([0-9]{1,18})?-([0-9]{1,18})?")
 _HEADER_SAFE: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _WHERE: Final = re.compile(r"^(.*) - at `(?:key in )?\$(.*)`$", re.DOTALL)
+_LACKING: Final = re.compile(r"Object missing required field `(.*)`")
 _TRUE: Final = frozenset({"1", "true", "t", "yes", "y", "on"})
 _FALSE: Final = frozenset({"0", "false", "f", "no", "n", "off"})
 
@@ -87,23 +93,53 @@ BYTES: Final = "bytes"
 FORM: Final = "form"
 
 
-def application_of(operations: Sequence[Operation]) -> Router:
-    """The application of a table: its routes in order, then one for everything else."""
+class _KeyConvertor(Convertor[str]):
+    """A key in a path: anything, slashes and ends of lines too, as file names have them."""
 
-    async def nothing(request: Request) -> Response:
-        raise missing(f"there is no {request.method} {request.url.path}")
+    regex = r"[\s\S]+"
 
-    found = [
-        Route(
-            operation.path,
-            _guarded(operation.handler),
-            methods=[operation.method],
-        )
-        for operation in operations
-    ]
-    methods = ["GET", "POST", "PUT", "DELETE", "PATCH"]
-    rest = Route("/{rest:path}", _guarded(nothing), methods=methods)
-    return Router([*found, rest], redirect_slashes=False)
+    def convert(self, value: str) -> str:
+        """As it is."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """As it is."""
+        return value
+
+
+register_url_convertor("key", _KeyConvertor())
+
+
+def application_of(operations: Sequence[Operation]) -> ASGIApp:
+    """The application of a table: its routes in order; everything else is 404."""
+
+    async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
+        error = missing(f"there is no {scope['method']} {scope['path']}")
+        await _refusal(error)(scope, receive, send)
+
+    found = [_route_of(operation) for operation in operations]
+    router = Router(found, redirect_slashes=False, default=nothing)
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await router(scope, receive, send)
+        except HTTPException as error:
+            # Of the routing: a path that has no such method.
+            await _refusal(DoorError(error.status_code, error.detail))(scope, receive, send)
+
+    return application
+
+
+def _route_of(operation: Operation) -> Route:
+    """The route of an operation, which whoever counts requests finds by its template."""
+    handler = _guarded(operation.handler)
+    template = SimpleNamespace(path=PLACE.sub(r"{\1}", operation.path))
+
+    async def endpoint(request: Request) -> Response:
+        request.scope["route"] = template
+        return await handler(request)
+
+    return Route(operation.path, endpoint, methods=[operation.method])
 
 
 def _guarded(
@@ -185,7 +221,11 @@ def unprocessable(where: str, message: str) -> DoorError:
     if found is not None:
         message = found[1]
         location += [part for part in re.split(r"[.\[\]]+", found[2]) if part]
-    entry = {"type": "value_error", "loc": location, "msg": message}
+    kind = "value_error"
+    if (lacking := _LACKING.fullmatch(message)) is not None:
+        kind, message = "missing", "Field required"
+        location.append(lacking[1])
+    entry = {"type": kind, "loc": location, "msg": message}
     return DoorError(422, message, errors=[entry])
 
 

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 
@@ -23,6 +23,16 @@ def chunk_count(space: Space) -> int:
     """Chunks that the peers of a space hold together."""
     status = json.loads(space.command("status", "--json", check=False).stdout)
     return sum(peer["chunk_count"] for peer in status["peers"])
+
+
+def settled_chunk_count(space: Space) -> int:
+    """The same, once what peers tell of themselves every second has caught up."""
+    count = chunk_count(space)
+    while True:
+        time.sleep(2.5)
+        before, count = count, chunk_count(space)
+        if before == count:
+            return count
 
 
 def test_unknown_task(router: Server) -> None:
@@ -178,6 +188,15 @@ def test_form_without_the_field_is_unprocessable(router: Server, bucket: str) ->
     assert response.status_code == 400
 
 
+@pytest.mark.parametrize("key", ["a\nb", "a\n", "\n", "ä ö", "a%b", "a?b", "a#b", "a;b", "a\\b"])
+def test_any_name_of_a_file_can_be_a_key(router: Server, bucket: str, key: str) -> None:
+    router.put(bucket, key, b"x")
+    path = f"/buckets/{bucket}/"
+    assert router.get(path + quote(key)).content == b"x"
+    assert router.json(path + "metadata/" + quote(key))["metadata"]["key"] == key
+    assert router.delete(path + quote(key)).status_code == 200
+
+
 def test_missing_things_are_404_with_a_detail(router: Server, bucket: str) -> None:
     router.put(bucket, "k", b"x")
     for path in ("none", "metadata/none", "metadata/none/chunks", "none/size", "none/merge"):
@@ -185,7 +204,15 @@ def test_missing_things_are_404_with_a_detail(router: Server, bucket: str) -> No
         assert (response.status_code, response.json()["detail"]["code"]) == (404, 404)
     assert router.post(f"/buckets/{bucket}/none/disable").status_code == 404
     assert router.post(f"/u/buckets/{bucket}/none", json={}).status_code == 404
-    assert router.get("/nothing/of/this").status_code == 404
+    for method in ("GET", "PUT", "PATCH", "OPTIONS"):
+        response = router.client.request(method, "/api/v4/nothing/of/this")
+        assert (response.status_code, response.json()["detail"]["code"]) == (404, 404)
+
+
+def test_method_that_a_path_has_not_is_405(router: Server, peer: Server) -> None:
+    for server, path in ((router, "/peers"), (peer, "/stats")):
+        response = server.client.put(server.url(path))
+        assert (response.status_code, response.json()["detail"]["code"]) == (405, 405)
 
 
 @pytest.mark.parametrize("query", [{"start": "x"}, {"end": "1.5"}])
@@ -211,7 +238,7 @@ def test_client_that_hangs_up_half_way_leaves_nothing(
     space: Space, router: Server, bucket: str, is_form: bool
 ) -> None:
     body = os.urandom(12_000_000)
-    before = chunk_count(space)
+    before = settled_chunk_count(space)
     task = router.task(bucket, "k", body)
     where = urlsplit(str(router.client.base_url))
     head = f"POST /api/v4/buckets/data/{task}{'' if is_form else '/chunked'} HTTP/1.1\r\n"
@@ -231,9 +258,7 @@ def test_client_that_hangs_up_half_way_leaves_nothing(
 
 def test_bodies_that_are_refused_leave_no_chunk(space: Space, router: Server, bucket: str) -> None:
     body = os.urandom(9_000_000)
-    before = chunk_count(space)
+    before = settled_chunk_count(space)
     assert router.send(router.task(bucket, "k", body, checksum="0" * 64), body).status_code == 400
     assert router.send(router.task(bucket, "k", body, size=8_500_000), body).status_code == 400
-    # What is announced by a peer is up to a second old.
-    time.sleep(1.5)
-    wait_until(lambda: chunk_count(space) == before, "the chunks are deleted")
+    assert settled_chunk_count(space) == before

@@ -130,6 +130,22 @@ def test_deletes_by_either_door_are_deletes_for_both(
     assert (folder / "k").read_bytes() == b"again"
 
 
+def test_chunk_of_a_ball_deleted_by_api_takes_the_file_apart_unless_a_name_is_in_the_way(
+    router: Server, bucket: str, folder: Path
+) -> None:
+    chunks = [os.urandom(20_000) for _ in range(3)]
+    router.put_ball(bucket, "ball", chunks)
+    (folder / "ball_2").write_bytes(b"mine")
+    response = router.delete(f"/buckets/{bucket}/ball_0")
+    assert response.status_code == 409
+    assert sorted(os.listdir(folder)) == ["ball", "ball_2"]
+    assert (folder / "ball").read_bytes() == b"".join(chunks)
+    (folder / "ball_2").unlink()
+    assert router.delete(f"/buckets/{bucket}/ball_0").status_code == 200
+    assert sorted(os.listdir(folder)) == ["ball_1", "ball_2"]
+    assert (folder / "ball_2").read_bytes() == chunks[2]
+
+
 def test_file_that_is_not_flushed_yet_is_seen_whole(
     router: Server, bucket: str, folder: Path
 ) -> None:
@@ -191,3 +207,11 @@ def test_quota_of_a_bucket_holds_for_clients_too(
     assert os.listdir(folder) == ["fits"]
     router.put_ball(bucket, "ball", [b"0" * 1000, b"1" * 1000])
     assert (folder / "ball").read_bytes() == b"0" * 1000 + b"1" * 1000
+    router.delete(f"/buckets/{bucket}/fits")
+    chunks = [os.urandom(300_000) for _ in range(3)]
+    router.put_ball(bucket, "large", chunks)
+    assert router.delete(f"/buckets/{bucket}/large_1").status_code == 200
+    assert sorted(os.listdir(folder)) == ["ball", "large_0", "large_2"]
+    assert (folder / "large_2").read_bytes() == chunks[2]
+    router.put_ball(bucket, "large", chunks, [1])
+    assert (folder / "large").read_bytes() == b"".join(chunks)
