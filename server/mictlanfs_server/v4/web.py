@@ -121,6 +121,8 @@ def application_of(operations: Sequence[Operation]) -> ASGIApp:
     router = Router(found, redirect_slashes=False, default=nothing)
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        # Inside an application routing raises what it refuses; by itself it answers in its own way.
+        scope["app"] = application
         try:
             await router(scope, receive, send)
         except HTTPException as error:
