@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mictlanfs.client.retry import RetryPolicy
+    from mictlanfs.client.retrypolicy import RetryPolicy
     from mictlanfs.errors import Kind, MictlanError
     from mictlanfs.v4.balls import Ball
     from mictlanfs.v4.blocking import Client
@@ -38,7 +38,7 @@ _HOMES = {
     "Client": "mictlanfs.v4.blocking",
     "Kind": "mictlanfs.errors",
     "MictlanError": "mictlanfs.errors",
-    "RetryPolicy": "mictlanfs.client.retry",
+    "RetryPolicy": "mictlanfs.client.retrypolicy",
 }
 
 if not TYPE_CHECKING:

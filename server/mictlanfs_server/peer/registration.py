@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
 from mictlanfs import wire
-from mictlanfs.client.retry import RetryPolicy
+from mictlanfs.client.retrypolicy import RetryPolicy
 from mictlanfs.clock import Clock, SystemClock
 from mictlanfs.errors import Kind, MictlanError, UsageError
 
