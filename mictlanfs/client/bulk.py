@@ -1,10 +1,10 @@
-"""An httpx transport for plain HTTP on trio that moves bodies without copying them about.
+"""An httpx transport for plain HTTP that moves bodies without copying them about.
 
 The stock transport costs about 500 µs a request and 2 CPU-seconds a gigabyte (ADR 0004). Here a
 request leaves in one gathered write, and a body is received straight into the buffer the caller
 gets. Only what our servers and those of the v4 API speak: HTTP/1.1; requests have a Content-Length,
-answers that or the chunked coding. TLS, HTTP/2, proxies and other event loops stay with the stock
-transport.
+answers that or the chunked coding. TLS, HTTP/2 and proxies stay with the stock transport. Works on
+trio and on asyncio, by `loops`.
 
 Owns connections to any number of servers. A connection carries one request at a time and goes back
 to its pool only after a complete exchange. Bodies travel in the `extensions` of httpx requests and
@@ -13,15 +13,14 @@ responses, because httpx would copy them: `BODY` names the key at both ends.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-import trio
-
 from mictlanfs.client.chunkedcoding import ChunkedBody
 from mictlanfs.client.leanhttpx import httpx
+from mictlanfs.client.loops import current
+from mictlanfs.client.loops.base import ByteStream, Deadline, Loop, TooLateError
 from mictlanfs.model import MIB, Buffer
 
 BODY: Final = "mictlanfs-body"
@@ -32,18 +31,19 @@ HEAD_SIZE_BYTES_MAX = 64 * 1024
 # Three times the largest page of a directory, and far more than any chunk.
 BODY_SIZE_BYTES_MAX = 256 * MIB
 LENGTH_DIGITS_MAX = 20
-# The limit of sendmsg(2) on Linux: UIO_MAXIOV.
-BUFFERS_PER_SEND_MAX = 1024
 # RFC 9112, section 6.3.
 _STATUS_WITHOUT_BODY = frozenset({204, 304})
+# Without a stream, httpx would take the time to read an empty body.
+_ELSEWHERE: Final = httpx.AsyncByteStream()
 _Address = tuple[str, int]
 
 
 class BulkTransport(httpx.AsyncBaseTransport):
-    """A pool of keep-alive connections for each server."""
+    """A pool of keep-alive connections for each server. Belongs to the loop that first uses it."""
 
     def __init__(self) -> None:
         self._pools: dict[_Address, _Pool] = {}
+        self._loop: Loop | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Exchange one request; any method but HEAD.
@@ -58,9 +58,7 @@ class BulkTransport(httpx.AsyncBaseTransport):
         """
         url = request.url
         address = (url.host, url.port or 80)
-        pool = self._pools.get(address)
-        if pool is None:
-            pool = self._pools[address] = _Pool(address)
+        pool = self._pools.get(address) or self._new_pool(address)
         timeout = request.extensions.get("timeout", {})
         timeout_s = timeout.get("read") or 10.0
         connect_s = timeout.get("connect") or timeout_s
@@ -79,6 +77,12 @@ class BulkTransport(httpx.AsyncBaseTransport):
                     "the server closed the connection without an answer"
                 ) from error
 
+    def _new_pool(self, address: _Address) -> _Pool:
+        if self._loop is None:
+            self._loop = current()
+        pool = self._pools[address] = _Pool(address, self._loop)
+        return pool
+
     async def aclose(self) -> None:
         """Close every idle connection."""
         for pool in self._pools.values():
@@ -92,10 +96,11 @@ class _ClosedWhileIdleError(Exception):
 class _Pool:
     """Connections to one server; the one used last is used next."""
 
-    def __init__(self, address: _Address) -> None:
+    def __init__(self, address: _Address, loop: Loop) -> None:
         self._address = address
+        self._loop = loop
         self._idle: list[_Connection] = []
-        self.limiter = trio.CapacityLimiter(CONNECTIONS_PER_SERVER_MAX)
+        self.limiter = loop.limiter(CONNECTIONS_PER_SERVER_MAX)
 
     def idle(self) -> _Connection | None:
         """An idle connection that the server has not closed; None when there is none."""
@@ -108,23 +113,23 @@ class _Pool:
 
     async def connect(self, timeout_s: float) -> _Connection:
         try:
-            with trio.fail_after(timeout_s):
-                stream = await trio.open_tcp_stream(*self._address)
-        except trio.TooSlowError as error:
+            async with self._loop.deadline(timeout_s):
+                return _Connection(await self._loop.connect(*self._address))
+        except TooLateError as error:
             raise httpx.ConnectTimeout(f"no connection within {timeout_s:g} s") from error
         except OSError as error:
             raise httpx.ConnectError(_reason(error)) from error
-        return _Connection(stream.socket)
 
     async def exchange(
         self, connection: _Connection, head: bytes, pieces: Sequence[Buffer], timeout_s: float
     ) -> httpx.Response:
         is_complete = False
         try:
-            with trio.fail_after(timeout_s) as scope:
-                response, keep = await connection.exchange(head, pieces, scope, timeout_s)
+            send_s = sum(len(piece) for piece in pieces) / BYTES_PER_S_MIN
+            async with self._loop.deadline(timeout_s + send_s) as deadline:
+                response, keep = await connection.exchange(head, pieces, deadline, timeout_s)
             is_complete = keep
-        except trio.TooSlowError as error:
+        except TooLateError as error:
             raise httpx.ReadTimeout(f"no answer within {timeout_s:g} s") from error
         except OSError as error:
             raise httpx.ReadError(_reason(error)) from error
@@ -143,22 +148,20 @@ class _Pool:
 class _Connection:
     """One TCP connection, without a request under way between calls."""
 
-    def __init__(self, sock: trio.socket.SocketType) -> None:
-        self._socket = sock
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
 
     def is_usable(self) -> bool:
         """Whether the server left it open and silent: what can be read is its end, or unasked."""
-        return not self._socket.is_readable()
+        return not self._stream.is_readable()
 
     async def exchange(
-        self, head: bytes, pieces: Sequence[Buffer], scope: trio.CancelScope, timeout_s: float
+        self, head: bytes, pieces: Sequence[Buffer], deadline: Deadline, timeout_s: float
     ) -> tuple[httpx.Response, bool]:
         """Send a request and receive its answer; also says whether the connection can be kept."""
-        scope.deadline += sum(len(piece) for piece in pieces) / BYTES_PER_S_MIN
         # A server that refuses a body answers before it has read it all: the answer counts.
         with suppress(OSError):
-            await self._send_all([head, *pieces])
+            await self._stream.send_all([head, *pieces])
         received = await self._receive_head()
         end = received.index(b"\r\n\r\n")
         status, headers = _parse_head(bytes(received[:end]))
@@ -167,11 +170,15 @@ class _Connection:
         if status in _STATUS_WITHOUT_BODY:
             length = 0
         if length is None:
-            body = await self._receive_chunked(rest, scope, timeout_s)
+            body = await self._receive_chunked(rest, deadline, timeout_s)
         else:
-            scope.deadline = trio.current_time() + timeout_s + length / BYTES_PER_S_MIN
+            if len(rest) < length:
+                deadline.move(timeout_s + length / BYTES_PER_S_MIN)
             body = await self._receive_body(rest, length)
-        return httpx.Response(status, headers=headers, extensions={BODY: body}), keep
+        response = httpx.Response(
+            status, headers=headers, stream=_ELSEWHERE, extensions={BODY: body}
+        )
+        return response, keep
 
     async def _receive_body(self, received: bytearray, length: int) -> bytearray:
         body = bytearray(length)
@@ -180,38 +187,24 @@ class _Connection:
             raise httpx.RemoteProtocolError("the server sent more than it announced")
         body[:start] = received
         with memoryview(body) as view:
-            while start < length:
-                count = await self._socket.recv_into(view[start:])
-                if count == 0:
-                    raise httpx.ReadError("the server hung up in the middle of a body")
-                start += count
+            count = await self._stream.fill(view[start:])
+        if count < length - start:
+            raise httpx.ReadError("the server hung up in the middle of a body")
         return body
 
     async def _receive_chunked(
-        self, received: bytearray, scope: trio.CancelScope, timeout_s: float
+        self, received: bytearray, deadline: Deadline, timeout_s: float
     ) -> bytearray:
         def extend(size: int) -> None:
-            scope.deadline = trio.current_time() + timeout_s + size / BYTES_PER_S_MIN
+            deadline.move(timeout_s + size / BYTES_PER_S_MIN)
 
-        return await ChunkedBody(self._socket, received, BODY_SIZE_BYTES_MAX, extend).receive()
-
-    async def _send_all(self, buffers: list[Buffer]) -> None:
-        waiting = [memoryview(buffer) for buffer in buffers if len(buffer)]
-        while waiting:
-            count = await self._socket.sendmsg(waiting[:BUFFERS_PER_SEND_MAX])
-            index = 0
-            while index < len(waiting) and count >= len(waiting[index]):
-                count -= len(waiting[index])
-                index += 1
-            del waiting[:index]
-            if count:
-                waiting[0] = waiting[0][count:]
+        return await ChunkedBody(self._stream, received, BODY_SIZE_BYTES_MAX, extend).receive()
 
     async def _receive_head(self) -> bytearray:
         received = bytearray()
         while b"\r\n\r\n" not in received:
             try:
-                part = await self._socket.recv(16 * 1024)
+                part = await self._stream.receive(16 * 1024)
             except ConnectionError as error:
                 raise _ClosedWhileIdleError from error
             if not part:
@@ -224,7 +217,7 @@ class _Connection:
         return received
 
     def close(self) -> None:
-        self._socket.close()
+        self._stream.close()
 
 
 def _head_of(request: httpx.Request, body_size: int) -> bytes:
@@ -278,6 +271,4 @@ def _framing(headers: list[tuple[bytes, bytes]]) -> tuple[int | None, bool]:
 
 
 def _reason(error: OSError) -> str:
-    causes = error.__cause__.exceptions if isinstance(error.__cause__, ExceptionGroup) else ()
-    named = [cause for cause in causes if isinstance(cause, OSError)]
-    return (named[0] if named else error).strerror or str(error)
+    return error.strerror or str(error)

@@ -1,6 +1,6 @@
 """Chunked transfer coding, as servers use it for bodies whose length they do not know before.
 
-Reads from a trio socket straight into one buffer. Never looks at the content of trailers. Source:
+Reads from a stream straight into one buffer. Never looks at the content of trailers. Source:
 RFC 9112, section 7.1.
 """
 
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import trio
-
 from mictlanfs.client.leanhttpx import httpx
+from mictlanfs.client.loops.base import ByteStream
 
 RECEIVE_SIZE_BYTES = 64 * 1024
 LINE_SIZE_BYTES_MAX = 8 * 1024
@@ -22,7 +21,7 @@ class ChunkedBody:
     """The body of one answer.
 
     Args:
-        sock: where it comes from.
+        stream: where it comes from.
         received: what came along with the head of the answer.
         size_max: a longer body is an error.
         on_chunk: called with the size of each chunk before it is received.
@@ -30,12 +29,12 @@ class ChunkedBody:
 
     def __init__(
         self,
-        sock: trio.socket.SocketType,
+        stream: ByteStream,
         received: bytes | bytearray,
         size_max: int,
         on_chunk: Callable[[int], None],
     ) -> None:
-        self._socket = sock
+        self._stream = stream
         self._pending = bytearray(received)
         self._size_max = size_max
         self._on_chunk = on_chunk
@@ -74,18 +73,16 @@ class ChunkedBody:
         start = len(body)
         body += bytes(size - len(taken))
         with memoryview(body) as view:
-            while start < len(view):
-                count = await self._socket.recv_into(view[start:])
-                if count == 0:
-                    raise httpx.ReadError("the server hung up in the middle of a body")
-                start += count
+            count = await self._stream.fill(view[start:])
+        if count < len(body) - start:
+            raise httpx.ReadError("the server hung up in the middle of a body")
 
     async def _line(self) -> bytes:
         """The next line, without its end."""
         while (end := self._pending.find(b"\r\n")) < 0:
             if len(self._pending) > LINE_SIZE_BYTES_MAX:
                 raise httpx.RemoteProtocolError("a line between two chunks is too long")
-            part = await self._socket.recv(RECEIVE_SIZE_BYTES)
+            part = await self._stream.receive(RECEIVE_SIZE_BYTES)
             if not part:
                 raise httpx.ReadError("the server hung up in the middle of a body")
             self._pending += part

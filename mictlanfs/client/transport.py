@@ -22,8 +22,6 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
-import sniffio
-
 from mictlanfs.client.bulk import BODY, BulkTransport
 from mictlanfs.client.leanhttpx import httpx
 from mictlanfs.errors import Kind, MictlanError
@@ -108,7 +106,7 @@ class HttpTransport:
             MictlanError: UNAVAILABLE or TIMED_OUT.
         """
         pieces = (body,) if isinstance(body, Buffer) else body or ()
-        is_bulk = url.startswith("http://") and sniffio.current_async_library() == "trio"
+        is_bulk = url.startswith("http://")
         timeout = {"read": timeout_s, "connect": min(timeout_s, CONNECT_TIMEOUT_S)}
         with translated_errors(method, url):
             request = httpx.Request(

@@ -240,10 +240,10 @@ class LooseServers:
     uri: str = ""
     ports: dict[int, int] = field(default_factory=dict)
 
-    def start_router(self, port: int) -> None:
+    def start_router(self, port: int, *options: str) -> None:
         """Start the router on a port of ours."""
         self.uri = f"mictlanx://mictlanx-router-0@127.0.0.1:{port}/?protocol=http&api_version=4"
-        self._spawn("router", "router", "--port", str(port))
+        self._spawn("router", "router", "--port", str(port), *options)
 
     def start_peer(self, index: int, port: int, *options: str) -> None:
         """Start one peer."""

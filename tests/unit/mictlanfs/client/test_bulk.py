@@ -1,4 +1,5 @@
-from collections.abc import AsyncIterator, Sequence
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import pairwise
@@ -9,7 +10,10 @@ import trio
 
 from mictlanfs.client import bulk
 from mictlanfs.client.bulk import BODY, CONNECTIONS_PER_SERVER_MAX, BulkTransport
+from mictlanfs.client.loops import base
 from mictlanfs.model import MIB, Buffer
+from tests.support.clientloops import NAMES, ClientLoop, client_loop
+from tests.support.waiting import until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n"
@@ -59,9 +63,29 @@ class Script:
         return None
 
 
+class Client:
+    """A `BulkTransport` on the event loop of `loop`."""
+
+    def __init__(self, loop: ClientLoop) -> None:
+        self._loop = loop
+        self._transport = BulkTransport()
+
+    async def send(self, request: httpx.Request) -> httpx.Response:
+        return await self._loop.run(self._transport.handle_async_request, request)
+
+    async def aclose(self) -> None:
+        await self._loop.run(self._transport.aclose)
+
+
+@pytest.fixture(params=NAMES)
+def loop(request: pytest.FixtureRequest) -> Iterator[ClientLoop]:
+    with client_loop(request.param) as found:
+        yield found
+
+
 @asynccontextmanager
-async def serving(script: Script) -> AsyncIterator[tuple[BulkTransport, str]]:
-    transport = BulkTransport()
+async def serving(script: Script, loop: ClientLoop) -> AsyncIterator[tuple[Client, str]]:
+    transport = Client(loop)
     async with trio.open_nursery() as nursery:
         serve = partial(trio.serve_tcp, script.serve, 0, host="127.0.0.1")
         listeners = await nursery.start(serve)
@@ -71,20 +95,20 @@ async def serving(script: Script) -> AsyncIterator[tuple[BulkTransport, str]]:
 
 
 async def ask(
-    transport: BulkTransport, url: str, *pieces: Buffer, timeout_s: float = 5.0
+    transport: Client, url: str, *pieces: Buffer, timeout_s: float = 5.0
 ) -> tuple[int, bytes]:
     extensions = {"timeout": {"read": timeout_s, "connect": timeout_s}, BODY: pieces}
     request = httpx.Request("PUT", url, extensions=extensions)
-    response = await transport.handle_async_request(request)
+    response = await transport.send(request)
     return response.status_code, bytes(response.extensions[BODY])
 
 
 # --- requests ------------------------------------------------------------------------------------
 
 
-async def test_a_request_is_what_http_says() -> None:
+async def test_a_request_is_what_http_says(loop: ClientLoop) -> None:
     script = Script()
-    async with serving(script) as (transport, url):
+    async with serving(script, loop) as (transport, url):
         assert await ask(transport, url, b"a", memoryview(b"bc"), bytearray(), b"d") == (200, b"ok")
     head, _, body = script.received[0].partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
@@ -97,12 +121,12 @@ async def test_a_request_is_what_http_says() -> None:
 
 
 async def test_a_body_of_many_and_of_large_pieces_arrives_in_order(
-    monkeypatch: pytest.MonkeyPatch,
+    loop: ClientLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk, "BUFFERS_PER_SEND_MAX", 3)
+    monkeypatch.setattr(base, "BUFFERS_PER_SEND_MAX", 3)
     pieces = [bytes([n]) * (n * 1000) for n in range(1, 50)] + [b"z" * (3 * MIB)]
     script = Script()
-    async with serving(script) as (transport, url):
+    async with serving(script, loop) as (transport, url):
         await ask(transport, url, *pieces)
     assert script.received[0].partition(b"\r\n\r\n")[2] == b"".join(pieces)
 
@@ -114,41 +138,43 @@ WHOLE = b"HTTP/1.1 206 Partial Content\r\nX-A: b\r\ncontent-length:1048576 \r\n\
 
 
 @pytest.mark.parametrize("cuts", [[], [1], [10, 40], [70], [75, 76], [80, 500_000]])
-async def test_an_answer_arrives_whole_however_it_is_cut(cuts: list[int]) -> None:
+async def test_an_answer_arrives_whole_however_it_is_cut(loop: ClientLoop, cuts: list[int]) -> None:
     bounds = [0, *cuts, len(WHOLE)]
     parts = [WHOLE[a:b] for a, b in pairwise(bounds)]
-    async with serving(Script(parts)) as (transport, url):
+    async with serving(Script(parts), loop) as (transport, url):
         assert await ask(transport, url) == (206, BODY_BYTES)
 
 
-async def test_headers_are_those_of_the_answer() -> None:
-    async with serving(Script([WHOLE])) as (transport, url):
-        response = await transport.handle_async_request(httpx.Request("GET", url))
+async def test_headers_are_those_of_the_answer(loop: ClientLoop) -> None:
+    async with serving(Script([WHOLE]), loop) as (transport, url):
+        response = await transport.send(httpx.Request("GET", url))
         assert response.headers["x-a"] == "b"
 
 
 @pytest.mark.parametrize("status", [200, 204, 304, 404, 503])
-async def test_an_answer_without_a_body_is_empty(status: int) -> None:
+async def test_an_answer_without_a_body_is_empty(loop: ClientLoop, status: int) -> None:
     answer = b"HTTP/1.1 %d Word\r\n\r\n" % status
-    async with serving(Script([answer], [answer])) as (transport, url):
+    async with serving(Script([answer], [answer]), loop) as (transport, url):
         for _ in range(2):
             assert await ask(transport, url) == (status, b"")
 
 
 @pytest.mark.parametrize("cuts", [[], [1], [50, 60], [53, 54, 55], [60, 700_000], [80, 1_048_600]])
-async def test_a_chunked_answer_arrives_whole_and_its_connection_is_kept(cuts: list[int]) -> None:
+async def test_a_chunked_answer_arrives_whole_and_its_connection_is_kept(
+    loop: ClientLoop, cuts: list[int]
+) -> None:
     middle = len(BODY_BYTES) - 100
     coded = b"%x\r\n%s\r\n64;a=b\r\n%s\r\n0\r\n\r\n"
     answer = CHUNKED + b"\r\n" + coded % (middle, BODY_BYTES[:middle], BODY_BYTES[middle:])
     bounds = [0, *cuts, len(answer)]
     script = Script([answer[a:b] for a, b in pairwise(bounds)])
-    async with serving(script) as (transport, url):
+    async with serving(script, loop) as (transport, url):
         assert await ask(transport, url) == (200, BODY_BYTES)
         assert await ask(transport, url) == (200, b"ok")
     assert script.connection_count == 1
 
 
-async def test_a_server_may_refuse_a_body_before_it_has_read_it() -> None:
+async def test_a_server_may_refuse_a_body_before_it_has_read_it(loop: ClientLoop) -> None:
     refusal = b"HTTP/1.1 507 Full\r\nContent-Length: 4\r\nConnection: close\r\n\r\nfull"
 
     async def refuse(stream: trio.SocketStream) -> None:
@@ -162,7 +188,7 @@ async def test_a_server_may_refuse_a_body_before_it_has_read_it() -> None:
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, refuse, 0, host="127.0.0.1"))
         url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}/"
-        transport = BulkTransport()
+        transport = Client(loop)
         assert await ask(transport, url, bytes(20 * MIB)) == (507, b"full")
         await transport.aclose()
         nursery.cancel_scope.cancel()
@@ -194,10 +220,10 @@ async def test_a_server_may_refuse_a_body_before_it_has_read_it() -> None:
     ],
 )
 async def test_an_answer_that_is_none_is_an_error_and_ends_the_connection(
-    parts: list[bytes],
+    loop: ClientLoop, parts: list[bytes]
 ) -> None:
     script = Script(parts)
-    async with serving(script) as (transport, url):
+    async with serving(script, loop) as (transport, url):
         with pytest.raises(httpx.TransportError):
             await ask(transport, url)
         assert await ask(transport, url) == (200, b"ok")
@@ -207,86 +233,159 @@ async def test_an_answer_that_is_none_is_an_error_and_ends_the_connection(
 # --- connections ---------------------------------------------------------------------------------
 
 
-async def test_a_connection_is_kept_for_the_next_request() -> None:
+async def test_a_connection_is_kept_for_the_next_request(loop: ClientLoop) -> None:
     script = Script()
-    async with serving(script) as (transport, url):
+    async with serving(script, loop) as (transport, url):
         for _ in range(5):
             await ask(transport, url, b"body")
     assert script.connection_count == 1
 
 
-async def test_a_server_that_says_so_is_not_asked_again_on_the_same_connection() -> None:
+async def test_a_server_that_says_so_is_not_asked_again_on_the_same_connection(
+    loop: ClientLoop,
+) -> None:
     closing = b"HTTP/1.1 200 OK\r\nConnection: Close\r\nContent-Length: 2\r\n\r\nok"
     script = Script([closing], [closing])
-    async with serving(script) as (transport, url):
+    async with serving(script, loop) as (transport, url):
         for _ in range(3):
             await ask(transport, url)
     assert script.connection_count == 3
 
 
-async def test_a_connection_closed_while_it_was_idle_is_replaced_without_an_error() -> None:
+async def test_a_connection_closed_while_it_was_idle_is_replaced_without_an_error(
+    loop: ClientLoop,
+) -> None:
     script = Script([OK, CLOSE], [OK, CLOSE])
-    async with serving(script) as (transport, url):
+    async with serving(script, loop) as (transport, url):
         for _ in range(3):
             assert await ask(transport, url, b"body") == (200, b"ok")
             await trio.testing.wait_all_tasks_blocked()
     assert script.connection_count == 3
 
 
-async def test_a_connection_that_closes_just_as_it_is_used_is_replaced() -> None:
+async def test_a_connection_that_closes_just_as_it_is_used_is_replaced(loop: ClientLoop) -> None:
     # The second request reaches the server, which closes instead of an answer: a restart.
     script = Script([OK], [CLOSE])
-    async with serving(script) as (transport, url):
+    async with serving(script, loop) as (transport, url):
         assert await ask(transport, url) == (200, b"ok")
         assert await ask(transport, url) == (200, b"ok")
     assert script.connection_count == 2
     assert len(script.received) == 3
 
 
-async def test_there_are_only_so_many_connections_to_a_server() -> None:
+async def test_there_are_only_so_many_connections_to_a_server(loop: ClientLoop) -> None:
     script = Script()
     script.gate = trio.Event()
-    async with serving(script) as (transport, url), trio.open_nursery() as nursery:
+    async with serving(script, loop) as (transport, url), trio.open_nursery() as nursery:
         for _ in range(3 * CONNECTIONS_PER_SERVER_MAX):
             nursery.start_soon(ask, transport, url)
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        await until(lambda: len(script.received) == CONNECTIONS_PER_SERVER_MAX)
+        await trio.testing.wait_all_tasks_blocked(0.05)
         script.gate.set()
     assert script.connection_count == script.busy_max == CONNECTIONS_PER_SERVER_MAX
     assert len(script.received) == 3 * CONNECTIONS_PER_SERVER_MAX
 
 
-async def test_a_cancelled_request_leaves_no_connection_with_half_an_answer() -> None:
+@asynccontextmanager
+async def cancelled_at_end(ask: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+    """Cancels `ask`, which has not succeeded or failed by itself, at the end of the block."""
+    ended: list[object] = []
+
+    async def run() -> None:
+        try:
+            ended.append(await ask())
+        except Exception as error:
+            ended.append(error)
+            raise
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        yield
+        assert not ended
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_request_cancelled_while_it_receives_leaves_no_half_an_answer(
+    loop: ClientLoop,
+) -> None:
     script = Script([WHOLE[:1000]])
-    async with serving(script) as (transport, url):
-        with trio.move_on_after(0.1) as scope:
-            await ask(transport, url)
-        assert scope.cancelled_caught
+    async with serving(script, loop) as (transport, url):
+        async with cancelled_at_end(lambda: ask(transport, url)):
+            await until(lambda: bool(script.received))
+            await trio.sleep(0.05)
         assert await ask(transport, url) == (200, b"ok")
     assert script.connection_count == 2
 
 
+async def test_a_request_cancelled_while_it_sends_ends_its_connection(loop: ClientLoop) -> None:
+    counts: list[int] = []
+
+    async def read_slowly(stream: trio.SocketStream) -> None:
+        await stream.receive_some(1000)
+        counts.append(0)
+        if len(counts) == 2:
+            await stream.send_all(OK)
+            return
+        await resume.wait()
+        async for part in stream:
+            counts[0] += len(part)
+        end.set()
+
+    resume, end = trio.Event(), trio.Event()
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_tcp, read_slowly, 0, host="127.0.0.1")
+        url = f"http://127.0.0.1:{(await nursery.start(serve))[0].socket.getsockname()[1]}/"
+        transport = Client(loop)
+        async with cancelled_at_end(lambda: ask(transport, url, bytes(64 * MIB))):
+            await until(lambda: bool(counts))
+            await trio.sleep(0.05)
+        resume.set()
+        assert await ask(transport, url) == (200, b"ok")
+        with trio.fail_after(10):
+            await end.wait()
+        await transport.aclose()
+        nursery.cancel_scope.cancel()
+    assert 0 < counts[0] < 64 * MIB
+
+
+async def test_a_request_cancelled_while_it_waits_for_a_connection_takes_none(
+    loop: ClientLoop,
+) -> None:
+    script = Script()
+    script.gate = trio.Event()
+    async with serving(script, loop) as (transport, url), trio.open_nursery() as nursery:
+        for _ in range(CONNECTIONS_PER_SERVER_MAX):
+            nursery.start_soon(ask, transport, url)
+        await until(lambda: len(script.received) == CONNECTIONS_PER_SERVER_MAX)
+        async with cancelled_at_end(lambda: ask(transport, url)):
+            await trio.sleep(0.05)
+        script.gate.set()
+        for _ in range(3):
+            assert await ask(transport, url) == (200, b"ok")
+    assert script.connection_count == CONNECTIONS_PER_SERVER_MAX
+
+
 @pytest.mark.parametrize("parts", [[], [b"HTTP/1.1 200 OK\r\n"], [WHOLE[:1000]]])
 async def test_a_server_that_says_no_more_times_out(
-    parts: list[bytes], monkeypatch: pytest.MonkeyPatch
+    loop: ClientLoop, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk, "BYTES_PER_S_MIN", 10**9)
     script = Script(parts)
-    async with serving(script) as (transport, url):
+    async with serving(script, loop) as (transport, url):
         with pytest.raises(httpx.ReadTimeout):
             await ask(transport, url, timeout_s=0.1)
 
 
-async def test_nobody_there_is_a_connect_error_that_says_why() -> None:
+async def test_nobody_there_is_a_connect_error_that_says_why(loop: ClientLoop) -> None:
     with pytest.raises(httpx.ConnectError, match="refused"):
-        await ask(BulkTransport(), "http://127.0.0.1:1/")
+        await ask(Client(loop), "http://127.0.0.1:1/")
 
 
-async def test_a_network_that_swallows_is_a_connect_timeout(
-    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
-) -> None:
-    async def swallow(*address: object) -> None:
-        await trio.sleep_forever()
-
-    monkeypatch.setattr(trio, "open_tcp_stream", swallow)
-    with pytest.raises(httpx.ConnectTimeout):
-        await ask(BulkTransport(), "http://127.0.0.1:1/", timeout_s=3.0)
+async def test_a_network_that_swallows_is_a_connect_timeout(loop: ClientLoop) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as full,
+        # The queue of the server holds no second one, and the kernel does not answer it.
+        socket.create_connection(full.getsockname()),
+        pytest.raises(httpx.ConnectTimeout),
+    ):
+        await ask(Client(loop), f"http://127.0.0.1:{full.getsockname()[1]}/", timeout_s=0.2)

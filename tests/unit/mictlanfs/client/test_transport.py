@@ -1,6 +1,6 @@
-import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import httpx
@@ -11,6 +11,7 @@ from mictlanfs import tracecontext
 from mictlanfs.client.transport import HttpTransport, StreamedResponse, translated_errors
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Buffer
+from tests.support.clientloops import NAMES, ClientLoop, client_loop
 
 FOREIGN = [
     error
@@ -53,7 +54,13 @@ def test_an_exception_that_says_nothing_is_named() -> None:
     assert "ReadError" in str(caught.value)
 
 
-# --- a real exchange, on both event loops --------------------------------------------------------
+# --- a real exchange, on every event loop --------------------------------------------------------
+
+
+@pytest.fixture(params=NAMES)
+def loop(request: pytest.FixtureRequest) -> Iterator[ClientLoop]:
+    with client_loop(request.param) as found:
+        yield found
 
 
 class Echo:
@@ -84,10 +91,8 @@ async def echo_server() -> AsyncIterator[tuple[Echo, str]]:
         nursery.cancel_scope.cancel()
 
 
-Exchange = Callable[[HttpTransport, str], Awaitable[None]]
-
-
-async def exchange(transport: HttpTransport, url: str) -> None:
+async def exchange(url: str) -> None:
+    transport = HttpTransport()
     bodies: list[Buffer | Sequence[Buffer] | None] = [
         None,
         b"",
@@ -107,64 +112,59 @@ async def exchange(transport: HttpTransport, url: str) -> None:
         assert b"\r\nx-sent: yes" in head.lower()
         sent = body or b""
         assert got == (bytes(sent) if isinstance(sent, Buffer) else b"".join(sent))
+    await transport.aclose()
 
 
-async def test_a_request_and_its_answer_arrive_whole_on_trio() -> None:
+async def test_a_request_and_its_answer_arrive_whole(loop: ClientLoop) -> None:
     async with echo_server() as (echo, url):
-        transport = HttpTransport()
-        await exchange(transport, url)
-        await transport.aclose()
+        await loop.run(exchange, url)
     # One connection is kept for all of them.
     assert echo.connection_count == 1
 
 
-async def test_a_request_and_its_answer_arrive_whole_on_asyncio() -> None:
-    async def on_asyncio(url: str) -> None:
-        transport = HttpTransport()
-        await exchange(transport, url)
-        await transport.aclose()
-
-    async with echo_server() as (echo, url):
-        await trio.to_thread.run_sync(lambda: asyncio.run(on_asyncio(url)))
-    assert echo.connection_count == 1
+async def get_refusal(url: str) -> MictlanError:
+    transport = HttpTransport()
+    with pytest.raises(MictlanError) as caught:
+        await transport.request("GET", url, timeout_s=0.1)
+    await transport.aclose()
+    return caught.value
 
 
-async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_proxy_of_the_environment_is_not_used(
+    loop: ClientLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
 
-    async def on_asyncio(url: str) -> None:
+    async def use(url: str) -> None:
         transport = HttpTransport()
         assert (await transport.request("GET", url)).status == 418
         await transport.aclose()
 
     async with echo_server() as (_, url):
-        transport = HttpTransport()
-        assert (await transport.request("GET", url)).status == 418
-        await transport.aclose()
-        await trio.to_thread.run_sync(lambda: asyncio.run(on_asyncio(url)))
+        await loop.run(use, url)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_nobody_there_is_unavailable(scheme: str) -> None:
-    transport = HttpTransport()
-    with pytest.raises(MictlanError) as caught:
-        await transport.request("GET", f"{scheme}://127.0.0.1:1/x")
-    assert caught.value.kind is Kind.UNAVAILABLE
-    assert "127.0.0.1:1" in str(caught.value)
-    await transport.aclose()
+async def test_nobody_there_is_unavailable(scheme: str, loop: ClientLoop) -> None:
+    error = await loop.run(get_refusal, f"{scheme}://127.0.0.1:1/x")
+    assert error.kind is Kind.UNAVAILABLE
+    assert "127.0.0.1:1" in str(error)
 
 
-async def test_an_address_that_is_none_is_an_error() -> None:
-    transport = HttpTransport()
+async def test_a_server_that_says_nothing_is_too_late(loop: ClientLoop) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        error = await loop.run(get_refusal, f"http://127.0.0.1:{silent.getsockname()[1]}/")
+    assert error.kind is Kind.TIMED_OUT
+
+
+async def test_an_address_that_is_none_is_an_error(loop: ClientLoop) -> None:
     for url in ("http://[", "http://127.0.0.1:99999999/"):
-        with pytest.raises(MictlanError):
-            await transport.request("GET", url)
-    await transport.aclose()
+        await loop.run(get_refusal, url)
 
 
-async def test_closing_without_any_request_is_fine() -> None:
-    await HttpTransport().aclose()
+async def test_closing_without_any_request_is_fine(loop: ClientLoop) -> None:
+    await loop.run(HttpTransport().aclose)
 
 
 # --- bodies in pieces ----------------------------------------------------------------------------
@@ -192,18 +192,15 @@ class Counter:
 
 
 @asynccontextmanager
-async def counting(counter: Counter) -> AsyncIterator[tuple[HttpTransport, str]]:
-    transport = HttpTransport()
+async def counting(counter: Counter) -> AsyncIterator[str]:
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(trio.serve_tcp, counter.serve, 0)
-        yield transport, f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}/x"
-        await transport.aclose()
+        yield f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}/x"
         nursery.cancel_scope.cancel()
 
 
 async def pieces() -> AsyncIterator[bytes]:
     for index in range(3):
-        await trio.lowlevel.checkpoint()
         yield bytes([index]) * 100_000
 
 
@@ -211,61 +208,71 @@ async def read_all(response: StreamedResponse) -> bytes:
     return b"".join([piece async for piece in response.pieces])
 
 
-async def test_a_body_in_pieces_is_sent_and_read() -> None:
-    async with counting(Counter()) as (transport, url):
-        async with transport.stream("POST", url, body=pieces()) as response:
-            got = await read_all(response)
-        assert response.status == 200
+async def exchange_in_pieces(url: str, *requests: tuple[str, AsyncIterator[bytes] | None]) -> bytes:
+    """What the last of `requests` gets."""
+    transport = HttpTransport()
+    try:
+        for method, body in requests:
+            async with transport.stream(method, url, body=body) as response:
+                got = await read_all(response)
+                assert response.status == 200
+    finally:
+        await transport.aclose()
+    return got
+
+
+async def test_a_body_in_pieces_is_sent_and_read(loop: ClientLoop) -> None:
+    async with counting(Counter()) as url:
+        got = await loop.run(exchange_in_pieces, url, ("POST", pieces()))
         assert got == b"".join([piece async for piece in pieces()])
-        async with transport.stream("GET", url) as response:
-            assert await read_all(response) == b"get"
+        got = await loop.run(exchange_in_pieces, url, ("POST", pieces()), ("GET", None))
+        assert got == b"get"
 
 
-async def test_an_answer_that_breaks_off_in_the_middle_is_an_error() -> None:
-    async with counting(Counter(breaks_off=True)) as (transport, url):
-        async with transport.stream("POST", url, body=pieces()) as response:
-            with pytest.raises(MictlanError) as caught:
-                await read_all(response)
-        assert caught.value.kind is Kind.UNAVAILABLE
+async def test_an_answer_that_breaks_off_in_the_middle_is_an_error(loop: ClientLoop) -> None:
+    async with counting(Counter(breaks_off=True)) as url:
+        with pytest.raises(MictlanError) as caught:
+            await loop.run(exchange_in_pieces, url, ("POST", pieces()))
+    assert caught.value.kind is Kind.UNAVAILABLE
 
 
-async def test_an_error_of_the_body_passes_as_it_is() -> None:
+async def test_an_error_of_the_body_passes_as_it_is(loop: ClientLoop) -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield b"a"
         raise OSError("no such disk")
 
-    async with counting(Counter()) as (transport, url):
+    async with counting(Counter()) as url:
         with pytest.raises(OSError, match="no such disk"):
-            async with transport.stream("POST", url, body=broken()):
-                pass
+            await loop.run(exchange_in_pieces, url, ("POST", broken()))
 
 
-async def test_nobody_there_is_unavailable_for_a_stream_too() -> None:
-    transport = HttpTransport()
+async def test_nobody_there_is_unavailable_for_a_stream_too(loop: ClientLoop) -> None:
     with pytest.raises(MictlanError) as caught:
-        async with transport.stream("GET", "http://127.0.0.1:1/"):
-            pass
-    await transport.aclose()
+        await loop.run(exchange_in_pieces, "http://127.0.0.1:1/", ("GET", None))
     assert caught.value.kind is Kind.UNAVAILABLE
 
 
 # --- traces --------------------------------------------------------------------------------------
 
 
-async def test_a_request_and_a_stream_carry_the_trace_that_there_is() -> None:
+async def test_a_request_and_a_stream_carry_the_trace_that_there_is(loop: ClientLoop) -> None:
     traces = [{"traceparent": "one"}, {"traceparent": "two"}, {}]
-    transport = HttpTransport()
     heads: list[bytes] = []
+
+    async def exchange_thrice(url: str) -> None:
+        transport = HttpTransport()
+        heads.append(bytes((await transport.request("GET", url, headers={"a": "b"})).body))
+        async with transport.stream("GET", url) as response:
+            heads.append(await read_all(response))
+        heads.append(bytes((await transport.request("GET", url)).body))
+        await transport.aclose()
+
     async with echo_server() as (_, url):
         tracecontext.set_source(lambda: traces.pop(0))
         try:
-            heads.append(bytes((await transport.request("GET", url, headers={"a": "b"})).body))
-            async with transport.stream("GET", url) as response:
-                heads.append(await read_all(response))
-            heads.append(bytes((await transport.request("GET", url)).body))
+            await loop.run(exchange_thrice, url)
         finally:
             tracecontext.set_source(None)
-            await transport.aclose()
     first, second, third = (head.lower() for head in heads)
     assert b"\r\na: b\r\n" in first
     assert b"\r\ntraceparent: one\r\n" in first
