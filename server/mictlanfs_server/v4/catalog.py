@@ -173,7 +173,7 @@ class Catalog:
         if names is not None and len(nodes) == len(names) + 2:
             file = await self._file_of(bucket, names, nodes)
             return bucket, Target(file, None) if file else await self.exact(bucket, key)
-        return bucket, await self._exact_piece(bucket, key)
+        return bucket, await self._piece_or_file(bucket, key)
 
     async def buckets(self) -> list[Bucket]:
         """All buckets."""
@@ -200,7 +200,18 @@ class Catalog:
     async def exact(self, bucket: Bucket, key: str) -> Target | None:
         """The file of exactly that name, or the piece `BALL_INDEX` of exactly that ball."""
         file = await self.file(bucket, key)
-        return Target(file, None) if file is not None else await self._exact_piece(bucket, key)
+        return Target(file, None) if file is not None else await self._piece_or_file(bucket, key)
+
+    async def _piece_or_file(self, bucket: Bucket, key: str) -> Target | None:
+        """What a key stands for that was no file when one was looked for."""
+        if records.split_part_key(key) is None:
+            return None
+        piece = await self._exact_piece(bucket, key)
+        if piece is not None:
+            return piece
+        # Its ball may have been taken apart between the two looks.
+        file = await self.file(bucket, key)
+        return Target(file, None) if file is not None else None
 
     async def _exact_piece(self, bucket: Bucket, key: str) -> Target | None:
         split = records.split_part_key(key)

@@ -64,6 +64,9 @@ LISTING_HASHED_SIZE_BYTES_MAX: Final = 64 * MIB
 HASHED_COUNT_MAX: Final = 64
 LISTED_FILES_MAX: Final = 200_000
 _UPDATE_ATTEMPTS_MAX: Final = 8
+_DELETE_ATTEMPTS_MAX: Final = 8
+# The ball is not there any more, or not as it was.
+_TAKEN_APART: Final = frozenset({Kind.NOT_FOUND, Kind.STALE, Kind.CONFLICT})
 # Whole balls that were deleted because a piece of them was: so many are remembered.
 _GONE_COUNT_MAX: Final = 10_000
 _GONE_TTL_S: Final = 600.0
@@ -422,17 +425,25 @@ class Door:
         nobody put chunk by chunk, or of a ball of very many, takes the file along; then its other
         pieces count as deleted for a while: deleting them is no error. Raises 404, 409.
         """
-        try:
-            target = await self.catalog.find(bucket_id, key)
-        except DoorError as error:
-            if error.status == 404 and self._is_gone(bucket_id, key):
-                return 0, []
-            raise
-        if target.index is not None and is_splittable(target.file):
-            copies = max(1, len(await self.holders(target)))
-            await self._splitting.split(target.file, target.index)
-            return copies, [target]
-        return await self._delete_file(target.file)
+        for attempt in range(1, _DELETE_ATTEMPTS_MAX + 1):
+            try:
+                target = await self.catalog.find(bucket_id, key)
+            except DoorError as error:
+                if error.status == 404 and self._is_gone(bucket_id, key):
+                    return 0, []
+                raise
+            if target.index is None or not is_splittable(target.file):
+                return await self._delete_file(target.file)
+            try:
+                copies = max(1, len(await self.holders(target)))
+                await self._splitting.split(target.file, target.index)
+            except MictlanError as error:
+                # Clients delete all chunks of a ball at once: another one was first.
+                if error.kind not in _TAKEN_APART or attempt == _DELETE_ATTEMPTS_MAX:
+                    raise
+            else:
+                return copies, [target]
+        raise AssertionError("the last attempt returns or raises")
 
     async def _delete_file(self, file: File) -> tuple[int, list[Target]]:
         gone = [Target(file, index) for index in range(len(file.pieces))]

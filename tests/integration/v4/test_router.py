@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -230,6 +231,16 @@ def test_ball_is_deleted_chunk_by_chunk_as_the_client_does(router: Server, bucke
     assert router.get(f"/buckets/{bucket}/metadata/ball/chunks").status_code == 404
     router.put_ball(bucket, "ball", chunks)
     assert router.get_ball(bucket, "ball") == b"".join(chunks)
+
+
+def test_all_chunks_of_a_ball_may_be_deleted_at_once(router: Server, bucket: str) -> None:
+    count = 16
+    router.put_ball(bucket, "ball", [bytes([index]) * 9000 for index in range(count)])
+    paths = [f"/buckets/{bucket}/ball_{index}" for index in range(count)]
+    with ThreadPoolExecutor(count) as threads:
+        answers = list(threads.map(router.delete, paths))
+    assert [answer.status_code for answer in answers] == [200] * count
+    assert router.keys(bucket) == []
 
 
 def test_one_chunk_of_a_ball_is_deleted_and_put_again(router: Server, bucket: str) -> None:
