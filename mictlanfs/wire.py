@@ -84,7 +84,10 @@ BATCH_OPS_MAX: Final = 4096
 BATCH_SIZE_BYTES_MAX: Final = 8 * 1024 * 1024
 FRAME_CHUNKS_MAX: Final = 256
 FRAME_SIZE_BYTES_MAX: Final = 8 * 1024 * 1024
+# With a node, or by a request that asks for no other number.
 EXTENTS_PAGE_MAX: Final = 256
+# Of one `GetExtents`: about 100 KB.
+EXTENTS_LONG_PAGE_MAX: Final = 2048
 RESOLVE_DEPTH_MAX: Final = 2048
 INODE_BATCH_COUNT: Final = 1024
 # Inodes and names of one `Acquire`; leases of one `Recall`, `ReleaseLeases`, `Claim`.
@@ -614,7 +617,10 @@ class GetNode(Struct, frozen=True):
 
 
 class GetExtents(Struct, frozen=True):
-    """Read extents that end behind `offset`, in order. Errors: NOT_FOUND. Answer: `ExtentPage`."""
+    """Read extents that end behind `offset`, in order. Errors: NOT_FOUND. Answer: `ExtentPage`.
+
+    At most `EXTENTS_LONG_PAGE_MAX`, whatever `extents_max` says; fewer are no error.
+    """
 
     ino: InodeNumber
     offset: int

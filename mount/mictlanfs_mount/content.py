@@ -35,6 +35,7 @@ from mictlanfs.model import (
 )
 from mictlanfs.taskerrors import raising_single_errors
 from mictlanfs.wire import LeaseMode
+from mictlanfs_mount.chunkparts import ChunkPart, parts_of
 from mictlanfs_mount.compaction import OWED_SIZE_BYTES_MAX, QUIET_S, TICK_S, Compactor
 from mictlanfs_mount.extents import Segment
 from mictlanfs_mount.handles import FileHandle
@@ -166,12 +167,15 @@ class Content:
         deadline_s: float,
         inline_size_max: int = 0,
     ) -> None:
+        self._nursery = nursery
         self._router = router
         self._session = session
         self._cache = cache
         self._inodes = inodes
         self._clock = clock
         self._deadline_s = deadline_s
+        # Files of which a page of extents is on its way that nobody waits for yet.
+        self._pages_ahead: set[InodeNumber] = set()
         storage = SpaceStorage(chunks, session, self._is_covered)
         self._compactor = Compactor(storage, self._read_committed, self._note_committed)
         self.writeback = WriteBack(
@@ -296,9 +300,12 @@ class Content:
 
     async def _load_page(self, inode: Inode, offset: int) -> None:
         """Make extents from `offset` on known, unless the file changes meanwhile."""
+        # Whoever goes on where something is known will go on again.
+        goes_on = offset > 0 and inode.extents.first_unknown(offset - 1, offset) is None
+        count_max = wire.EXTENTS_LONG_PAGE_MAX if goes_on else wire.EXTENTS_PAGE_MAX
         with stale_when_gone("read", inode.ino):
             page = await self._router.extents(
-                wire.GetExtents(inode.ino, offset, inline_max=INLINE_WITH_NODE_SIZE_BYTES)
+                wire.GetExtents(inode.ino, offset, count_max, INLINE_WITH_NODE_SIZE_BYTES)
             )
             self.keep_inline(page)
             if page.content_version > inode.attributes.content_version:
@@ -335,33 +342,33 @@ class Content:
     async def _fill(
         self, buffer: bytearray, offset: int, segments: Sequence[Segment], *, whole: bool
     ) -> None:
-        async def fill(segment: Segment) -> None:
-            body = await self._read_segment(segment, whole=whole)
-            buffer[segment.offset - offset : segment.end - offset] = body
+        view = memoryview(buffer)
 
-        missing: list[Segment] = []
-        for segment in segments:
-            if segment.chunk is None:
-                continue
-            start, end = _chunk_range(segment)
-            body = self._cache.get_now(segment.chunk, start, end)
+        async def fetch(part: ChunkPart) -> None:
+            body = await self._read_chunk(part.chunk, part.start, part.end, whole=whole)
+            part.copy(body, view, offset)
+
+        missing: list[ChunkPart] = []
+        for part in parts_of(segments):
+            body = self._cache.get_now(part.chunk, part.start, part.end)
             if body is None:
-                missing.append(segment)
+                missing.append(part)
             else:
-                buffer[segment.offset - offset : segment.end - offset] = body
+                part.copy(body, view, offset)
         if len(missing) == 1:
-            await fill(missing[0])
+            await fetch(missing[0])
         elif missing:
             with raising_single_errors():
                 async with trio.open_nursery() as nursery:
-                    for segment in missing:
-                        nursery.start_soon(fill, segment)
+                    for part in missing:
+                        nursery.start_soon(fetch, part)
 
     async def _read_segment(self, segment: Segment, *, whole: bool) -> Buffer:
-        chunk = segment.chunk
-        if chunk is None:
+        if segment.chunk is None:
             return bytes(segment.end - segment.offset)
-        start, end = _chunk_range(segment)
+        return await self._read_chunk(segment.chunk, *_chunk_range(segment), whole=whole)
+
+    async def _read_chunk(self, chunk: Chunk, start: int, end: int, *, whole: bool) -> Buffer:
         body = self._cache.get_now(chunk, start, end)
         if body is None:
             whole = whole or chunk.length <= WHOLE_SIZE_BYTES_MAX
@@ -373,11 +380,28 @@ class Content:
 
     def _prefetch(self, inode: Inode, start: int, end: int) -> None:
         end = min(end, inode.attributes.size)
-        if start >= end or inode.extents.first_unknown(start, end) is not None:
+        if start >= end:
             return
-        for segment in inode.extents.segments(start, end):
-            if segment.chunk is not None:
-                self._cache.prefetch(segment.chunk)
+        unknown = inode.extents.first_unknown(start, end)
+        known_end = end if unknown is None else unknown
+        chunks = {s.chunk.id: s.chunk for s in inode.extents.segments(start, known_end) if s.chunk}
+        for chunk in chunks.values():
+            self._cache.prefetch(chunk)
+        if unknown is not None and inode.ino not in self._pages_ahead:
+            self._pages_ahead.add(inode.ino)
+            self._nursery.start_soon(self._prefetch_page, inode, unknown, end)
+
+    async def _prefetch_page(self, inode: Inode, start: int, end: int) -> None:
+        """Learn where the bytes from `start` on are, then fetch those in front of `end`."""
+        try:
+            await self._load_page(inode, start)
+        except MictlanError as error:
+            # Who reads there will meet it.
+            log.debug("extents of inode %d were not fetched ahead: %s", inode.ino, error)
+        finally:
+            self._pages_ahead.discard(inode.ino)
+        if inode.extents.first_unknown(start, end) != start:
+            self._prefetch(inode, start, end)
 
     # --- writing ---------------------------------------------------------------------------------
 

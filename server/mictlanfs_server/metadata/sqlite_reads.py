@@ -228,7 +228,7 @@ class SqliteReads:
 
     def extents(self, request: wire.GetExtents) -> wire.ExtentPage:
         """Read a page of extents."""
-        count_max = max(1, min(request.extents_max, wire.EXTENTS_PAGE_MAX))
+        count_max = max(1, min(request.extents_max, wire.EXTENTS_LONG_PAGE_MAX))
         offset = max(0, min(request.offset, FILE_SIZE_BYTES_MAX))
         with _Snapshot(self._connection):
             attributes = _attributes(self._inode(request.ino, "extents"))

@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
-from mictlanfs.model import FILE_SIZE_BYTES_MAX, KIB, MIB, InodeNumber
+from mictlanfs.model import FILE_SIZE_BYTES_MAX, KIB, MIB, Extent, InodeNumber
 from mictlanfs_mount import content as content_module
 from mictlanfs_mount.content import KEEP_WRITTEN_SIZE_BYTES_MAX, RENEWAL_S_MAX
 from mictlanfs_mount.handles import FileHandle, HandleNumber
@@ -154,6 +154,55 @@ async def test_sequential_reader_wants_whole_chunks_and_more_ahead() -> None:
         read_at_once = mount.cache.reads[0][0]
         ahead = dict.fromkeys(chunk.id for chunk in mount.cache.prefetched)
         assert len(ahead.keys() - {read_at_once.id}) >= 4
+
+
+async def test_much_fragmented_file_costs_one_read_of_each_chunk() -> None:
+    space = FakeSpace()
+    ino = space.add(space.bucket, b"fragmented", content=b"a" * MIB)
+    fresh = space.keep(b"b" * (MIB // 2))
+    pages = range(0, MIB, 8 * KIB)
+    extents = [Extent(page, 4 * KIB, fresh.id, page // 2) for page in pages]
+    space.apply(0, wire.WriteExtents(ino, tuple(extents), (fresh,), MIB, 1))
+    async with open_mount(space) as mount:
+        number = (await mount.filesystem.open(ino, 0)).handle
+        assert await mount.filesystem.read(number, 0, MIB) == space.content(ino)
+        assert len(mount.cache.reads) == 2
+
+
+async def test_sequential_reader_has_the_next_extents_asked_for_ahead_and_many_at_once() -> None:
+    space = FakeSpace(chunk_size=KIB)
+    space.extents_page = 4
+    ino = space.add(space.bucket, b"fragmented")
+    for index in range(64):
+        space.write(ino, index * 100, b"%02d" % index * 50)
+    async with open_mount(space) as mount:
+        number = (await mount.filesystem.open(ino, 0)).handle
+        space.extents_page = wire.EXTENTS_LONG_PAGE_MAX
+        assert await mount.filesystem.read(number, 0, 200) == space.content(ino)[:200]
+        # It goes on, so what it has not asked for yet is fetched.
+        await mount.filesystem.read(number, 200, 100)
+        await wait_all_tasks_blocked()
+        assert mount.script.asked("extents") == 1
+        assert len({chunk.id for chunk in mount.cache.prefetched}) == 64 - 3
+        assert await mount.filesystem.read(number, 0, 6400) == space.content(ino)
+        assert mount.script.asked("extents") == 1
+
+
+async def test_extents_that_cannot_be_asked_for_ahead_are_asked_for_when_needed() -> None:
+    space = FakeSpace(chunk_size=KIB)
+    space.extents_page = 4
+    ino = space.add(space.bucket, b"fragmented")
+    for index in range(8):
+        space.write(ino, index * 100, b"%d" % index * 100)
+    async with open_mount(space) as mount:
+        number = (await mount.filesystem.open(ino, 0)).handle
+        mount.script.fail("extents:asked", UNAVAILABLE)
+        await mount.filesystem.read(number, 0, 100)
+        await mount.filesystem.read(number, 100, 100)
+        await wait_all_tasks_blocked()
+        assert mount.script.asked("extents") == 1
+        assert await mount.filesystem.read(number, 200, 600) == space.content(ino)[200:]
+        assert mount.script.asked("extents") == 2
 
 
 async def test_reads_that_overtake_each_other_are_sequential_in_the_order_they_came() -> None:

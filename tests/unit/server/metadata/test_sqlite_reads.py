@@ -86,6 +86,21 @@ def test_number_of_extents_asked_is_bounded(
     assert len(space.node(file, extents_max).extents) == expected
 
 
+@pytest.mark.parametrize(
+    ("extents_max", "expected"),
+    [(-5, 1), (0, 1), (7, 7), (2**40, wire.EXTENTS_LONG_PAGE_MAX)],
+)
+def test_a_page_of_extents_is_as_long_as_asked_up_to_a_bound(
+    space: Space, file: InodeNumber, extents_max: int, expected: int
+) -> None:
+    write_many(space, file, wire.EXTENTS_LONG_PAGE_MAX + 5)
+    page = space.reads.extents(wire.GetExtents(file, 4, extents_max))
+    assert [e.offset for e in page.extents] == [4 + 2 * index for index in range(expected)]
+    assert page.end == 4 + 2 * expected
+    rest = space.reads.extents(wire.GetExtents(file, page.end or 0, extents_max))
+    assert rest.extents[0].offset == page.end
+
+
 def test_dots_are_names_of_every_directory(space: Space, bucket: InodeNumber) -> None:
     directory = space.mkdir(bucket, b"directory")
     assert space.lookup(directory, b".") == directory
