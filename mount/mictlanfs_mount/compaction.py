@@ -175,22 +175,31 @@ class Compactor:
             return False
         bodies = [await self._read(segment) for segment in segments]
         chunk = await self._storage.store(bodies, inode.policy)
-        moved = _placed(segments, chunk)
-        extents = tuple(Extent(s.offset, s.end - s.offset, chunk.id, s.chunk_offset) for s in moved)
-        op = wire.WriteExtents(
-            inode.ino,
-            extents,
-            (chunk,),
-            moved[-1].end,
-            # As it is now: it may have been set since.
-            inode.attributes.mtime_ns,
-            if_content_version=version,
-        )
+        moved = placed(segments, chunk)
+        op = moving_op(inode, moved, chunk, version)
         self._on_committed(inode.ino, moved, await self._storage.commit(op, sync=False))
         return True
 
 
-def _placed(segments: Sequence[Segment], chunk: Chunk) -> list[Segment]:
+def moving_op(
+    inode: Inode, moved: Sequence[Segment], chunk: Chunk, content_version: int
+) -> wire.WriteExtents:
+    """The operation by which bytes of a content version lie in `chunk` from now on.
+
+    It has no effect on another version, and changes neither content nor times.
+    """
+    return wire.WriteExtents(
+        inode.ino,
+        tuple(Extent(s.offset, s.end - s.offset, chunk.id, s.chunk_offset) for s in moved),
+        (chunk,),
+        moved[-1].end,
+        # As it is now: it may have been set since.
+        inode.attributes.mtime_ns,
+        if_content_version=content_version,
+    )
+
+
+def placed(segments: Sequence[Segment], chunk: Chunk) -> list[Segment]:
     """Where the bytes of `segments` lie in a chunk of all of them, neighbours as one."""
     placed: list[Segment] = []
     position = 0

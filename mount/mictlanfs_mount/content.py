@@ -37,6 +37,7 @@ from mictlanfs.taskerrors import raising_single_errors
 from mictlanfs.wire import LeaseMode
 from mictlanfs_mount.chunkparts import ChunkPart, parts_of
 from mictlanfs_mount.compaction import OWED_SIZE_BYTES_MAX, QUIET_S, TICK_S, Compactor
+from mictlanfs_mount.defragment import Defragmenter
 from mictlanfs_mount.extents import Segment
 from mictlanfs_mount.handles import FileHandle
 from mictlanfs_mount.inodes import Inode, InodeTable
@@ -151,6 +152,9 @@ class Content:
     Args:
         deadline_s: how long a request may wait for the space.
         inline_size_max: see `WriteBack`.
+
+    Attributes:
+        defragmenter: puts together what was written in pieces.
     """
 
     def __init__(
@@ -186,6 +190,15 @@ class Content:
             inline_size_max,
         )
         self.writeback.may_inline = self._may_inline
+        self.defragmenter = Defragmenter(
+            storage,
+            self.writeback.budget,
+            changeable=self._changeable,
+            is_dirty=lambda ino: self.writeback.get(ino) is not None,
+            know=self._know_extents,
+            read=self._read_range,
+            on_committed=self._note_moved,
+        )
         self.quotas = Quotas(router, self.writeback, self._know_extents, deadline_s)
 
     # --- reading ---------------------------------------------------------------------------------
@@ -378,6 +391,12 @@ class Content:
     async def _read_committed(self, segment: Segment) -> Buffer:
         return await self._read_segment(segment, whole=True)
 
+    async def _read_range(self, start: int, end: int, segments: Sequence[Segment]) -> Buffer:
+        """The committed bytes of a range of a file; zeros where no segment is."""
+        buffer = bytearray(end - start)
+        await self._fill(buffer, start, segments, whole=True)
+        return buffer
+
     def _prefetch(self, inode: Inode, start: int, end: int) -> None:
         end = min(end, inode.attributes.size)
         if start >= end:
@@ -446,6 +465,12 @@ class Content:
         lease = None if inode is None else inode.lease
         return lease is not None and lease.mode == LeaseMode.WRITE
 
+    def _changeable(self, ino: InodeNumber) -> Inode | None:
+        """The inode of a file under a lease for writing that nobody else waits for."""
+        inode = self._inodes.get(ino) if self._is_covered(ino) else None
+        lease = None if inode is None else inode.lease
+        return None if lease is not None and lease.is_recalled else inode
+
     def _may_inline(self, ino: InodeNumber, size: int) -> bool:
         """Whether the commit may carry bytes that are only later given to the peers.
 
@@ -463,8 +488,14 @@ class Content:
         """Bytes in the metadata that are to be given to the peers."""
         return self._compactor.owed_bytes
 
-    async def move_owed_bytes(self) -> None:
-        """Give the peers what only an fsync kept from them, for as long as the mount lives."""
+    def start_upkeep(self) -> None:
+        """Begin what goes on in the background for as long as the mount lives."""
+        self._nursery.start_soon(self.writeback.seal_aged_windows)
+        self._nursery.start_soon(self._move_owed_bytes)
+        self._nursery.start_soon(self.defragmenter.run)
+
+    async def _move_owed_bytes(self) -> None:
+        """Give the peers what only an fsync kept from them."""
         while True:
             await trio.sleep(TICK_S)
             await self.move_owed(QUIET_S)
@@ -483,6 +514,7 @@ class Content:
         def on_committed(segments: list[Segment], attributes: Attributes) -> None:
             self._note_committed(ino, segments, attributes)
             self._compactor.note(inode, segments, self.writeback.inline_size_max)
+            self.defragmenter.note(inode, segments)
 
         def on_forgotten() -> None:
             inode.is_dirty = False
@@ -497,6 +529,12 @@ class Content:
         if inode is not None:
             inode.note_own_change(attributes)
             inode.extents.replace(segments, attributes.content_version)
+
+    def _note_moved(
+        self, ino: InodeNumber, segments: list[Segment], attributes: Attributes
+    ) -> None:
+        self._note_committed(ino, segments, attributes)
+        self.writeback.tails.forget(ino)
 
     def keep_inline(self, node: Node | wire.ExtentPage) -> None:
         """Keep bytes that came along with extents."""

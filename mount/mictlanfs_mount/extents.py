@@ -7,7 +7,7 @@ version of the file; when the file changes behind this mount, the map is emptied
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 
@@ -135,6 +135,12 @@ class ExtentMap:
             if known_start <= start < known_end:
                 return None if end <= known_end else known_end
         return start
+
+    def count(self, start: int, end: int) -> int:
+        """How many pieces of chunks are known to begin in `[start, end)`."""
+        return bisect_left(self._entries, end, key=_offset_of) - bisect_left(
+            self._entries, start, key=_offset_of
+        )
 
     def segments(self, start: int, end: int) -> list[Segment]:
         """The range `[start, end)`, which must be known, in order and without gaps."""

@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 
 # What the peers have not got of the last moments stays in the metadata rather than hold the end up.
 MOVE_S_MAX = 5.0
+# Nor does it wait long for files that were written in pieces: they are whole, only slow to read.
+DEFRAGMENT_S_MAX = 2.0
 STATFS_VALIDITY_S = 1.0
 # How long a known answer about space is kept waiting for a newer one.
 STATFS_PATIENCE_S = 2.0
@@ -638,6 +640,8 @@ class FileSystem:
         lost_bytes = await self._content.writeback.flush_all(deadline_s)
         with trio.move_on_after(MOVE_S_MAX):
             await self._content.move_owed(0.0)
+        with trio.move_on_after(DEFRAGMENT_S_MAX):
+            await self._content.defragmenter.rewrite_all()
         with trio.move_on_after(deadline_s):
             try:
                 await self._session.sync()

@@ -19,6 +19,7 @@ from mictlanfs.client.session import Session
 from mictlanfs.exposition import counter, gauge, text_of, total
 from mictlanfs.model import PeerNumber
 from mictlanfs_mount.chunkcache.cache import CacheStats
+from mictlanfs_mount.defragment import DefragmentStats
 from mictlanfs_mount.filesystem import FileSystem
 from mictlanfs_mount.settings import MountSettings
 from mictlanfs_mount.virtual import Document, Views
@@ -38,6 +39,7 @@ class SelfReport:
     dirty: Budget
     filesystem: FileSystem
     kernel_requests: Mapping[str, int]
+    defragmented: Callable[[], DefragmentStats]
 
     def views(self) -> Views:
         """What `VirtualFileSystem` shows."""
@@ -61,6 +63,7 @@ class SelfReport:
             "inodes": len(self.filesystem.inodes),
             "handles": len(self.filesystem.handles),
             "cache": asdict(self.cache_stats()),
+            "defragmented": asdict(self.defragmented()),
         }
 
     def metrics(self) -> str:
@@ -100,6 +103,11 @@ class SelfReport:
                     "mictlanfs_mount_fetch_errors_total",
                     "Requests for chunks that failed.",
                     cache.fetch_errors,
+                ),
+                total(
+                    "mictlanfs_mount_defragmented_bytes_total",
+                    "Bytes of files written in pieces that were put together.",
+                    self.defragmented().bytes,
                 ),
                 gauge("mictlanfs_mount_dirty_bytes", "Not yet durable.", self.dirty.used_bytes),
                 gauge(

@@ -162,9 +162,9 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
             content.writeback.budget,
             filesystem,
             kernel_requests,
+            content.defragmenter.stats,
         ).views()
-        nursery.start_soon(content.writeback.seal_aged_windows)
-        nursery.start_soon(content.move_owed_bytes)
+        content.start_upkeep()
         operations = Operations(filesystem, presentation, kernel_requests)
         await _serve(settings, filesystem, salvager, operations, notify_ready)
         nursery.cancel_scope.cancel()

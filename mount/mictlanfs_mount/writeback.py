@@ -131,18 +131,20 @@ class Budget:
 
     Attributes:
         charged_bytes: all that ever became dirty; only grows.
+        reserved_bytes: held by others than writers, in the same memory.
     """
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
         self.charged_bytes = 0
+        self.reserved_bytes = 0
         self._changed = trio.Event()
 
     @property
     def is_exhausted(self) -> bool:
         """Whether a writer has to wait."""
-        return self.used_bytes >= self.limit_bytes
+        return self.used_bytes + self.reserved_bytes >= self.limit_bytes
 
     def charge(self, count: int) -> None:
         """Count bytes that are dirty now. May overshoot the limit by one write."""
@@ -154,6 +156,13 @@ class Budget:
         self.used_bytes -= count
         assert self.used_bytes >= 0, "more bytes released than charged"
         self.note_change()
+
+    def reserve(self, count: int) -> None:
+        """Hold so many bytes more in memory that are not dirty; less when it is negative."""
+        self.reserved_bytes += count
+        assert self.reserved_bytes >= 0, "more bytes given back than reserved"
+        if count < 0:
+            self.note_change()
 
     def note_change(self) -> None:
         """Let those who wait look again."""

@@ -220,3 +220,12 @@ def test_segment_cut_moves_the_place_in_the_chunk() -> None:
     one = chunk_of(1)
     assert Segment(10, 30, one, 5).cut(12, 20) == Segment(12, 20, one, 7)
     assert Segment(10, 30, one, 5).cut(0, 99) == Segment(10, 30, one, 5)
+
+
+def test_pieces_are_counted_where_they_begin() -> None:
+    known = ExtentMap(1)
+    chunk = chunk_of(1)
+    extents = [Extent(offset, 5, chunk.id, 0) for offset in (0, 10, 20)]
+    known.learn(0, None, extents, [chunk])
+    assert [known.count(0, end) for end in (0, 1, 10, 11, 100)] == [0, 1, 1, 2, 3]
+    assert (known.count(10, 20), known.count(21, 100)) == (1, 0)

@@ -19,6 +19,7 @@ from mictlanfs.model import PeerInfo, PeerMap, PeerNumber, PeerState
 from mictlanfs.uri import parse_routers
 from mictlanfs_mount.chunkcache.cache import CacheStats
 from mictlanfs_mount.chunkcache.memory import MemoryLevel
+from mictlanfs_mount.defragment import DefragmentStats
 from mictlanfs_mount.selfreport import SelfReport
 from mictlanfs_mount.settings import MountSettings
 from mictlanfs_mount.writeback import Budget
@@ -55,6 +56,7 @@ async def test_every_document_is_json_and_says_what_the_parts_know() -> None:
             budget,
             mount.filesystem,
             {"lookup": 3},
+            lambda: DefragmentStats(slices=2, bytes=9),
         )
         views = report.views()
         told = {
@@ -78,6 +80,7 @@ async def test_every_document_is_json_and_says_what_the_parts_know() -> None:
         ("mictlanfs_mount_fetch_errors_total",): 7,
         ("mictlanfs_mount_dirty_bytes",): 5,
         ("mictlanfs_mount_dirty_limit_bytes",): 100,
+        ("mictlanfs_mount_defragmented_bytes_total",): 9,
         ("mictlanfs_mount_inodes",): 0,
         ("mictlanfs_mount_handles",): 0,
     }

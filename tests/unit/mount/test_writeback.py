@@ -391,6 +391,18 @@ async def test_upload_that_fails_after_the_data_was_discarded_is_nobodys_error(
         assert rig.script.asked("store") == 1
 
 
+async def test_reserved_memory_counts_until_it_is_given_back() -> None:
+    budget = Budget(10)
+    budget.charge(4)
+    budget.reserve(6)
+    assert (budget.is_exhausted, budget.used_bytes) == (True, 4)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(budget.wait_changed)
+        await wait_all_tasks_blocked()
+        budget.reserve(-6)
+    assert (budget.is_exhausted, budget.used_bytes) == (False, 4)
+
+
 def test_budget_refuses_to_release_more_than_was_charged() -> None:
     budget = Budget(10)
     budget.charge(5)
