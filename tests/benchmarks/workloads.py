@@ -6,6 +6,7 @@ better everywhere. What is written counts until it is durable.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import sqlite3
@@ -230,6 +231,60 @@ def _random_read(directory: Path, scale: float, watch: Stopwatch) -> float:
     for offset, body in zip(offsets, bodies, strict=True):
         start = offset % MIB
         assert body == BLOCKS[offset // MIB % 8][start : start + 4096]
+    return count
+
+
+# How long a file system may take to put pieces together before the reading is measured.
+SETTLE_S_MAX = 300.0
+
+
+def _pages(scale: float) -> Iterator[tuple[int, bytes]]:
+    """What is written at random into a file: offsets and pages."""
+    draw, count = random.Random(4), max(1, int(128 * scale)) * MIB // 4096
+    for _ in range(int(8192 * scale)):
+        yield draw.randrange(count) * 4096, draw.randbytes(4096)
+
+
+def _settle(directory: Path) -> None:
+    """Wait until a mount has put together what was written in pieces; others do no such thing."""
+    for parent in directory.parents:
+        stats = parent / ".mictlanfs" / "stats"
+        if stats.exists():
+            give_up_at = time.monotonic() + SETTLE_S_MAX
+            while json.loads(stats.read_bytes())["defragmented"]["pending"]:
+                assert time.monotonic() < give_up_at, "pieces are not put together"
+                time.sleep(0.5)
+
+
+@workload("random-write", "writes/s")
+def _random_write(directory: Path, scale: float, watch: Stopwatch) -> float:
+    count = 0
+    with (directory / "pieces").open("w+b", buffering=0) as file:
+        for index in range(max(1, int(128 * scale))):
+            file.write(BLOCKS[index % 8])
+        os.fsync(file.fileno())
+        pages = list(_pages(scale))
+        with watch.running():
+            for offset, page in pages:
+                count += os.pwrite(file.fileno(), page, offset) // 4096
+            os.fsync(file.fileno())
+    _settle(directory)
+    return count
+
+
+@workload("fragmented-read", "MiB/s", needs="random-write")
+def _fragmented_read(directory: Path, scale: float, watch: Stopwatch) -> float:
+    count = max(1, int(128 * scale))
+    expected = bytearray(b"".join(BLOCKS[index % 8] for index in range(count)))
+    for offset, page in _pages(scale):
+        expected[offset : offset + 4096] = page
+    buffer = bytearray(MIB)
+    with (directory / "pieces").open("rb", buffering=0) as file:
+        for index in range(count):
+            with watch.running():
+                read = file.readinto(buffer)
+            assert read == MIB
+            assert buffer == expected[index * MIB : (index + 1) * MIB]
     return count
 
 

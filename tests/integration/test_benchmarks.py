@@ -12,7 +12,7 @@ from tests.benchmarks.door import DOOR_WORKLOADS
 from tests.benchmarks.trees import WORKLOADS
 
 
-# Four file systems, nineteen workloads, and what each needs to be cold.
+# Four file systems, twenty-two workloads, and what each needs to be cold.
 @pytest.mark.fuse
 @pytest.mark.timeout(600)
 def test_every_workload_runs_on_every_subject(capsys: pytest.CaptureFixture[str]) -> None:
