@@ -8,16 +8,18 @@ closes everything: first the background work, then the metadata.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mictlanfs import wire
+from mictlanfs import __version__, wire
 from mictlanfs.client.transport import HttpTransport
 from mictlanfs.clock import Clock, SystemClock
 from mictlanfs.errors import HTTP_STATUS, MictlanError
+from mictlanfs.logevents import log_event
 from mictlanfs.logsetup import log_to_stderr
 from mictlanfs.model import Struct
 from mictlanfs_server import environment as variables
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.routing import Route
     from starlette.types import ASGIApp, Receive, Scope, Send
+
+log = logging.getLogger(__name__)
 
 _GRANTS_HEADER = (wire.HEADER_GRANTS.encode(), b"1")
 
@@ -215,10 +219,12 @@ class RouterApp:
                 self.direct[route.path] = self._with_header(route.app)
             for path, handler in self._look_handlers(parts).items():
                 self.looks[path] = self._with_header(answering(handler))
+            log_event(log, "SERVICE.STARTUP", version=__version__)
             try:
                 yield
             finally:
                 await self._door.close()
+                log_event(log, "SERVICE.SHUTDOWN")
 
     def _look_handlers(self, parts: _Parts) -> dict[str, Callable[[], Awaitable[Response]]]:
         async def status() -> Response:

@@ -29,6 +29,7 @@ from mictlanfs_server.v4.web import (
     json_answer,
     json_body,
     no_answer,
+    note,
 )
 
 if TYPE_CHECKING:
@@ -82,19 +83,22 @@ class Endpoints:
         """The task of a first step of a put."""
         body = await json_body(request, PutMetadata)
         headers = request.headers
-        return await self.door.announce(
+        task = await self.door.announce(
             request.path_params["bucket_id"],
             body,
             task_id=headers.get("task-id", "") if self.adopts_tasks else "",
             is_update=headers.get("update", "0").strip() == "1",
         )
+        note(request, key=task.key, size=body.size, task_id=task.id, replicas=task.peers)
+        return task
 
     adopts_tasks = False
 
     async def put(
-        self, task: Task, source: AsyncGenerator[Buffer, None], *, is_cached: bool
-    ) -> Stored:
+        self, request: Request, source: AsyncGenerator[Buffer, None], *, is_cached: bool
+    ) -> tuple[Task, Stored]:
         """Store the bytes of a task; with `is_cached` they are in the cache afterwards."""
+        task = self.door.tasks.take(request.path_params["task_id"])
         announced = task.announced
         kept: list[Buffer] | None = (
             [] if is_cached and announced.size <= CACHED_SIZE_BYTES_MAX else None
@@ -113,7 +117,9 @@ class Endpoints:
             self.cache.remove(name)
         else:
             self.cache.put(name, stored.checksum, b"".join(kept))
-        return stored
+        peers = self.holders_of(task, stored)
+        note(request, bucket_id=task.bucket, key=task.key, size=stored.size, replicas=peers)
+        return task, stored
 
     def holders_of(self, task: Task, stored: Stored) -> list[str]:
         """Ids of the peers that took the bytes; of those that would have, when none had to."""
@@ -143,6 +149,7 @@ class Endpoints:
         bucket_id, key = names_in(request)
         is_forced = integer(request.headers.get("force-get"), 0, ("header", "force-get")) == 1
         target = await self.door.catalog.find(bucket_id, key)
+        note(request, size=target.piece.size, force=is_forced)
         return self._download(request, target, is_forced=is_forced).answer(request)
 
     async def merge(self, request: Request) -> Response:
@@ -233,6 +240,7 @@ class Endpoints:
         bucket_id, key = names_in(request)
         count, gone = await self.door.delete(bucket_id, key)
         self.forget(gone)
+        note(request, n_deletes=count)
         return count, key
 
     async def deleted_or_gone(self, request: Request) -> tuple[int, str]:
@@ -249,6 +257,7 @@ class Endpoints:
         ball_id = request.path_params["ball_id"]
         count, gone = await self.door.delete_ball(request.path_params["bucket_id"], ball_id)
         self.forget(gone)
+        note(request, n_deletes=count)
         return count, ball_id
 
     def forget(self, gone: Sequence[Target]) -> None:

@@ -19,6 +19,7 @@ from mictlanfs import wire
 from mictlanfs.clock import Clock
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.identifiers import new_chunk_id
+from mictlanfs.logevents import log_event
 from mictlanfs.model import (
     FILE_SIZE_BYTES_MAX,
     MIB,
@@ -158,6 +159,7 @@ class Door:
         first_chunk = new_chunk_id()
         candidates = await self.peers.candidates(first_chunk)
         if not candidates:
+            log_event(log, "NO.AVAILABLE.PEERS", level=logging.WARNING, bucket_id=bucket_name)
             raise _nobody(bucket_name, announced.key, [], "No available peers.")
         policy = bucket.policy if bucket is not None else BucketPolicy()
         copies = self._copies(policy, announced.replication_factor)

@@ -115,15 +115,13 @@ class PeerEndpoints(Endpoints):
 
     async def put_data(self, request: Request) -> Response:
         """POST …/data/{task_id}: a multipart form."""
-        task = self.door.tasks.take(request.path_params["task_id"])
-        await self.put(task, form_field(request, "data"), is_cached=False)
+        await self.put(request, form_field(request, "data"), is_cached=False)
         return no_answer(201)
 
     async def put_chunked(self, request: Request) -> Response:
         """POST …/data/{task_id}/chunked: raw bytes."""
         started_s = time.perf_counter()
-        task = self.door.tasks.take(request.path_params["task_id"])
-        stored = await self.put(task, body_of(request), is_cached=False)
+        task, stored = await self.put(request, body_of(request), is_cached=False)
         took_s = time.perf_counter() - started_s
         return json_answer(
             models.PeerPutChunkedAnswer(
@@ -253,11 +251,13 @@ class PeerEndpoints(Endpoints):
                 *("DELETE", _BUCKET + "/bid/{ball_id:key}", self.delete_ball),
                 *("Delete a ball", 200, models.DeletedBall),
                 parameters=_FORCE,
+                event="DELETED.BY.BALL_ID",
             ),
             Operation(
                 *("DELETE", _BUCKET + "/{key:key}", self.delete),
                 *("Delete a record", 200, models.DeletedKey),
                 parameters=_FORCE,
+                event="DELETED.BY.KEY",
             ),
             *self._administration(),
         ]
@@ -270,18 +270,22 @@ class PeerEndpoints(Endpoints):
                 *("Announce a chunk", 200, models.PeerPutMetadataAnswer),
                 takes=models.PutMetadata,
                 parameters=_STEP,
+                event="PUT.METADATA",
             ),
             Operation(
                 *("POST", data, self.put_data, "Send the bytes of a chunk as a form", 201),
                 takes=FORM,
+                event="PUT.DATA",
             ),
             Operation(
                 *("POST", data + "/chunked", self.put_chunked, "Send the bytes of a chunk"),
                 *(200, models.PeerPutChunkedAnswer, BYTES),
+                event="PUT.DATA",
             ),
             Operation(
                 *("POST", _BUCKET + "/{key:key}/disable", self.disable),
                 *("Mark a record as disabled", 204),
+                event="DISABLE.COMPLETED",
             ),
             Operation(
                 *("POST", _BUCKET + "/{key:key}/replicate", self.replicate),
@@ -296,16 +300,30 @@ class PeerEndpoints(Endpoints):
             Operation(
                 *("GET", metadata, self.list_bucket, "List a bucket", 200),
                 models.PeerBucketMetadata,
+                event="GET.BUCKET.METADATA",
             ),
             Operation(
                 *("GET", _BUCKET + "/{key}/size", self.size, "The size of a record", 200),
                 models.ReplicaSize,
             ),
-            Operation("GET", metadata + "/{ball_id:key}/group", self.group, *group),
-            Operation("GET", metadata + "/{ball_id:key}/chunks", self.group, *group),
+            Operation(
+                "GET",
+                metadata + "/{ball_id:key}/group",
+                self.group,
+                *group,
+                event="GET.METADATA.CHUNKS",
+            ),
+            Operation(
+                "GET",
+                metadata + "/{ball_id:key}/chunks",
+                self.group,
+                *group,
+                event="GET.METADATA.CHUNKS",
+            ),
             Operation(
                 *("GET", metadata + "/{key:key}", self.get_metadata),
                 *("The metadata of a record", 200, models.GetMetadataAnswer),
+                event="GET.METADATA",
             ),
             Operation(
                 *("GET", _BUCKET + "/{key:key}/size", self.size, "As `{key}/size`"),
@@ -315,6 +333,7 @@ class PeerEndpoints(Endpoints):
                 *("GET", _BUCKET + "/{key:key}", self.get, "The bytes of a record"),
                 gives_bytes=True,
                 parameters=READ_PARAMETERS,
+                event="GET.DATA",
             ),
         ]
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from mictlanfs.client.caller import Caller
 from mictlanfs.config import format_size
 from mictlanfs.model import PeerInfo, PeerState
+from mictlanfs_server.tracing import span
 from mictlanfs_server.v4 import models, records
 from mictlanfs_server.v4.caching.settings import CacheSettings, open_cache
 from mictlanfs_server.v4.describing import DescribedApplication
@@ -123,14 +124,12 @@ class RouterEndpoints(Endpoints):
 
     async def put_data(self, request: Request) -> Response:
         """POST …/data/{task_id}: a multipart form."""
-        task = self.door.tasks.take(request.path_params["task_id"])
-        await self.put(task, form_field(request, "data"), is_cached=False)
+        await self.put(request, form_field(request, "data"), is_cached=False)
         return no_answer(201)
 
     async def put_chunked(self, request: Request) -> Response:
         """POST …/data/{task_id}/chunked: raw bytes."""
-        task = self.door.tasks.take(request.path_params["task_id"])
-        stored = await self.put(task, body_of(request), is_cached=True)
+        task, stored = await self.put(request, body_of(request), is_cached=True)
         return json_answer(
             models.PutChunkedAnswer(
                 self.holders_of(task, stored),
@@ -234,15 +233,23 @@ class RouterEndpoints(Endpoints):
 
     async def peer_stats(self, request: Request) -> Response:
         """GET /peers/stats."""
-        known = await self.door.peers.refresh()
         start, end = page_in(request, STATS_END_DEFAULT)
+        with span("peer.stats") as traced:
+            stats = await self._peer_stats(start, end)
+            if traced is not None:
+                traced.set_attributes({"peer.stats.start": start, "peer.stats.end": end})
+                traced.add_event("peers.stats.completed", {"peers.count": len(stats)})
+        return json_answer(stats)
+
+    async def _peer_stats(self, start: int, end: int) -> dict[str, models.PeerStats]:
+        known = await self.door.peers.refresh()
         held: dict[str, list[models.BallSize]] = {}
         for bucket, target in await self.door.records_of_space(start, end, with_extents=True):
             ball = models.BallSize(bucket, target.piece.key, target.piece.size)
             for peer_id in await self.door.holders(target, is_listed=True):
                 held.setdefault(peer_id, []).append(ball)
         ids = [peer.id for peer in known]
-        return json_answer({peer.id: stats_of(peer, held.get(peer.id, []), ids) for peer in known})
+        return {peer.id: stats_of(peer, held.get(peer.id, []), ids) for peer in known}
 
     # --- cache, tasks, health --------------------------------------------------------------------
 
@@ -294,11 +301,13 @@ class RouterEndpoints(Endpoints):
                 *("DELETE", _BUCKET + "/bid/{ball_id:key}", self.delete_ball),
                 *("Delete a ball", 200, models.DeletedBall),
                 parameters=_FORCE,
+                event="DELETED.BY.BALL_ID",
             ),
             Operation(
                 *("DELETE", _BUCKET + "/{key:key}", self.delete),
                 *("Delete a record", 200, models.DeletedKey),
                 parameters=_FORCE,
+                event="DELETED.BY.KEY",
             ),
             *self._administration(),
         ]
@@ -315,23 +324,28 @@ class RouterEndpoints(Endpoints):
                 *("Announce a chunk", 200, models.PutMetadataAnswer),
                 takes=models.PutMetadata,
                 parameters=_UPDATE,
+                event="PUT.METADATA",
             ),
             Operation(
                 *("POST", data, self.put_data, "Send the bytes of a chunk as a form", 201),
                 takes=FORM,
+                event="PUT.DATA",
             ),
             Operation(
                 *("POST", data + "/chunked", self.put_chunked, "Send the bytes of a chunk"),
                 *(200, models.PutChunkedAnswer, BYTES),
+                event="PUT.DATA",
             ),
             Operation(
                 *("POST", data + "/chunkedv1", self.put_chunked, "As `chunked`"),
                 *(200, models.PutChunkedAnswer, BYTES),
                 is_described=False,
+                event="PUT.DATA",
             ),
             Operation(
                 *("POST", _BUCKET + "/{key:key}/disable", self.disable),
                 *("Mark a record as disabled", 204),
+                event="DISABLE.COMPLETED",
             ),
             Operation(
                 *("POST", API + "/u/buckets/{bucket_id}/{key:key}", self.update),
@@ -344,7 +358,8 @@ class RouterEndpoints(Endpoints):
         metadata = _BUCKET + "/metadata"
         return [
             Operation(
-                *("GET", metadata, self.list_bucket, "List a bucket", 200, models.BucketMetadata)
+                *("GET", metadata, self.list_bucket, "List a bucket", 200, models.BucketMetadata),
+                event="GET.BUCKET.METADATA",
             ),
             Operation(
                 *("GET", _BUCKET + "/{key}/size", self.sizes, "The size of each replica", 200),
@@ -353,15 +368,18 @@ class RouterEndpoints(Endpoints):
             Operation(
                 *("GET", metadata + "/{ball_id:key}/chunks", self.chunks),
                 *("The chunks of a ball", 200, models.BallMetadata),
+                event="GET.METADATA.CHUNKS",
             ),
             Operation(
                 *("GET", metadata + "/{key:key}", self.get_metadata),
                 *("The metadata of a record", 200, models.GetMetadataAnswer),
+                event="GET.METADATA",
             ),
             Operation(
                 *("GET", _BUCKET + "/{ball_id:key}/merge", self.merge, "The bytes of a ball"),
                 gives_bytes=True,
                 parameters=READ_PARAMETERS,
+                event="GET.DATA",
             ),
             Operation(
                 *("GET", _BUCKET + "/{key:key}/size", self.sizes, "As `{key}/size`"),
@@ -371,6 +389,7 @@ class RouterEndpoints(Endpoints):
                 *("GET", _BUCKET + "/{key:key}", self.get, "The bytes of a record"),
                 gives_bytes=True,
                 parameters=READ_PARAMETERS,
+                event="GET.DATA",
             ),
         ]
 
@@ -381,26 +400,31 @@ class RouterEndpoints(Endpoints):
             Operation(
                 *("POST", peers, self.add_peer, "Expect a peer", 204, None, models.PeerAddress),
                 tag="peers",
+                event="PEER.ADDED",
             ),
             Operation(
                 *("POST", xpeers, self.add_peers, "Expect peers", 204, None),
                 list[models.PeerAddress],
                 tag="peers",
+                event="PEERS.ADDED",
             ),
             Operation(
                 *("DELETE", xpeers, self.remove_peers, "Expect peers no more", 204, None),
                 list[str],
                 tag="peers",
+                event="LEAVE.PEER",
             ),
             Operation(
                 *("GET", peers + "/stats", self.peer_stats, "The use of each peer", 200),
                 dict[str, models.PeerStats],
                 parameters=PAGE_PARAMETERS,
                 tag="peers",
+                event="PEER.STATS",
             ),
             Operation(
                 *("DELETE", peers + "/{peer_id}", self.remove_peer, "Expect a peer no more", 204),
                 tag="peers",
+                event="LEAVE.PEER",
             ),
             Operation(
                 *("GET", cache, self.cache_keys, "What is cached", 200, models.CacheKeys),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mictlanfs.errors import MictlanError
+from mictlanfs.logevents import log_event
 from mictlanfs.model import Buffer
 from mictlanfs_server.http import to_mictlan_error
 from mictlanfs_server.v4 import multipart
@@ -73,6 +75,7 @@ class Operation:
         gives_bytes: whether the answer is the bytes of a ball.
         takes: the type of the JSON body; `BYTES` and `FORM` for others.
         is_described: whether the OpenAPI description has it.
+        event: what it is called in the log when it was done; empty: it is not logged.
     """
 
     method: str
@@ -87,8 +90,10 @@ class Operation:
     tag: str = "buckets"
     is_described: bool = True
     description: str = ""
+    event: str = ""
 
 
+_NOTED: Final = "mictlanfs.noted"
 BYTES: Final = "bytes"
 FORM: Final = "form"
 
@@ -136,12 +141,26 @@ def _route_of(operation: Operation) -> Route:
     """The route of an operation, which whoever counts requests finds by its template."""
     handler = _guarded(operation.handler)
     template = SimpleNamespace(path=PLACE.sub(r"{\1}", operation.path))
+    event = operation.event
+    # Reads are many, and change nothing.
+    level = logging.DEBUG if operation.method == "GET" else logging.INFO
 
     async def endpoint(request: Request) -> Response:
         request.scope["route"] = template
-        return await handler(request)
+        started_s = time.perf_counter()
+        response = await handler(request)
+        if event and response.status_code < 400 and log.isEnabledFor(level):
+            took_s = round(time.perf_counter() - started_s, 6)
+            fields = request.path_params | request.scope.get(_NOTED, {})
+            log_event(log, event, level=level, **fields, response_time=took_s)
+        return response
 
     return Route(operation.path, endpoint, methods=[operation.method])
+
+
+def note(request: Request, **fields: object) -> None:
+    """Have the event of a request logged with these fields, besides what its path names."""
+    request.scope.setdefault(_NOTED, {}).update(fields)
 
 
 def _guarded(

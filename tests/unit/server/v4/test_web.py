@@ -1,9 +1,27 @@
 from __future__ import annotations
 
-import pytest
+import asyncio
+import logging
 
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mictlanfs.logevents import Event
+from mictlanfs_server.v4 import web
 from mictlanfs_server.v4.failures import DoorError
-from mictlanfs_server.v4.web import boolean, disposition, integer, parse_range, unprocessable
+from mictlanfs_server.v4.web import (
+    Operation,
+    application_of,
+    boolean,
+    disposition,
+    integer,
+    no_answer,
+    note,
+    parse_range,
+    unprocessable,
+)
 
 
 @pytest.mark.parametrize(
@@ -66,3 +84,50 @@ def test_place_of_a_mistake_is_told() -> None:
     assert error.detail["errors"] == [
         {"type": "missing", "loc": ["body", "key"], "msg": "Field required"}
     ]
+
+
+def asked(operation: Operation, path: str) -> httpx.Response:
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(application_of([operation]))
+        async with httpx.AsyncClient(transport=transport, base_url="http://door") as client:
+            return await client.request(operation.method, path)
+
+    return asyncio.run(ask())
+
+
+def events_in(caplog: pytest.LogCaptureFixture) -> list[tuple[int, Event]]:
+    return [(r.levelno, r.msg) for r in caplog.records if isinstance(r.msg, Event)]
+
+
+@pytest.mark.parametrize(("method", "level"), [("GET", logging.DEBUG), ("POST", logging.INFO)])
+def test_what_was_done_is_logged_with_names_of_the_path_and_what_was_noted(
+    caplog: pytest.LogCaptureFixture, method: str, level: int
+) -> None:
+    async def handler(request: Request) -> Response:
+        note(request, size=5)
+        return no_answer()
+
+    caplog.set_level(logging.DEBUG, logger=web.__name__)
+    operation = Operation(method, "/b/{bucket_id}/{key:key}", handler, "It", event="PUT.DATA")
+    assert asked(operation, "/b/cats/a/1").status_code == 204
+    [(logged_at, event)] = events_in(caplog)
+    assert (logged_at, event.name) == (level, "PUT.DATA")
+    took_s = dict(event.fields).pop("response_time")
+    assert isinstance(took_s, float)
+    assert 0 <= took_s < 10
+    assert event.fields == {
+        "bucket_id": "cats",
+        "key": "a/1",
+        "size": 5,
+        "response_time": took_s,
+    }
+
+
+def test_what_was_refused_is_no_event(caplog: pytest.LogCaptureFixture) -> None:
+    async def handler(_: Request) -> Response:
+        raise DoorError(404, "not here")
+
+    caplog.set_level(logging.DEBUG, logger=web.__name__)
+    operation = Operation("POST", "/b/{bucket_id}", handler, "It", event="PUT.DATA")
+    assert asked(operation, "/b/cats").status_code == 404
+    assert events_in(caplog) == []
