@@ -408,8 +408,11 @@ class MetadataMachine(RuleBasedStateMachine):
     def session(self, is_second: bool) -> SessionId:
         return self.second if is_second else self.space.session
 
-    def both(self, op: wire.Operation, apply_to_model: object, session: SessionId) -> None:
-        """Apply to store and model, compare error or the attributes that came back."""
+    def both(self, op: wire.Operation, apply_to_model: object, session: SessionId) -> bool:
+        """Apply to store and model, compare error or the attributes that came back.
+
+        Whether it was applied.
+        """
         assert callable(apply_to_model)
         expected: Kind | None = None
         try:
@@ -421,6 +424,7 @@ class MetadataMachine(RuleBasedStateMachine):
         for attributes in result.touched:
             if attributes.ino in self.model.inodes:
                 assert self.space.attributes(attributes.ino) == attributes
+        return expected is None
 
     # --- rules ---
 
@@ -514,9 +518,7 @@ class MetadataMachine(RuleBasedStateMachine):
         chunk = self.written[index % len(self.written)]
         if chunk.id in self.model.chunks():
             moved = Chunk(chunk.id, chunk.length, chunk.digest, PEERS[:2])
-            self.write_chunk(ino, [offset], moved, (moved,), CHUNK_LENGTH, 0, 0)
-            written = self.model.inodes.get(self.place(ino, FILE))
-            if written is not None and written.kind is FILE:
+            if self.write_chunk(ino, [offset], moved, (moved,), CHUNK_LENGTH, 0, 0):
                 self.bodies.pop(chunk.id, None)
 
     @precondition(lambda self: self.written)
@@ -544,13 +546,13 @@ class MetadataMachine(RuleBasedStateMachine):
         length: int,
         skip: int,
         size: int,
-    ) -> None:
+    ) -> bool:
         extents = [Extent(offset, length, chunk.id, skip) for offset in offsets]
         bodies = tuple(self.bodies[chunk.id] for chunk in described if not chunk.peers)
         op = wire.WriteExtents(
             self.place(ino, FILE), tuple(extents), described, size, self.space.tick(), bodies
         )
-        self.both(op, lambda: self.model.write(op.ino, extents, size), self.space.session)
+        return self.both(op, lambda: self.model.write(op.ino, extents, size), self.space.session)
 
     @rule(ino=PICKS, size=st.integers(0, SIZE_MAX), mode=st.integers(0, 0o7777))
     def set_attributes(self, ino: int, size: int, mode: int) -> None:
