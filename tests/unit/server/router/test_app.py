@@ -296,7 +296,8 @@ def test_process_serves_until_it_is_told_to_stop_and_loses_nothing(tmp_path: Pat
             assert process.stderr is not None
             port = None
             for line in process.stderr:
-                event = json.loads(line)["message"]
+                # Events have fields in the place of a text.
+                event = json.loads(line).get("message", "")
                 if found := re.search(r"listening on 127\.0\.0\.1 port (\d+)", event):
                     port = int(found[1])
                 if "startup complete" in event:
