@@ -20,6 +20,8 @@ from mictlanfs import wire
 from mictlanfs.client.names import TEMPORARY_NAME_PREFIX
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import BucketPolicy, FileKind, InodeNumber, Node
+from mictlanfs.v4 import tags as v4tags
+from mictlanfs.v4.names import sanitize_str
 from mictlanfs_server.v4 import records
 from mictlanfs_server.v4.failures import DoorError, invalid, missing
 from mictlanfs_server.v4.records import Names, Piece
@@ -113,7 +115,7 @@ class File:
         first, *more = self.pieces
         if not more:
             return replace(first, key=self.path)
-        checksum = first.tags.get(records.TAG_CHECKSUM, "")
+        checksum = first.tags.get(v4tags.FULL_CHECKSUM, "")
         return replace(first, key=self.path, ball_id=self.path, size=self.size, checksum=checksum)
 
 
@@ -145,8 +147,8 @@ class Catalog:
         if found is not None:
             return found
         buckets = await self.buckets()
-        short = records.stripped(name)
-        fitting = [b for b in buckets if short and records.stripped(b.name) == short]
+        short = sanitize_str(name)
+        fitting = [b for b in buckets if short and sanitize_str(b.name) == short]
         if not fitting:
             raise missing(f"there is no bucket {name}")
         return _only(fitting, [bucket.name for bucket in fitting], f"bucket {name}")
@@ -304,13 +306,13 @@ class Catalog:
         found = await self._with_ball_id(bucket, ball_id)
         if found:
             return found
-        short = records.stripped(ball_id)
+        short = sanitize_str(ball_id)
         if not short or file is not None:
             return []
         fitting: dict[str, list[Target]] = {}
         async for target in self.all(bucket, LISTED_EXTENTS_MAX):
             name = target.piece.ball_id
-            if records.stripped(name) == short:
+            if sanitize_str(name) == short:
                 fitting.setdefault(name, []).append(target)
         if not fitting:
             return []
@@ -376,18 +378,18 @@ class Catalog:
 
     async def _by_stripped_name(self, bucket: Bucket, key: str) -> Target | None:
         """The one file or piece whose name is `key` when both are stripped, or whose key it is."""
-        short = records.stripped(key)
+        short = sanitize_str(key)
         split = records.split_part_key(short)
         fitting: list[Target] = []
         async for file in self.files(bucket, LISTED_EXTENTS_MAX):
-            if short and records.stripped(file.path) == short:
+            if short and sanitize_str(file.path) == short:
                 fitting.append(Target(file, None))
                 continue
             pieces = file.pieces if file.record is not None or split is not None else []
             for index, piece in enumerate(pieces):
                 if piece.key == key:
                     return Target(file, index)
-                if short and records.stripped(piece.key) == short:
+                if short and sanitize_str(piece.key) == short:
                     fitting.append(Target(file, index))
         if not fitting:
             return None
@@ -411,7 +413,7 @@ def _in_order(targets: Iterable[Target]) -> list[Target]:
     """The pieces of one ball by their index, those that have none behind them."""
 
     def place(target: Target) -> tuple[bool, int]:
-        index = target.piece.tags.get(records.TAG_INDEX, "")
+        index = target.piece.tags.get(v4tags.INDEX, "")
         return (not index.isdecimal(), int(index) if index.isdecimal() else 0)
 
     return sorted(targets, key=place)

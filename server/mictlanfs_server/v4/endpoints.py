@@ -11,7 +11,8 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 from mictlanfs.model import MIB, Buffer
-from mictlanfs_server.v4 import records
+from mictlanfs.v4 import tags as v4tags
+from mictlanfs.v4.names import combined_key
 from mictlanfs_server.v4.catalog import File, Target
 from mictlanfs_server.v4.failures import DoorError, missing
 from mictlanfs_server.v4.models import (
@@ -56,11 +57,6 @@ READ_PARAMETERS: Final = (
     Parameter("Peer-Id", "header", "string", "accepted, without effect"),
     Parameter("Range", "header", "string", "one range of bytes, as in RFC 9110"),
 )
-
-
-def combined_key(bucket: str, key: str) -> str:
-    """The name of a record in a space, as caches and answers say it."""
-    return f"{bucket}@{key}"
 
 
 class Endpoints:
@@ -160,8 +156,8 @@ class Endpoints:
         if (targets and targets[0].file.path == ball_id) or is_one_file(targets):
             target = Target(targets[0].file, None)
             return self._download(request, target, is_forced=True).answer(request)
-        count = targets[0].piece.tags.get(records.TAG_COUNT, "") if targets else ""
-        indices = [target.piece.tags.get(records.TAG_INDEX) for target in targets]
+        count = targets[0].piece.tags.get(v4tags.NUM_CHUNKS, "") if targets else ""
+        indices = [target.piece.tags.get(v4tags.INDEX) for target in targets]
         if not count or indices != [str(index) for index in range(int(count))]:
             raise missing(f"chunks of ball {ball_id} are missing")
         # Whole, and not one file: its name is taken, or its parts are called otherwise.

@@ -29,6 +29,7 @@ from mictlanfs.model import (
     ChunkId,
     PeerInfo,
 )
+from mictlanfs.v4.names import sanitize_str
 from mictlanfs.wirerecords import RECORD_BODY_SIZE_BYTES_MAX
 from mictlanfs_server.v4 import records
 from mictlanfs_server.v4.catalog import (
@@ -474,14 +475,11 @@ class Door:
         if split is None:
             return False
         names = {(bucket, split[0])}
-        short = (records.stripped(bucket), records.stripped(split[0]))
+        short = (sanitize_str(bucket), sanitize_str(split[0]))
         now_s = self._clock.monotonic_s()
         return any(
             ends_s > now_s
-            and (
-                (known in names)
-                or (records.stripped(known[0]), records.stripped(known[1])) == short
-            )
+            and ((known in names) or (sanitize_str(known[0]), sanitize_str(known[1])) == short)
             for known, ends_s in self._gone.items()
         )
 
@@ -508,7 +506,7 @@ def _files_of(targets: Iterable[Target]) -> list[File]:
 
 def _agreed_bucket(in_path: str, in_body: str) -> str:
     """The bucket that path and body of a request both name. Raises 400."""
-    if in_body != in_path and in_body != records.stripped(in_path):
+    if in_body != in_path and in_body != sanitize_str(in_path):
         raise invalid(f"the path says bucket {in_path!r}, the body {in_body!r}")
     names = checked_names(in_body, "bucket")
     if len(names) != 1:

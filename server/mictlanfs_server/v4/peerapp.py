@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from mictlanfs.client.caller import Caller
+from mictlanfs.v4.names import combined_key
 from mictlanfs_server.v4 import models
 from mictlanfs_server.v4.caching.base import NoCache
 from mictlanfs_server.v4.describing import DescribedApplication
@@ -22,7 +23,6 @@ from mictlanfs_server.v4.endpoints import (
     PAGE_PARAMETERS,
     READ_PARAMETERS,
     Endpoints,
-    combined_key,
     milliseconds_since,
     names_in,
     page_in,

@@ -22,6 +22,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from mictlanfs.model import NAME_SIZE_BYTES_MAX, Buffer
+from mictlanfs.v4 import tags as v4tags
 from mictlanfs.wirerecords import RECORD_PIECES_MAX, RecordPiece
 
 Names: TypeAlias = tuple[bytes, ...]
@@ -29,13 +30,6 @@ Names: TypeAlias = tuple[bytes, ...]
 BYTES_TYPE: Final = "application/octet-stream"
 # Who made what came in through a mount.
 PRODUCER_ID: Final = "mictlanfs"
-TAG_INDEX: Final = "index"
-TAG_COUNT: Final = "num_chunks"
-TAG_CHECKSUM: Final = "full_checksum"
-TAG_UPDATED: Final = "updated_at"
-_DROPPED: Final = re.compile(r"[^A-Za-z0-9\-_]")
-_RUN: Final = re.compile(r"[-_]{2,}")
-_STRIPPED: Final = re.compile(r"[A-Za-z0-9]+(?:[-_][A-Za-z0-9]+)*")
 _PART_KEY: Final = re.compile(r"(?s)(.+)_(0|[1-9][0-9]{0,17})")
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
 
@@ -83,16 +77,6 @@ def decode_body(raw: Buffer) -> RecordBody:
 # --- names ---------------------------------------------------------------------------------------
 
 
-def stripped(name: str) -> str:
-    """`name` as the MictlanX client strips it; empty when nothing usable is left.
-
-    Source: the wire interface of MictlanX v4, section 9.1.
-    """
-    kept = _RUN.sub("-", _DROPPED.sub("", name))
-    kept = kept.removeprefix("-").removesuffix("-")
-    return kept if _STRIPPED.fullmatch(kept) else ""
-
-
 def names_of(key: str) -> Names | None:
     """The names of the path that `key` is; None when it cannot name a file."""
     try:
@@ -129,7 +113,7 @@ def place_of(key: str, ball_id: str, tags: Mapping[str, str]) -> Place | None:
 
     That is also so when the ball could not be a file beside the file of the record.
     """
-    index, count = tags.get(TAG_INDEX, ""), tags.get(TAG_COUNT, "")
+    index, count = tags.get(v4tags.INDEX, ""), tags.get(v4tags.NUM_CHUNKS, "")
     if not (_NUMBER.fullmatch(index) and _NUMBER.fullmatch(count)):
         return None
     if not 1 <= int(count) <= RECORD_PIECES_MAX or int(index) >= int(count):
@@ -224,12 +208,15 @@ def made_pieces(
     What depends on its name comes with the path, in `pieces_of`. `checksums` and `full_checksum`
     are SHA-256 of the pieces and of the file, or empty.
     """
-    common = {TAG_COUNT: str(len(sizes)), TAG_UPDATED: str(max(mtime_ns, 0) // 1_000_000)}
+    common = {
+        v4tags.NUM_CHUNKS: str(len(sizes)),
+        v4tags.UPDATED_AT: str(max(mtime_ns, 0) // 1_000_000),
+    }
     if full_checksum:
-        common[TAG_CHECKSUM] = full_checksum
+        common[v4tags.FULL_CHECKSUM] = full_checksum
     pieces = []
     for index, (size, checksum) in enumerate(zip(sizes, checksums, strict=True)):
-        tags = {TAG_INDEX: str(index), "chunk_size": str(size), **common}
+        tags = {v4tags.INDEX: str(index), v4tags.CHUNK_SIZE: str(size), **common}
         body = RecordBody("", "", checksum, tags, "", PRODUCER_ID)
         pieces.append(RecordPiece(size, encode_body(body)))
     return pieces

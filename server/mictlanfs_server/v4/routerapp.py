@@ -14,15 +14,16 @@ from urllib.parse import urlsplit
 from mictlanfs.client.caller import Caller
 from mictlanfs.config import format_size
 from mictlanfs.model import PeerInfo, PeerState
+from mictlanfs.v4 import tags as v4tags
+from mictlanfs.v4.names import combined_key
 from mictlanfs_server.tracing import span
-from mictlanfs_server.v4 import models, records
+from mictlanfs_server.v4 import models
 from mictlanfs_server.v4.caching.settings import CacheSettings, open_cache
 from mictlanfs_server.v4.describing import DescribedApplication
 from mictlanfs_server.v4.endpoints import (
     PAGE_PARAMETERS,
     READ_PARAMETERS,
     Endpoints,
-    combined_key,
     page_in,
 )
 from mictlanfs_server.v4.entry import API, HEALTH
@@ -154,7 +155,7 @@ class RouterEndpoints(Endpoints):
         bucket, targets = await self.door.ball(params["bucket_id"], params["ball_id"])
         chunks = [Metadata.of(bucket.name, target.piece) for target in targets]
         size = sum(chunk.size for chunk in chunks)
-        checksum = chunks[0].tags.get(records.TAG_CHECKSUM, "")
+        checksum = chunks[0].tags.get(v4tags.FULL_CHECKSUM, "")
         if not checksum and len(chunks) == 1:
             checksum = chunks[0].checksum
         return json_answer(

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mictlanfs.v4.names import sanitize_str
 from mictlanfs.wirerecords import RecordPiece
 from mictlanfs_server.v4 import records
 from mictlanfs_server.v4.records import Place, RecordBody
@@ -28,13 +29,13 @@ from mictlanfs_server.v4.records import Place, RecordBody
     ],
 )
 def test_names_are_stripped_as_the_client_does(name: str, expected: str) -> None:
-    assert records.stripped(name) == expected
+    assert sanitize_str(name) == expected
 
 
 @given(st.text())
 def test_stripping_twice_is_stripping_once(name: str) -> None:
-    once = records.stripped(name)
-    assert records.stripped(once) == once
+    once = sanitize_str(name)
+    assert sanitize_str(once) == once
 
 
 @pytest.mark.parametrize(
