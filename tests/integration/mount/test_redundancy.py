@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mictlanfs.model import MIB
-from tests.support.spaces import LooseServers, free_ports, mounted, run
+from tests.support.spaces import LooseServers, free_ports, is_mounted, mounted, run
 
 pytestmark = pytest.mark.fuse
 
@@ -69,6 +69,7 @@ def test_mount_is_unmounted_in_order_while_the_router_is_away(
             os.fsync(file.fileno())
         servers.kill("router")
         mount.umount()
+        assert not is_mounted(mount.path)
 
 
 def test_with_one_peer_dead_all_is_read_and_new_files_are_written(

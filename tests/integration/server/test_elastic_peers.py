@@ -85,6 +85,7 @@ def test_a_killed_peer_that_was_added_comes_back(space: LocalSpace) -> None:
     killed = space.kill("peer-1")
     space.wait_until_replaced("peer-1", killed)
     space.wait_until_healthy()
+    assert peers_of(space) == {"peer-0": "healthy", "peer-1": "healthy"}
 
 
 def test_a_peer_that_cannot_start_is_told_and_harms_nothing(space: LocalSpace) -> None:

@@ -173,6 +173,7 @@ def test_a_space_whose_data_was_removed_ends(space: LocalSpace) -> None:
     space.start("--peers", "1")
     space.data.rename(space.folder / "moved")
     wait_until(lambda: not space.left(), "everything has ended")
+    assert (space.folder / "moved" / "space.json").exists(), "the data is left alone"
     (space.folder / "moved").rename(space.data)
 
 
