@@ -21,6 +21,7 @@ import httptools
 from mictlanfs.client.transport import CONNECT_TIMEOUT_S, KEEPALIVE_S, HttpTransport, Response
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import MIB, Buffer
+from mictlanfs.tracecontext import with_trace
 
 # What a slow network gets on top of the wait for an answer.
 SECONDS_PER_BYTE: Final = 1 / MIB
@@ -55,7 +56,7 @@ class Links(HttpTransport):
         pieces = (body,) if isinstance(body, Buffer) else tuple(body or ())
         size = sum(map(len, pieces))
         lines = [f"{method} {parts.path or '/'} HTTP/1.1", f"host: {parts.netloc}"]
-        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+        lines += [f"{name}: {value}" for name, value in (with_trace(headers) or {}).items()]
         head = "\r\n".join([*lines, f"content-length: {size}", "", ""]).encode("latin-1")
         try:
             async with asyncio.timeout(timeout_s + size * SECONDS_PER_BYTE):

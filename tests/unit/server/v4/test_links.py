@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from mictlanfs import tracecontext
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Buffer
 from mictlanfs_server.v4.links import Links
@@ -176,3 +177,20 @@ def test_server_that_is_not_there_is_unavailable() -> None:
         assert caught.value.kind is Kind.UNAVAILABLE
 
     asyncio.run(main())
+
+
+def test_the_trace_of_a_request_is_passed_on() -> None:
+    server = Server(OK)
+
+    async def ask() -> None:
+        async with linked(server) as (links, url):
+            await links.request("GET", url + "/x", headers={"a": "b"})
+
+    tracecontext.set_source(lambda: {"traceparent": "00-1-2-01"})
+    try:
+        asyncio.run(ask())
+    finally:
+        tracecontext.set_source(None)
+    [request] = server.requests
+    assert b"traceparent: 00-1-2-01\r\n" in request
+    assert b"a: b\r\n" in request
