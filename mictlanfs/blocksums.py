@@ -1,8 +1,8 @@
 """Checksums of the blocks of a chunk: for who reads a part of it and cannot check its digest.
 
-XXH3, 64 bits, over blocks of 64 KiB. They find damage, not deceit: they come from the peer that the
-bytes come from. Measured: XXH3 11.8 GB/s, so a block costs 6 us; the digest of a whole chunk of
-4 MiB, which a random read would otherwise wait for, 1 ms.
+XXH3, 64 bits, over blocks of 16 KiB. They find damage, not deceit: they come from the peer that the
+bytes come from. Measured: XXH3 11.8 GB/s, so a block costs 2 us, and reading it for a page in it
+3 us; the digest of a whole chunk of 4 MiB, which a random read would otherwise wait for, 1 ms.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from xxhash import xxh3_64
 
 from mictlanfs.model import KIB, Buffer
 
-BLOCK_SIZE_BYTES: Final = 64 * KIB
+BLOCK_SIZE_BYTES: Final = 16 * KIB
 SUM_SIZE_BYTES: Final = 8
 
 

@@ -28,7 +28,7 @@ REQUEST_CHUNKS_MAX: Final = 64
 REQUEST_SIZE_BYTES_MAX: Final = REQUEST_CHUNKS_MAX * CHUNK_ID_SIZE_BYTES
 
 # Of all checksums of an answer. What does not fit is left out: its reader checks the digest.
-SUMS_SIZE_BYTES_MAX: Final = 64 * KIB
+SUMS_SIZE_BYTES_MAX: Final = 160 * KIB
 _HEAD: Final = struct.Struct("<BI")
 ANSWER_SIZE_BYTES_MAX: Final = REQUEST_CHUNKS_MAX * _HEAD.size + SUMS_SIZE_BYTES_MAX
 # struct ucred: pid, uid, gid.

@@ -64,21 +64,33 @@ class Lane(Generic[Item, Result]):
         Raises:
             MictlanError: the item's error.
         """
-        ticket: _Ticket[Item, Result] = _Ticket(item, size)
-        self._waiting.append(ticket)
+        [result] = await self.submit_all([item], size)
+        if isinstance(result, MictlanError):
+            raise result
+        return result
+
+    async def submit_all(
+        self, items: Sequence[Item], size_each: int
+    ) -> Sequence[Result | MictlanError]:
+        """Send `items` and return a result, or error, for each. Cancellation: as `submit`."""
+        tickets: list[_Ticket[Item, Result]] = [_Ticket(item, size_each) for item in items]
+        self._waiting.extend(tickets)
         if not self._is_running:
             self._is_running = True
             self._nursery.start_soon(self._run)
         try:
-            await ticket.done.wait()
+            for ticket in tickets:
+                await ticket.done.wait()
         except trio.Cancelled:
-            if ticket in self._waiting:
-                self._waiting.remove(ticket)
+            for ticket in tickets:
+                if ticket in self._waiting:
+                    self._waiting.remove(ticket)
             raise
-        if isinstance(ticket.result, MictlanError):
-            raise ticket.result
-        assert ticket.result is not None
-        return ticket.result
+        results: list[Result | MictlanError] = []
+        for ticket in tickets:
+            assert ticket.result is not None
+            results.append(ticket.result)
+        return results
 
     async def _run(self) -> None:
         try:

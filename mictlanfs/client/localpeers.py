@@ -10,6 +10,7 @@ import array
 import logging
 import os
 import socket
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
@@ -110,6 +111,27 @@ class LocalPeers:
             except MictlanError as error:
                 log.debug("chunk %s not opened at %s: %s", chunk.id.hex(), peer.id, error)
         return None
+
+    async def open_many(self, chunks: Sequence[Chunk]) -> Sequence[OpenChunk | None]:
+        """The same for many chunks, by few requests; each is asked for at one peer only.
+
+        Chunks of several peers are asked for one peer after the other: nobody waits for this.
+        """
+        by_peer: defaultdict[PeerNumber, list[int]] = defaultdict(list)
+        near: dict[PeerNumber, PeerInfo] = {}
+        for index, chunk in enumerate(chunks):
+            peer = next((p for p in self._directory.holders(chunk) if self._is_near(p)), None)
+            if peer is not None:
+                near[peer.number] = peer
+                by_peer[peer.number].append(index)
+        opened: list[OpenChunk | None] = [None] * len(chunks)
+        for number, indices in by_peer.items():
+            ids = [chunks[index].id for index in indices]
+            answers = await self._lane(near[number]).submit_all(ids, 1)
+            for index, answer in zip(indices, answers, strict=True):
+                if isinstance(answer, OpenChunk):
+                    opened[index] = answer
+        return opened
 
     def close(self) -> None:
         """End all connections. No request may be under way."""

@@ -24,6 +24,7 @@ from mictlanfs.clock import Clock
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.intervals import merge
 from mictlanfs.model import (
+    CHUNK_SIZE_BYTES_DEFAULT,
     FILE_SIZE_BYTES_MAX,
     KIB,
     Attributes,
@@ -42,6 +43,7 @@ from mictlanfs_mount.extents import Segment
 from mictlanfs_mount.handles import FileHandle
 from mictlanfs_mount.inodes import Inode, InodeTable
 from mictlanfs_mount.quotas import Quotas
+from mictlanfs_mount.readahead import Advice
 from mictlanfs_mount.writeback import Budget, FileWriter, WriteBack
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,8 @@ SYNCED_INLINE_SIZE_BYTES_MAX = 64 * KIB
 _FOR_EVER_S = float("inf")
 # Answers about extents that one read may need: as many as 1 MiB of single bytes here and there.
 EXTENT_PAGES_MAX = 4096
+# What a page of extents covers of a file that was written in order, by the default.
+PAGE_STRIDE_SIZE_BYTES = wire.EXTENTS_PAGE_MAX * CHUNK_SIZE_BYTES_DEFAULT
 # How long a read that failed waits for another answer about where its bytes are.
 RENEWAL_S_MAX = 5.0
 # Failures that asking anew where the bytes are may mend.
@@ -94,6 +98,10 @@ class Cache(Protocol):
 
     def prefetch_together(self, chunks: Sequence[Chunk]) -> None:
         """The same for many small chunks, as far as there is room."""
+        ...
+
+    def open_ahead(self, chunks: Sequence[Chunk]) -> None:
+        """Have chunks that are files of this machine open soon."""
         ...
 
     def insert(self, chunk: Chunk, pieces: Sequence[Buffer]) -> None:
@@ -203,6 +211,24 @@ class Content:
 
     # --- reading ---------------------------------------------------------------------------------
 
+    def read_now(self, handle: FileHandle, offset: int, length: int) -> Buffer | None:
+        """What `read` would return, if it is all of `length` bytes and at hand in one chunk.
+
+        The way of almost every read of what is cached: it must cost little. Never suspends.
+        """
+        inode = handle.inode
+        end = offset + length
+        if end > inode.attributes.size or self.writeback.get(inode.ino) is not None:
+            return None
+        segment = inode.extents.around(offset, end)
+        if segment is None or segment.chunk is None:
+            return None
+        start = segment.chunk_offset + offset - segment.offset
+        body = self._cache.get_now(segment.chunk, start, start + length)
+        if body is not None:
+            self._follow(inode, handle.readahead.on_read(offset, length))
+        return body
+
     async def read(self, handle: FileHandle, offset: int, length: int) -> Buffer:
         """Bytes of a file as it is now; fewer than `length` only at its end.
 
@@ -215,8 +241,7 @@ class Content:
         state = await self._state(inode, offset, length)
         if state.offset == state.end:
             return b""
-        if advice.prefetch_start < advice.prefetch_end:
-            self._prefetch(inode, advice.prefetch_start, advice.prefetch_end)
+        self._follow(inode, advice)
         try:
             return await self._put_together(state, whole=advice.is_sequential)
         except MictlanError as error:
@@ -297,7 +322,7 @@ class Content:
 
     async def _state(self, inode: Inode, offset: int, length: int) -> _State:
         """The state of a range of a file at one moment; ends where the file does."""
-        for _ in range(EXTENT_PAGES_MAX):
+        for attempt in range(EXTENT_PAGES_MAX):
             # No await from here to the state: size, extents and dirty bytes belong together.
             writer = self.writeback.get(inode.ino)
             size = max(inode.attributes.size, writer.end if writer is not None else 0)
@@ -308,7 +333,9 @@ class Content:
             unknown = inode.extents.first_unknown(offset, end)
             if unknown is None:
                 return _State(offset, end, inode.extents.segments(offset, end), dirty)
-            await self._load_page(inode, unknown)
+            # Of a file in many pieces the page that begins before may end before, too.
+            start = _page_start(inode, unknown) if attempt == 0 else unknown
+            await self._load_page(inode, start)
         raise MictlanError(Kind.BUSY, "read", str(inode.ino), "its extents keep changing")
 
     async def _load_page(self, inode: Inode, offset: int) -> None:
@@ -396,6 +423,19 @@ class Content:
         buffer = bytearray(end - start)
         await self._fill(buffer, start, segments, whole=True)
         return buffer
+
+    def _follow(self, inode: Inode, advice: Advice) -> None:
+        if advice.prefetch_start < advice.prefetch_end:
+            self._prefetch(inode, advice.prefetch_start, advice.prefetch_end)
+        elif advice.is_scattered:
+            self._open_ahead(inode)
+
+    def _open_ahead(self, inode: Inode) -> None:
+        size = inode.attributes.size
+        unknown = inode.extents.first_unknown(0, size)
+        known_end = size if unknown is None else unknown
+        chunks = {s.chunk.id: s.chunk for s in inode.extents.segments(0, known_end) if s.chunk}
+        self._cache.open_ahead(list(chunks.values()))
 
     def _prefetch(self, inode: Inode, start: int, end: int) -> None:
         end = min(end, inode.attributes.size)
@@ -624,6 +664,17 @@ def stale_when_gone(operation: str, ino: InodeNumber) -> Iterator[None]:
             raise
         detail = "it was removed or replaced"
         raise MictlanError(Kind.STALE, operation, str(ino), detail) from error
+
+
+def _page_start(inode: Inode, offset: int) -> int:
+    """Where to ask from for the extent at `offset`, of which nothing is known.
+
+    A page of a file that was written in order has 1 GiB: beginning where such pages do, few of them
+    are enough for a file that is read here and there.
+    """
+    start = offset - offset % PAGE_STRIDE_SIZE_BYTES
+    unknown = inode.extents.first_unknown(start, offset + 1)
+    return offset if unknown is None else unknown
 
 
 def _covers(dirty: Sequence[tuple[int, bytes]], offset: int, end: int) -> bool:

@@ -142,6 +142,14 @@ class ExtentMap:
             self._entries, start, key=_offset_of
         )
 
+    def around(self, start: int, end: int) -> Segment | None:
+        """The one segment that covers all of `[start, end)`; None when several do, or a hole."""
+        entries = self._entries
+        index = bisect_right(entries, start, key=_offset_of) - 1
+        if index < 0 or entries[index].end < end:
+            return None
+        return entries[index]
+
     def segments(self, start: int, end: int) -> list[Segment]:
         """The range `[start, end)`, which must be known, in order and without gaps."""
         found: list[Segment] = []

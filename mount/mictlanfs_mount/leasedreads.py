@@ -724,6 +724,13 @@ class LeasedReads(FileSystem):
         lease.neighbours = _neighbours_in(lease)
         self._content.prefetch(lease.neighbours.on_listed(), PUSHED_SIZE_BYTES_MAX)
 
+    def read_now(self, number: HandleNumber, offset: int, length: int) -> Buffer | None:
+        """What `read` would return, if that is at hand. Never suspends."""
+        handle = self.handles.file(number)
+        if self.keeper is None or not self.keeper.table.covers(handle.inode):
+            return None
+        return self._content.read_now(handle, offset, length)
+
     async def read(self, number: HandleNumber, offset: int, length: int) -> Buffer:
         """Bytes of an open file; fewer than `length` only at its end."""
         if self.keeper is not None:

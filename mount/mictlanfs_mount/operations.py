@@ -413,7 +413,10 @@ class Operations(pyfuse3.Operations):
     @handler
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         """Read from a file. Any buffer will do for pyfuse3, whatever its annotation says."""
-        body: Any = await self._fs.read(HandleNumber(fh), off, size)
+        number = HandleNumber(fh)
+        body: Any = self._fs.read_now(number, off, size)
+        if body is None:
+            body = await self._fs.read(number, off, size)
         return body  # type: ignore[no-any-return]  # See the docstring.
 
     @handler

@@ -24,6 +24,8 @@ STREAMS_MAX = 2
 TOLERANCE_SIZE_BYTES = 2 * MIB
 WINDOW_SIZE_BYTES_FIRST = 4 * MIB
 WINDOW_SIZE_BYTES_MAX = 32 * MIB
+# So many jumps of one handle to where nothing was read before mean that more will follow.
+JUMPS_MAX = 2
 
 
 @dataclass(slots=True)
@@ -41,23 +43,28 @@ class Advice:
     Attributes:
         is_sequential: whole chunks are worth fetching; otherwise only the range asked for.
         prefetch_start, prefetch_end: range to fetch in the background; empty when equal.
+        is_scattered: the reader turns out to read here and there: any chunk may be the next one.
+            Said once.
     """
 
     is_sequential: bool
     prefetch_start: int = 0
     prefetch_end: int = 0
+    is_scattered: bool = False
 
 
 RANDOM = Advice(is_sequential=False)
+SCATTERED = Advice(is_sequential=False, is_scattered=True)
 
 
 class ReadAhead:
     """The streams of one handle, most recently used last."""
 
-    __slots__ = ("_streams",)
+    __slots__ = ("_jumps", "_streams")
 
     def __init__(self) -> None:
         self._streams: list[_Stream] = []
+        self._jumps = 0
 
     def on_read(self, offset: int, length: int) -> Advice:
         """Note a read of `[offset, offset + length)` and say what to fetch besides it."""
@@ -68,7 +75,10 @@ class ReadAhead:
             stream = _Stream(end, WINDOW_SIZE_BYTES_FIRST, end, is_sequential=is_start)
             self._streams.append(stream)
             del self._streams[:-STREAMS_MAX]
-            return Advice(is_sequential=True) if is_start else RANDOM
+            if is_start:
+                return Advice(is_sequential=True)
+            self._jumps += 1
+            return SCATTERED if self._jumps == JUMPS_MAX else RANDOM
         self._streams.remove(stream)
         self._streams.append(stream)
         stream.is_sequential = True

@@ -307,6 +307,7 @@ class FakeCache:
         held: chunks at hand.
         reads: what was read that was not at hand: chunk, start, end, whether the whole was wanted.
         prefetched: what was to be fetched in the background, in order.
+        opened_ahead: what was to be opened before it is read.
     """
 
     def __init__(self, space: FakeSpace, script: Script) -> None:
@@ -315,6 +316,7 @@ class FakeCache:
         self.held: dict[ChunkId, bytes] = {}
         self.reads: list[tuple[Chunk, int, int, bool]] = []
         self.prefetched: list[Chunk] = []
+        self.opened_ahead: list[Chunk] = []
 
     def get_now(self, chunk: Chunk, start: int, end: int) -> Buffer | None:
         body = self.held.get(chunk.id)
@@ -338,6 +340,9 @@ class FakeCache:
 
     def prefetch_together(self, chunks: Sequence[Chunk]) -> None:
         self.prefetched += chunks
+
+    def open_ahead(self, chunks: Sequence[Chunk]) -> None:
+        self.opened_ahead += chunks
 
     def insert(self, chunk: Chunk, pieces: Sequence[Buffer]) -> None:
         body = b"".join(pieces)

@@ -163,7 +163,9 @@ async def open_chunk_cache(
                     nursery.start_soon(disk.run)
                 local = None
                 if local_peers is not None:
-                    local = LocalLevel(nursery, local_peers.may_open, local_peers.open)
+                    local = LocalLevel(
+                        nursery, local_peers.may_open, local_peers.open, local_peers.open_many
+                    )
                     cleanup.callback(local.close)
                     nursery.start_soon(local.run)
                 try:
@@ -349,6 +351,11 @@ class ChunkCache:
         else:
             self._start_whole(chunk)
         return True
+
+    def open_ahead(self, chunks: Sequence[Chunk]) -> None:
+        """Have chunks of peers on this machine open soon, as far as that helps. Returns at once."""
+        if self._local is not None:
+            self._local.open_ahead(chunks)
 
     def prefetch_together(self, chunks: Sequence[Chunk]) -> None:
         """As `prefetch` for many small chunks, which are fetched in few requests by one task."""

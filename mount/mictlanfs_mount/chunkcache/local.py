@@ -22,7 +22,7 @@ import logging
 import os
 import resource
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -48,7 +48,11 @@ _VERIFY_SIZE_BYTES: Final = MIB // 4
 
 _DAMAGED_MAX: Final = 1024
 
+# Chunks of a file that are opened before they are read, of 4 MiB each.
+AHEAD_MAX: Final = 1024
+
 Open = Callable[[Chunk], Awaitable[OpenChunk | None]]
+OpenMany = Callable[[Sequence[Chunk]], Awaitable[Sequence[OpenChunk | None]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,10 @@ class _Entry:
     def bounds(self, start: int, end: int, length: int) -> tuple[int, int]:
         """What to read for `[start, end)`: whole blocks where they are to be verified."""
         flags = self.is_verified
-        if not flags or 0 not in flags[start // BLOCK_SIZE_BYTES : block_count(end)]:
+        if not flags:
+            return start, end
+        index, stop = start // BLOCK_SIZE_BYTES, block_count(end)
+        if flags[index] and (stop - index == 1 or 0 not in flags[index:stop]):
             return start, end
         first = start - start % BLOCK_SIZE_BYTES
         return first, min(length, block_count(end) * BLOCK_SIZE_BYTES)
@@ -134,6 +141,7 @@ class LocalLevel:
         nursery: for opening, which goes on when the reader that caused it is cancelled.
         may_open: whether asking for a chunk has any prospect; asked often, never waits.
         open_chunk: a new descriptor for a chunk, or None.
+        open_many: the same for many, in the time of one.
         descriptors_max: open ones; at most, and by default, `DESCRIPTORS_MAX` or a quarter of what
             the process may have.
     """
@@ -143,6 +151,7 @@ class LocalLevel:
         nursery: trio.Nursery,
         may_open: Callable[[Chunk], bool],
         open_chunk: Open,
+        open_many: OpenMany,
         *,
         clock: Clock | None = None,
         descriptors_max: int = DESCRIPTORS_MAX,
@@ -151,6 +160,7 @@ class LocalLevel:
         self._nursery = nursery
         self._may_open = may_open
         self._open_chunk = open_chunk
+        self._open_many = open_many
         self._clock = clock or SystemClock()
         self._descriptors_max = min(descriptors_max, process_max // _DESCRIPTORS_SHARE)
         # The one used last comes last.
@@ -250,7 +260,7 @@ class LocalLevel:
         done = self._opening.get(chunk.id)
         if done is None:
             done = self._opening[chunk.id] = trio.Event()
-            self._nursery.start_soon(self._open, chunk, done)
+            self._nursery.start_soon(self._open, chunk)
         await done.wait()
         return chunk.id in self._entries
 
@@ -268,28 +278,55 @@ class LocalLevel:
                 log.debug("chunk %s is not read ahead: %s", chunk.id.hex(), error)
         return True
 
-    async def _open(self, chunk: Chunk, done: trio.Event) -> None:
+    def open_ahead(self, chunks: Sequence[Chunk]) -> None:
+        """Open chunks in the background, at most as many as leave room for those in use."""
+        count_max = min(AHEAD_MAX, self._descriptors_max // 2)
+        wanted = [
+            chunk
+            for chunk in chunks[:count_max]
+            if chunk.id not in self._entries
+            and chunk.id not in self._opening
+            and self.is_possible(chunk)
+        ]
+        if wanted:
+            for chunk in wanted:
+                self._opening[chunk.id] = trio.Event()
+            self._nursery.start_soon(self._open_all, wanted)
+
+    async def _open(self, chunk: Chunk) -> None:
         try:
             opened = await self._open_chunk(chunk)
-            if opened is None:
-                return
-            is_good = len(opened.sums) == block_count(chunk.length) * SUM_SIZE_BYTES
-            flags = bytearray(block_count(chunk.length)) if is_good else bytearray()
-            try:
-                if not is_good:
-                    is_good = await trio.to_thread.run_sync(
-                        _is_whole, opened.fd, chunk, limiter=self._limiter
-                    )
-            finally:
-                if not is_good:
-                    os.close(opened.fd)
-            if is_good:
-                self._keep(chunk.id, _Entry(opened.fd, 0.0, opened.sums, flags))
-            else:
-                self._note_damage(chunk.id, "it is not what the digest says")
+            if opened is not None:
+                await self._take_into_use(chunk, opened)
         finally:
-            del self._opening[chunk.id]
-            done.set()
+            self._opening.pop(chunk.id).set()
+
+    async def _open_all(self, chunks: Sequence[Chunk]) -> None:
+        left = list(reversed(chunks))
+        try:
+            for opened in await self._open_many(chunks):
+                if opened is not None:
+                    await self._take_into_use(left[-1], opened)
+                self._opening.pop(left.pop().id).set()
+        finally:
+            for chunk in left:
+                self._opening.pop(chunk.id).set()
+
+    async def _take_into_use(self, chunk: Chunk, opened: OpenChunk) -> None:
+        is_good = len(opened.sums) == block_count(chunk.length) * SUM_SIZE_BYTES
+        flags = bytearray(block_count(chunk.length)) if is_good else bytearray()
+        try:
+            if not is_good:
+                is_good = await trio.to_thread.run_sync(
+                    _is_whole, opened.fd, chunk, limiter=self._limiter
+                )
+        finally:
+            if not is_good:
+                os.close(opened.fd)
+        if is_good:
+            self._keep(chunk.id, _Entry(opened.fd, 0.0, opened.sums, flags))
+        else:
+            self._note_damage(chunk.id, "it is not what the digest says")
 
     def _keep(self, chunk_id: ChunkId, entry: _Entry) -> None:
         self._opened += 1

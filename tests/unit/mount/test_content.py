@@ -45,7 +45,10 @@ class File:
         return self.mount.filesystem.attributes_of(self.inode).size
 
     async def read(self, offset: int, length: int) -> bytes:
-        return bytes(await self.mount.content.read(self.handle, offset, length))
+        body = self.mount.content.read_now(self.handle, offset, length)
+        if body is None:
+            body = await self.mount.content.read(self.handle, offset, length)
+        return bytes(body)
 
     async def write(self, offset: int, data: bytes) -> None:
         await self.mount.content.write(self.handle, offset, data)
@@ -65,6 +68,22 @@ async def open_file(
         number = (await mount.filesystem.open(ino, 0)).handle
         mount.script.counts.clear()
         yield File(mount, ino, number)
+
+
+@asynccontextmanager
+async def large_file(
+    *, pieces: int, extents_page: int = wire.EXTENTS_PAGE_MAX
+) -> AsyncIterator[File]:
+    """A file of chunks of 1 MiB, each full of its number, of which the mount knows no extents."""
+    space = FakeSpace()
+    space.extents_page = extents_page
+    ino = space.add(space.bucket, b"large")
+    for piece in range(pieces):
+        space.write(ino, piece * MIB, bytes([piece]) * MIB)
+    async with open_mount(space) as mount:
+        file = File(mount, ino, (await mount.filesystem.open(ino, 0)).handle)
+        file.inode.extents.reset(file.inode.extents.content_version)
+        yield file
 
 
 # --- reading what is committed -------------------------------------------------------------------
@@ -225,6 +244,29 @@ async def test_random_reader_wants_only_its_range() -> None:
         ((_, start, end, whole),) = file.mount.cache.reads
         assert (start, end, whole) == (700_000, 704_096, False)
         assert file.mount.cache.prefetched == []
+
+
+async def test_random_reader_has_all_chunks_of_the_file_opened_once() -> None:
+    async with large_file(pieces=8) as file:
+        await file.read(5 * MIB, KIB)
+        assert not file.mount.cache.opened_ahead
+        for piece in (3, 1, 6):
+            await file.read(piece * MIB, KIB)
+        opened = [chunk.id for chunk in file.mount.cache.opened_ahead]
+        assert len(opened) == len(set(opened)) == 8
+
+
+async def test_random_reader_of_a_file_in_order_asks_for_its_extents_once() -> None:
+    async with large_file(pieces=8) as file:
+        for piece in (6, 3, 1, 7):
+            assert await file.read(piece * MIB + 5, 3) == bytes([piece] * 3)
+        assert file.mount.script.asked("extents") == 1
+
+
+async def test_place_in_the_middle_of_a_much_fragmented_file_is_found_by_two_pages() -> None:
+    async with large_file(pieces=20, extents_page=4) as file:
+        assert await file.read(15 * MIB + 5, 3) == bytes([15] * 3)
+        assert file.mount.script.asked("extents") == 2
 
 
 async def test_small_chunks_are_fetched_whole_even_at_random() -> None:

@@ -131,6 +131,11 @@ def assert_equal(extents: ExtentMap, model: Model) -> None:
             assert all(one.end == other.offset for one, other in pairwise(found))
             assert all(part.offset < part.end for part in found)
             assert places(found) == {o: model.known[o] for o in range(start, end)}
+            around = extents.around(start, end)
+            is_one = len(found) == 1 and found[0].chunk is not None
+            assert (None if around is None else around.cut(start, end)) == (
+                found[0] if is_one else None
+            )
 
 
 @given(changes())

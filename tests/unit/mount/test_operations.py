@@ -186,7 +186,8 @@ async def test_cancellation_goes_through_every_handler(name: str) -> None:
             async def verb(*_: object, **__: object) -> None:
                 await trio.sleep_forever()
 
-            return verb if name not in {"rewinddir", "lacks_xattr"} else lambda *_: None
+            synchronous = {"rewinddir", "lacks_xattr", "read_now"}
+            return verb if name not in synchronous else lambda *_: None
 
     waiting = Waiting(ValueError())
     operations = Operations(cast("FileSystem", waiting), Presentation(ROOT_INODE))

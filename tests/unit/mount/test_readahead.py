@@ -36,6 +36,13 @@ def test_first_read_at_the_start_is_sequential_and_reaches_not_ahead() -> None:
     assert ReadAhead().on_read(0, REQUEST) == Advice(is_sequential=True)
 
 
+def test_who_jumps_again_is_said_to_read_here_and_there_once() -> None:
+    readahead = ReadAhead()
+    advices = [readahead.on_read(offset * MIB, REQUEST) for offset in (50, 9, 80, 30)]
+    assert [advice.is_scattered for advice in advices] == [False, True, False, False]
+    assert not any(advice.is_sequential for advice in advices)
+
+
 def test_first_read_elsewhere_is_random() -> None:
     assert ReadAhead().on_read(MIB, REQUEST) == Advice(is_sequential=False)
 
@@ -105,7 +112,9 @@ def test_random_reads_fetch_nothing_ahead() -> None:
     for _ in range(500):
         # Far apart, so that no two are neighbours by chance.
         offset = (1 + generator.randrange(10_000)) * 4 * TOLERANCE_SIZE_BYTES
-        assert readahead.on_read(offset, 4 * KIB) == Advice(is_sequential=False)
+        advice = readahead.on_read(offset, 4 * KIB)
+        assert not advice.is_sequential
+        assert not announced([advice])
 
 
 def test_a_jump_within_a_large_file_does_not_count_as_reading_on() -> None:

@@ -170,6 +170,27 @@ async def test_chunks_that_are_wanted_together_share_requests(peers: list[Peer])
     assert len(peers[0].requests) < 20
 
 
+async def test_many_chunks_are_opened_by_few_requests_at_each_peer(peers: list[Peer]) -> None:
+    chunks = [chunk_at(peers[n % 2]) for n in range(150)]
+    nowhere = chunk_at()
+    with peers[0].answering(), peers[1].answering():
+        async with opened(peers) as local:
+            *found, missing = await local.open_many([*chunks, nowhere])
+            for chunk, one in zip(chunks, found, strict=True):
+                assert taken(one, chunk.id) == b"content"
+            assert missing is None
+    assert [len(peer.requests) for peer in peers] == [2, 2]
+
+
+async def test_what_one_peer_does_not_open_among_many_is_left_out(peers: list[Peer]) -> None:
+    chunks = [chunk_at(peer) for peer in peers]
+    with peers[0].answering(peers[0].refuse), peers[1].answering():
+        async with opened(peers) as local:
+            refused, one = await local.open_many(chunks)
+            assert refused is None
+            assert taken(one, chunks[1].id) == b"content"
+
+
 async def test_the_next_holder_is_asked_for_what_one_has_not(peers: list[Peer]) -> None:
     with peers[0].answering(peers[0].refuse), peers[1].answering():
         async with opened(peers) as local:

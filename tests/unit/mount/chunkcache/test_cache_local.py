@@ -1,7 +1,7 @@
 """The chunk cache with files of peers on this machine; the level by itself is in `test_local`."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
@@ -49,6 +49,9 @@ class NearPeers:
         sums = self._sums.get(chunk.id)
         return None if sums is None else OpenChunk(os.open(self.path(chunk), os.O_RDONLY), sums)
 
+    async def open_many(self, chunks: Sequence[Chunk]) -> list[OpenChunk | None]:
+        return [await self.open(chunk) for chunk in chunks]
+
 
 @pytest.fixture
 def space() -> FakeSpace:
@@ -72,7 +75,7 @@ async def opened(
         memory_budget=16 * MIB,
         directory=directory,
         limits=LIMITS,
-        # It has the two methods that the cache calls.
+        # It has the methods that the cache calls.
         local_peers=cast("LocalPeers", near),
     ) as cache:
         await cache.settle()

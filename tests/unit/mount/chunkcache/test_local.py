@@ -77,6 +77,9 @@ class Peers:
             return None
         return OpenChunk(fd, self._sums[chunk.id] if self.has_sums else b"")
 
+    async def open_many(self, chunks: Sequence[Chunk]) -> list[OpenChunk | None]:
+        return [await self.open(chunk) for chunk in chunks]
+
 
 class ManualClock(Clock):
     """A clock that goes when it is told to."""
@@ -99,7 +102,12 @@ async def opened(
     before = descriptors()
     async with trio.open_nursery() as nursery:
         level = LocalLevel(
-            nursery, peers.may_open, peers.open, clock=clock, descriptors_max=descriptors_max
+            nursery,
+            peers.may_open,
+            peers.open,
+            peers.open_many,
+            clock=clock,
+            descriptors_max=descriptors_max,
         )
         nursery.start_soon(level.run)
         yield level
@@ -401,8 +409,72 @@ async def test_no_more_than_a_quarter_of_all_descriptors_is_used(
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (process_max, process_max))
     async with trio.open_nursery() as nursery:
-        level = LocalLevel(nursery, peers.may_open, peers.open)
+        level = LocalLevel(nursery, peers.may_open, peers.open, peers.open_many)
         assert level._descriptors_max == expected
+
+
+@WITH_AND_WITHOUT_SUMS
+async def test_chunks_opened_ahead_are_read_without_being_asked_for(
+    peers: Peers, *, has_sums: bool
+) -> None:
+    peers.has_sums = has_sums
+    added = [peers.add(seed=n) for n in range(3)]
+    chunks = [chunk for chunk, _ in added]
+    async with opened(peers) as level:
+        level.open_ahead(chunks)
+        # Who reads meanwhile waits for that, and asks for nothing.
+        for chunk, body in added:
+            assert content(await level.read(chunk, 5, 90_000)) == body[5:90_000]
+        level.open_ahead(chunks)
+        await trio.testing.wait_all_tasks_blocked()
+        assert peers.asked == chunks
+        assert level.stats().opened == 3
+
+
+async def test_of_chunks_opened_ahead_those_that_are_not_there_or_damaged_are_left_out(
+    peers: Peers,
+) -> None:
+    peers.has_sums = False
+    chunks = [peers.add(seed=n)[0] for n in range(4)]
+    peers.path(chunks[1]).unlink()
+    peers.flip_a_bit(chunks[2], 3)
+    async with opened(peers) as level:
+        level.open_ahead(chunks)
+        assert [await level.read(chunk, 0, 9) is not None for chunk in chunks] == [
+            True,
+            False,
+            False,
+            True,
+        ]
+        assert level.is_damaged(chunks[2].id)
+
+
+async def test_opening_ahead_leaves_room_for_what_is_in_use(peers: Peers) -> None:
+    chunks = [peers.add(seed=n)[0] for n in range(6)]
+    async with opened(peers, descriptors_max=6) as level:
+        await fill(level, chunks[4:])
+        level.open_ahead(chunks[:4])
+        await trio.testing.wait_all_tasks_blocked()
+        assert still_open(level, peers, chunks) == [True, True, True, False, True, True]
+
+
+async def test_who_waits_for_what_is_opened_ahead_is_not_left_waiting_when_that_is_cut_short(
+    peers: Peers,
+) -> None:
+    chunks = [peers.add(seed=n)[0] for n in range(2)]
+    peers.gate = trio.Event()
+    found: list[bool] = []
+
+    async def wait_for(level: LocalLevel, chunk: Chunk) -> None:
+        found.append(await level.ensure(chunk))
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as waiting, opened(peers) as level:
+            level.open_ahead(chunks)
+            for chunk in chunks:
+                waiting.start_soon(wait_for, level, chunk)
+            await trio.testing.wait_all_tasks_blocked()
+    assert found == [False, False]
 
 
 async def test_what_is_not_used_is_closed(peers: Peers) -> None:
