@@ -111,6 +111,13 @@ class HandleTable:
             raise OSError(errno.EBADF, f"no open directory {number}")
         return handle
 
+    def is_open_for_writing(self, ino: InodeNumber) -> bool:
+        """Whether a file is open for writing. Looks at every handle."""
+        return any(
+            isinstance(handle, FileHandle) and handle.inode.ino == ino and handle.is_writable
+            for handle in self._handles.values()
+        )
+
     def remove(self, number: HandleNumber) -> Handle | None:
         """Take a handle out; None when there is none."""
         return self._handles.pop(number, None)

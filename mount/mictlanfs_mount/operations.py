@@ -104,6 +104,11 @@ class Operations(pyfuse3.Operations):
         self._shown = presentation
         filesystem.inodes.root = presentation.root
         self.enable_acl = filesystem.has_acls = presentation.is_as_stored
+        self._ends_set_ids = False
+
+    def take_over_set_ids(self) -> None:
+        """From now on the kernel leaves it to us to end set-user-id and set-group-id."""
+        self._ends_set_ids = True
 
     def to_kernel(self, ino: InodeNumber) -> KernelInode:
         """The number by which the kernel knows an inode."""
@@ -272,10 +277,7 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         """Change attributes."""
         ino = self._shown.from_kernel(inode)
-        mode = attr.st_mode if fields.update_mode else None
-        if fields.update_size or fields.update_uid or fields.update_gid:
-            known = (await self._fs.getattr(ino)).attributes
-            mode = after_change(known, mode, functools.partial(_is_member, ctx))
+        mode = await self._mode_after(ino, attr, fields, ctx)
         changed = await self._fs.setattr(
             ino,
             mode=mode,
@@ -286,6 +288,36 @@ class Operations(pyfuse3.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
         return self._entry(changed)
+
+    async def _mode_after(
+        self,
+        ino: InodeNumber,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        ctx: pyfuse3.RequestContext,
+    ) -> int | None:
+        """The mode that a change of attributes leads to; None: it stays."""
+        mode = attr.st_mode if fields.update_mode else None
+        is_given_away = fields.update_uid or fields.update_gid
+        is_nothing = not (
+            is_given_away
+            or fields.update_size
+            or fields.update_mode
+            or fields.update_atime
+            or fields.update_mtime
+        )
+        if not (is_given_away or fields.update_size or (is_nothing and self._ends_set_ids)):
+            return mode
+        known = (await self._fs.getattr(ino)).attributes
+        if (
+            is_nothing
+            and ctx.uid not in (0, known.uid)
+            and not self._fs.handles.is_open_for_writing(ino)
+        ):
+            # Not somebody who writes, but chown(2) by somebody who may not change the mode.
+            raise FUSEError(errno.EPERM)
+        is_kept = not self._ends_set_ids or (fields.update_size and ctx.uid == 0)
+        return after_change(known, mode, functools.partial(_is_member, ctx), is_kept=is_kept)
 
     @handler
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:

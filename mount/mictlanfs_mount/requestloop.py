@@ -31,6 +31,8 @@ from contextlib import contextmanager
 import pyfuse3
 import trio
 
+from mictlanfs_mount.handshake import Handshake
+
 log = logging.getLogger(__name__)
 
 # What a request costs from the wake-up of a program to its next request, and a little more.
@@ -160,12 +162,21 @@ class RequestWaiter:
 class _Device:
     """Finds out of a descriptor whether it is ready, without waiting."""
 
-    def __init__(self) -> None:
+    def __init__(self, handshake: Handshake | None) -> None:
         self._waiters: dict[int, RequestWaiter] = {}
+        self._handshake = handshake
+        self._is_begun = False
 
     def wait_readable(self, descriptor: int) -> Awaitable[None]:
         waiter = self._waiters.get(descriptor)
         if waiter is None:
+            # The first two times: for the kernel's greeting, and when it was answered.
+            if self._handshake is not None and not self._is_begun:
+                self._is_begun = True
+                if self._handshake.offer(descriptor):
+                    return _READY
+            elif self._handshake is not None:
+                self._handshake.finish(descriptor)
             poll = select.poll()
             poll.register(descriptor, select.POLLIN)
             waiter = RequestWaiter(lambda: poll.poll(0), trio.lowlevel.wait_readable)
@@ -174,15 +185,16 @@ class _Device:
 
 
 @contextmanager
-def quick_requests(*, is_wanted: bool = True) -> Iterator[bool]:
+def quick_requests(*, is_wanted: bool = True, handshake: Handshake | None = None) -> Iterator[bool]:
     """Have pyfuse3 wait for requests in the quick way inside; says whether it does.
 
-    To be entered before `pyfuse3.main`.
+    To be entered before `pyfuse3.main`. The `handshake` is made when the first request is waited
+    for, if this way is taken.
     """
     if not (is_wanted and _is_known_pyfuse3()):
         yield False
         return
-    pyfuse3.trio = _stand_in()  # type: ignore[attr-defined]  # Not in its annotations.
+    pyfuse3.trio = _stand_in(handshake)  # type: ignore[attr-defined]  # Not in its annotations.
     try:
         yield True
     finally:
@@ -197,14 +209,14 @@ def _is_known_pyfuse3() -> bool:
     return False
 
 
-def _stand_in() -> types.SimpleNamespace:
+def _stand_in(handshake: Handshake | None) -> types.SimpleNamespace:
     """All that pyfuse3 takes from trio."""
     return types.SimpleNamespace(
         Lock=QuickLock,
         ClosedResourceError=trio.ClosedResourceError,
         open_nursery=trio.open_nursery,
         lowlevel=types.SimpleNamespace(
-            wait_readable=_Device().wait_readable,
+            wait_readable=_Device(handshake).wait_readable,
             current_task=trio.lowlevel.current_task,
             current_trio_token=trio.lowlevel.current_trio_token,
             notify_closing=trio.lowlevel.notify_closing,

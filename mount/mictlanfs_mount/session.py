@@ -49,6 +49,7 @@ from mictlanfs_mount.chunkcache.disk import DiskLimits
 from mictlanfs_mount.content import Content
 from mictlanfs_mount.durable import DurableFileSystem
 from mictlanfs_mount.filesystem import FileSystem
+from mictlanfs_mount.handshake import Handshake
 from mictlanfs_mount.inodes import InodeTable
 from mictlanfs_mount.kernel import raise_limits
 from mictlanfs_mount.kernelcache import NotifiedKernel
@@ -287,7 +288,11 @@ async def _serve(
             nursery.start_soon(_handle_signals, filesystem)
             nursery.start_soon(_dump_stacks_on_request)
             nursery.start_soon(_announce, settings, notify_ready)
-            with open_notifier() as notifier, quick_requests(is_wanted=settings.options.spin):
+            handshake = Handshake(operations.take_over_set_ids)
+            with (
+                open_notifier() as notifier,
+                quick_requests(is_wanted=settings.options.spin, handshake=handshake),
+            ):
                 filesystem.kernel = NotifiedKernel(notifier, operations.to_kernel)
                 salvager.kernel = filesystem.kernel
                 await pyfuse3.main()

@@ -340,3 +340,18 @@ def test_command_line_beside_a_mount(space: Space, pair: Pair, tmp_path: Path) -
         space.command("rm", f"{bucket}/f")
         assert not (there / "f").exists()
         fetched.unlink()
+
+
+def test_capabilities_that_were_set_elsewhere_go_with_the_next_write(pair: Pair) -> None:
+    here, there = pair.here / "program", pair.there / "program"
+    capability = bytes.fromhex("0100000200200000000000000000000000000000")
+    with here.open("wb", buffering=0) as file:
+        # The kernel of this mount has asked, and knows that there are none.
+        file.write(b"a")
+        file.write(b"b")
+        os.setxattr(there, "security.capability", capability)
+        assert os.getxattr(here, "security.capability") == capability
+        file.write(b"c")
+    with pytest.raises(OSError, match="No data available"):
+        os.getxattr(there, "security.capability")
+    assert there.read_bytes() == b"abc"

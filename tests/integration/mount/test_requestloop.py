@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from mictlanfs.mounts.table import find_mount
 from mictlanfs.mounts.unmounting import unmount
+from tests.support.spaces import Mount, Space, mounted
 
 pytestmark = pytest.mark.fuse
 
@@ -92,3 +94,22 @@ def test_a_mount_that_is_unmounted_from_outside_ends(tmp_path: Path) -> None:
         mount.make_requests(REQUESTS)
         unmount(mount.path)
         assert find_mount(mount.path) is None
+
+
+def test_the_kernel_asks_for_capabilities_once_not_before_each_write(
+    space: Space, tmp_path: Path
+) -> None:
+    with mounted(space.uri, tmp_path) as mount:
+        (mount.path / "writes").mkdir()
+        before = kernel_requests(mount)
+        with (mount.path / "writes" / "file").open("wb", buffering=0) as file:
+            for _ in range(100):
+                file.write(b"line\n")
+        counts = kernel_requests(mount) - before
+        assert counts["write"] == 100
+        assert counts["getxattr"] <= 2
+
+
+def kernel_requests(mount: Mount) -> Counter[str]:
+    stats = json.loads((mount.path / ".mictlanfs" / "stats").read_text(encoding="utf-8"))
+    return Counter(stats["kernel_requests"])

@@ -39,6 +39,27 @@ def test_a_change_by_a_member_and_one_of_a_directory_leave_the_mode() -> None:
 
 
 @pytest.mark.parametrize(
+    ("mode", "wanted", "after"),
+    [
+        (0o755, None, None),
+        (0o6755, None, 0o755),
+        (0o2755, 0o2700, 0o700),
+        (0o6644, None, 0o2644),
+        (0o1777, None, None),
+    ],
+)
+def test_a_change_by_a_member_when_the_kernel_leaves_it_to_us(
+    mode: int, wanted: int | None, after: int | None
+) -> None:
+    assert after_change(node(mode), wanted, in_every_group, is_kept=False) == after
+
+
+def test_a_change_from_outside_when_the_kernel_leaves_it_to_us() -> None:
+    assert after_change(node(0o6644), None, in_none, is_kept=False) == 0o644
+    assert after_change(node(0o6644, FileKind.DIRECTORY), None, in_none, is_kept=False) is None
+
+
+@pytest.mark.parametrize(
     ("mode", "is_member", "after"),
     [
         (0o755, False, None),
