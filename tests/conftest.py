@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["tests.support.scheduling"]
+
 # How long an example takes tells more about the tests that run at the same time than about ours.
 settings.register_profile("in company", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("in company")
