@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from xxhash import xxh3_64
+from xxhash import xxh3_64, xxh3_64_digest
 
 from mictlanfs.model import KIB, Buffer
 
@@ -25,7 +25,7 @@ def block_count(length: int) -> int:
 def is_good_block(block: Buffer, index: int, sums: Buffer) -> bool:
     """Whether `block` is block `index` of the chunk whose checksums are `sums`."""
     expected = sums[index * SUM_SIZE_BYTES : (index + 1) * SUM_SIZE_BYTES]
-    return xxh3_64(block).digest() == expected
+    return xxh3_64_digest(block) == expected
 
 
 class BlockSummer:
@@ -33,28 +33,38 @@ class BlockSummer:
 
     def __init__(self) -> None:
         self._sums: list[bytes] = []
-        self._hasher = xxh3_64()
+        # The beginning of a block of which the end has not come yet.
+        self._begun: xxh3_64 | None = None
         self._room = BLOCK_SIZE_BYTES
 
     def update(self, data: Buffer) -> None:
         """Add bytes."""
         view = memoryview(data)
         start = 0
-        while len(view) - start >= self._room:
-            self._hasher.update(view[start : start + self._room])
-            start += self._room
-            self._end_block()
-        if start < len(view):
-            self._hasher.update(view[start:])
-            self._room -= len(view) - start
+        if self._begun is not None:
+            start = min(self._room, len(view))
+            self._add(view[:start])
+        whole_end = start + (len(view) - start) // BLOCK_SIZE_BYTES * BLOCK_SIZE_BYTES
+        self._sums += [
+            xxh3_64_digest(view[offset : offset + BLOCK_SIZE_BYTES])
+            for offset in range(start, whole_end, BLOCK_SIZE_BYTES)
+        ]
+        if whole_end < len(view):
+            self._add(view[whole_end:])
 
     def sums(self) -> bytes:
         """The checksums, one behind the other; nothing may be added afterwards."""
-        if self._room < BLOCK_SIZE_BYTES:
-            self._end_block()
+        if self._begun is not None:
+            self._sums.append(self._begun.digest())
+            self._begun = None
         return b"".join(self._sums)
 
-    def _end_block(self) -> None:
-        self._sums.append(self._hasher.digest())
-        self._hasher = xxh3_64()
-        self._room = BLOCK_SIZE_BYTES
+    def _add(self, part: memoryview) -> None:
+        """Add a part of a block, which does not reach beyond it."""
+        if self._begun is None:
+            self._begun, self._room = xxh3_64(), BLOCK_SIZE_BYTES
+        self._begun.update(part)
+        self._room -= len(part)
+        if not self._room:
+            self._sums.append(self._begun.digest())
+            self._begun = None
