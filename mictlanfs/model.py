@@ -202,6 +202,7 @@ class PeerInfo(Struct, frozen=True):
         used: bytes it holds, as of its last heartbeat.
         is_full: it refuses new chunks.
         boot_id: of its machine's kernel, to recognise a peer on the same machine.
+        is_draining: it is being emptied: it serves its chunks and gets no new ones.
     """
 
     number: PeerNumber
@@ -213,6 +214,7 @@ class PeerInfo(Struct, frozen=True):
     state: PeerState
     is_full: bool = False
     boot_id: str = ""
+    is_draining: bool = False
 
 
 class PeerMap(Struct, frozen=True):

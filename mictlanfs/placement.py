@@ -28,12 +28,19 @@ def _score(chunk_id: ChunkId, peer: PeerInfo) -> float:
 def rank(chunk_id: ChunkId, peers: Sequence[PeerInfo]) -> list[PeerInfo]:
     """Every peer worth trying for a new replica, best first.
 
-    Peers that are down or full are left out; suspect ones come last. Within the same state, the
-    best peer of each zone comes before the second best of any zone, so that taking the first `n`
-    spreads replicas over as many zones as there are.
+    Peers that are down, full or being emptied are left out; suspect ones come last. Within the same
+    state, the best peer of each zone comes before the second best of any zone, so that taking the
+    first `n` spreads replicas over as many zones as there are.
     """
-    usable = [p for p in peers if p.state is not PeerState.DOWN and not p.is_full]
-    by_score = sorted(usable, key=lambda peer: _score(chunk_id, peer), reverse=True)
+    usable = [
+        p for p in peers if p.state is not PeerState.DOWN and not (p.is_full or p.is_draining)
+    ]
+    return order(chunk_id, usable)
+
+
+def order(chunk_id: ChunkId, peers: Sequence[PeerInfo]) -> list[PeerInfo]:
+    """The peers in the order of `rank`, none of them left out: which copies matter most."""
+    by_score = sorted(peers, key=lambda peer: _score(chunk_id, peer), reverse=True)
     taken_in_zone: dict[str, int] = {}
     ordered: list[tuple[int, int, int]] = []
     for index, peer in enumerate(by_score):

@@ -26,6 +26,7 @@ from mictlanfs.model import (
     PeerNumber,
     SessionId,
 )
+from mictlanfs_server.metadata.copies import CopyStore, PeerBook
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ class DeadChunk:
     peers: tuple[PeerNumber, ...]
 
 
-class MetadataStore(Protocol):
+class MetadataStore(CopyStore, Protocol):
     """The metadata of one space."""
 
     @property
@@ -235,8 +236,20 @@ class MetadataStore(Protocol):
         """The peers as last saved."""
         ...
 
-    async def save_peers(self, version: int, peers: Sequence[PeerInfo]) -> None:
-        """Add or replace peers and set the version of the map, durably."""
+    async def save_peers(
+        self,
+        version: int,
+        peers: Sequence[PeerInfo],
+        book: PeerBook | None = None,
+    ) -> None:
+        """Add or replace peers and set the version of the map, durably.
+
+        Args:
+            version: of the map.
+            peers: as they are now.
+            book: takes the place of what was known beside the map. Retired peers leave the map; a
+                writer may still name them, but they count for nothing.
+        """
         ...
 
     # --- the work of the collector ---

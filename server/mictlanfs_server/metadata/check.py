@@ -240,9 +240,23 @@ INVARIANTS = (
         "a replica is of a chunk, on a peer, once",
         """
         SELECT hex(chunk), peer FROM replica
-        WHERE chunk NOT IN (SELECT id FROM chunk) OR peer NOT IN (SELECT number FROM peer)
+        WHERE chunk NOT IN (SELECT id FROM chunk) OR peer NOT IN (
+            SELECT number FROM peer UNION ALL SELECT number FROM retired_peer)
         UNION ALL SELECT hex(chunk), peer FROM replica GROUP BY chunk, peer HAVING count(*) > 1
         """,
+    ),
+    Invariant(
+        "a copy that was given up is on a peer, and is no replica",
+        """
+        SELECT hex(chunk), peer FROM given_up
+        WHERE peer NOT IN (SELECT number FROM peer) OR EXISTS (
+            SELECT 1 FROM replica
+            WHERE replica.chunk = given_up.chunk AND replica.peer = given_up.peer)
+        """,
+    ),
+    Invariant(
+        "a number that was retired is no peer any more",
+        "SELECT number FROM retired_peer JOIN peer USING (number)",
     ),
     # --- records ---
     Invariant(

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from mictlanfs.checksums import DIGEST_SIZE_BYTES
 from mictlanfs.errors import Kind
 from mictlanfs.intervals import subtract
@@ -53,6 +55,7 @@ def write_extents(tx: Transaction, op: wire.WriteExtents) -> Touched:
     if op.if_content_version not in {-1, record.content_version}:
         detail = f"it is of content version {record.content_version}"
         raise failure(Kind.CONFLICT, "write", op.ino, detail)
+    op = _without_retired(tx, op)
     bodies = checked_bodies(op)
     fresh = _check_chunks(tx, op, bodies)
     _check_extents(tx, op, fresh)
@@ -70,6 +73,23 @@ def write_extents(tx: Transaction, op: wire.WriteExtents) -> Touched:
     record.ctime_ns = max(record.ctime_ns, changed_at_ns)
     check_quota(tx, record, "write")
     return [record]
+
+
+def _without_retired(tx: Transaction, op: wire.WriteExtents) -> wire.WriteExtents:
+    """`op` without peers that lost their data, or were removed, since the chunks were stored.
+
+    Raises NO_DATA for a chunk that is nowhere by that: its bytes must be stored again.
+    """
+    if all(tx.is_peer(number) for chunk in op.chunks for number in chunk.peers):
+        return op
+    chunks = []
+    for chunk in op.chunks:
+        left = tuple([number for number in chunk.peers if not tx.is_retired(number)])
+        if chunk.peers and not left:
+            detail = _named(chunk.id, "is on no peer any more: store the bytes again")
+            raise failure(Kind.NO_DATA, "write", op.ino, detail)
+        chunks.append(Chunk(chunk.id, chunk.length, chunk.digest, left))
+    return msgspec.structs.replace(op, chunks=tuple(chunks))
 
 
 def _check_chunks(
@@ -207,9 +227,14 @@ def _describe_again(tx: Transaction, chunks: Sequence[Chunk], fresh: dict[ChunkI
         if chunk.id in fresh or not chunk.peers:
             continue
         known_peers = tx.rows.replicas(chunk.id)
+        # Whoever repeats what was written long ago may name a copy that was given up since.
+        added = set(chunk.peers) - {*known_peers, *tx.rows.given_up(chunk.id)}
         for peer in chunk.peers:
-            if peer not in known_peers:
+            if peer in added:
                 tx.rows.add_replica(chunk.id, peer)
+        if added:
+            # Who adds a copy wants to have it: it is no surplus.
+            tx.rows.raise_wanted(chunk.id, len(known_peers) + len(added))
         tx.rows.delete_inline(chunk.id)
 
 
@@ -231,7 +256,8 @@ def _record_chunks(
             # Sent and not named, and nobody holds it.
             continue
         # With peers, dead at once, so that its copies are deleted.
-        tx.rows.insert_chunk(chunk, refs, wanted, None if refs else tx.now_ns)
+        copies = max(wanted, len(chunk.peers))
+        tx.rows.insert_chunk(chunk, refs, copies, None if refs else tx.now_ns)
         tx.counts.chunks += refs > 0
         tx.counts.tombstones += refs == 0
     keep_bodies(tx, kept, change_references(tx, references))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MIGRATIONS = Migrations("mictlanfs-metadata")
 # "MICT": tells our files from any other SQLite database.
 APPLICATION_ID = 0x4D494354
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 # STRICT tables came with 3.37, RETURNING and MATERIALIZED before.
 SQLITE_VERSION_MIN = (3, 37, 0)
 
@@ -179,6 +179,57 @@ def _records(database: Database) -> None:
     )
     database.execute("CREATE UNIQUE INDEX part_place ON part (parent, ball, part_count, position)")
     database.execute("PRAGMA user_version = 5")
+
+
+@MIGRATIONS(name="0006-copies")
+def _copies(database: Database) -> None:
+    """What it takes to copy, move and give up copies, and to say good-bye to a peer."""
+    database.execute("CREATE INDEX replica_peer ON replica (peer, chunk)")
+    # Copies without a row in `replica` that a peer may still hold. Nobody names such a peer for
+    # the chunk until the copy is deleted.
+    database.execute(
+        """
+        CREATE TABLE given_up (
+            chunk BLOB NOT NULL,                -- may be forgotten by now
+            peer INTEGER NOT NULL,              -- in `peer`
+            delete_at_ns INTEGER NOT NULL,      -- by the router's clock
+            PRIMARY KEY (chunk, peer)
+        ) STRICT, WITHOUT ROWID
+        """
+    )
+    database.execute("CREATE INDEX given_up_due ON given_up (delete_at_ns, chunk, peer)")
+    # Numbers of removed peers, and of stores that were replaced by others of the same id. They may
+    # have rows in `replica` that are still to be removed, or are the last of a lost chunk.
+    database.execute(
+        """
+        CREATE TABLE retired_peer (
+            number INTEGER NOT NULL PRIMARY KEY,    -- not in `peer`
+            id TEXT NOT NULL,                       -- that it had
+            store TEXT NOT NULL,                    -- token of its store; empty: it told none
+            is_removed INTEGER NOT NULL             -- 1: for ever; 0: the store may come back
+        ) STRICT
+        """
+    )
+    # The token of the store behind a number; a peer with another one has lost its data.
+    database.execute(
+        """
+        CREATE TABLE peer_store (
+            number INTEGER NOT NULL PRIMARY KEY,    -- in `peer`
+            store TEXT NOT NULL
+        ) STRICT
+        """
+    )
+    # Moves that people ordered, until they have ended.
+    database.execute(
+        """
+        CREATE TABLE move_order (
+            name TEXT NOT NULL PRIMARY KEY,
+            position BLOB NOT NULL              -- the last chunk dealt with
+        ) STRICT
+        """
+    )
+    database.execute("ALTER TABLE peer ADD COLUMN is_draining INTEGER NOT NULL DEFAULT 0")
+    database.execute("PRAGMA user_version = 6")
 
 
 def _make_space(connection: sqlite3.Connection, now_ns: int) -> None:

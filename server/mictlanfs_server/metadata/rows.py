@@ -333,8 +333,17 @@ class Rows(Protocol):
     def add_replica(self, chunk_id: ChunkId, peer: PeerNumber) -> None:
         """Record one more peer, last in the order."""
 
+    def raise_wanted(self, chunk_id: ChunkId, copies: int) -> None:
+        """Want at least so many copies of a chunk."""
+
+    def given_up(self, chunk_id: ChunkId) -> tuple[PeerNumber, ...]:
+        """The peers that may hold a copy of a chunk that does not count any more."""
+
     def peer_numbers(self) -> frozenset[PeerNumber]:
-        """All peers that ever registered."""
+        """All peers of the map."""
+
+    def retired_numbers(self) -> frozenset[PeerNumber]:
+        """All peers that were, and never come back."""
 
     # --- sessions ---
 

@@ -17,6 +17,7 @@ from mictlanfs import wire
 from mictlanfs.identifiers import new_token
 from mictlanfs.model import (
     Attributes,
+    Chunk,
     ChunkId,
     InodeNumber,
     Node,
@@ -33,7 +34,26 @@ from mictlanfs_server.metadata.base import (
     ReplicaCounts,
     SessionRecord,
 )
+from mictlanfs_server.metadata.copies import (
+    ChunkCopies,
+    CopiesAsked,
+    CopiesPage,
+    GivenUp,
+    PeerBook,
+)
 from mictlanfs_server.metadata.migrations import migrate
+from mictlanfs_server.metadata.sqlite_copies import (
+    SqliteCopies,
+    add_replicas,
+    drop_replicas,
+    forget_given_up,
+    locate,
+    purge_retired,
+    read_move_orders,
+    read_peer_book,
+    save_move_order,
+    save_peer_book,
+)
 from mictlanfs_server.metadata.sqlite_keys import SqliteKeys
 from mictlanfs_server.metadata.sqlite_reads import SqliteReads
 from mictlanfs_server.metadata.sqlite_scans import SqliteScans
@@ -73,6 +93,7 @@ class SqliteStore:
         self._writer = Writer(path, self._reads.forget_policies)
         self._scan_connection = connect(path, read_only=True)
         self._scans = SqliteScans(self._scan_connection)
+        self._copies = SqliteCopies(self._scan_connection)
         self._scan_thread = ThreadPoolExecutor(1, "metadata-scan")
         self._space_id = str(self._reads.values()["space_id"])
 
@@ -211,9 +232,112 @@ class SqliteStore:
         """The peers as last saved."""
         return read_peers(self._connection)
 
-    async def save_peers(self, version: int, peers: Sequence[PeerInfo]) -> None:
+    async def save_peers(
+        self,
+        version: int,
+        peers: Sequence[PeerInfo],
+        book: PeerBook | None = None,
+    ) -> None:
         """Add or replace peers and set the version of the map, durably."""
-        await self._change(lambda rows: save_peers(rows, version, peers), sync=True)
+
+        def work(rows: SqliteRows) -> None:
+            if book is not None:
+                # First, since an id is unique among the peers of the map.
+                save_peer_book(rows, book)
+            save_peers(rows, version, peers)
+
+        await self._change(work, sync=True)
+
+    async def peer_book(self) -> PeerBook:
+        """What is known of peers beside the map."""
+        return read_peer_book(self._connection)
+
+    # --- copies ----------------------------------------------------------------------------------
+
+    async def survey(self, asked: CopiesAsked, after: ChunkId | None, count_max: int) -> CopiesPage:
+        """Look at the next `count_max` chunks behind `after`, in a thread."""
+        return await self._scan(lambda: self._copies.survey(asked, after, count_max))
+
+    async def live_chunks(self, after: ChunkId | None, count_max: int) -> list[ChunkId]:
+        """Live chunks in order of ids, behind `after`; inline ones among them."""
+        return await self._scan(lambda: self._copies.live_chunks(after, count_max))
+
+    async def copies(self, ids: Sequence[ChunkId]) -> list[ChunkCopies]:
+        """Those of the chunks that are live and not inline, as they are now."""
+        return await self._scan(lambda: self._copies.copies(ids))
+
+    async def locate(self, ids: Sequence[ChunkId]) -> dict[ChunkId, Chunk]:
+        """Those of the chunks that are live, with their peers."""
+        return locate(self._connection, ids)
+
+    async def peer_chunks(
+        self, peer: PeerNumber, after: ChunkId | None, count_max: int
+    ) -> list[ChunkId]:
+        """Live chunks that a peer holds, in order of ids, behind `after`."""
+        return await self._scan(lambda: self._copies.peer_chunks(peer, after, count_max))
+
+    async def peer_chunk_count(self, peer: PeerNumber) -> int:
+        """Live chunks that a peer holds. Looks at each of them."""
+        return await self._scan(lambda: self._copies.peer_chunk_count(peer))
+
+    async def only_copies_count(self, peer: PeerNumber, others: Sequence[PeerNumber]) -> int:
+        """Live chunks that `peer` holds and none of `others` does."""
+        return await self._scan(lambda: self._copies.only_copies_count(peer, others))
+
+    async def add_replicas(
+        self, added: Mapping[ChunkId, Sequence[PeerNumber]], *, raises_wanted: bool = False
+    ) -> list[tuple[ChunkId, PeerNumber]]:
+        """Record copies that are durable on peers, durably; those that no row stands for."""
+        return await self._change(
+            lambda rows: add_replicas(rows, added, raises_wanted=raises_wanted), sync=True
+        )
+
+    async def drop_replicas(
+        self,
+        dropped: Mapping[ChunkId, Sequence[PeerNumber]],
+        *,
+        counted: Collection[PeerNumber] | None = None,
+        delete_at_ns: int = 0,
+    ) -> list[ChunkId]:
+        """Give up copies of live chunks, durably; the chunks of which a row had to stay."""
+        return await self._change(
+            lambda rows: drop_replicas(rows, dropped, counted, delete_at_ns), sync=True
+        )
+
+    async def given_up(
+        self, before_ns: int, after: GivenUp | None, count_max: int
+    ) -> list[GivenUp]:
+        """Copies whose time to be deleted has come, in that order, behind `after`."""
+        return await self._scan(lambda: self._copies.given_up(before_ns, after, count_max))
+
+    async def given_up_count(self) -> int:
+        """Copies that wait for their deletion."""
+        return await self._scan(self._copies.given_up_count)
+
+    async def forget_given_up(self, deleted: Sequence[GivenUp]) -> None:
+        """Record that peers hold these copies no more."""
+        await self._change(lambda rows: forget_given_up(rows, deleted))
+
+    async def purge_retired(
+        self,
+        peer: PeerNumber,
+        after: ChunkId | None,
+        count_max: int,
+        *,
+        dead_only: bool = False,
+    ) -> ChunkId | None:
+        """Remove some rows of a retired peer, or those of dead chunks; where to go on."""
+        return await self._change(
+            lambda rows: purge_retired(rows, peer, after, count_max, dead_only=dead_only)
+        )
+
+    async def move_orders(self) -> dict[str, bytes]:
+        """Moves that were ordered and have not ended."""
+        return read_move_orders(self._connection)
+
+    async def save_move_order(self, name: str, position: bytes | None) -> None:
+        """Note where an ordered move stands; None: it has ended."""
+        await self._change(lambda rows: save_move_order(rows, name, position))
 
     # --- the work of the collector ---------------------------------------------------------------
 

@@ -354,9 +354,25 @@ class SqliteRows:
         """Record one more peer, last in the order."""
         self._execute(_ADD_REPLICA, (chunk_id, peer))
 
+    def raise_wanted(self, chunk_id: ChunkId, copies: int) -> None:
+        """Want at least so many copies of a chunk."""
+        self._execute(
+            "UPDATE chunk SET wanted = ?2 WHERE id = ?1 AND wanted < ?2", (chunk_id, copies)
+        )
+
+    def given_up(self, chunk_id: ChunkId) -> tuple[PeerNumber, ...]:
+        """The peers that may hold a copy of a chunk that does not count any more."""
+        rows = self._execute("SELECT peer FROM given_up WHERE chunk = ?", (chunk_id,))
+        return tuple([peer for (peer,) in rows.fetchall()])
+
     def peer_numbers(self) -> frozenset[PeerNumber]:
-        """All peers that ever registered."""
+        """All peers of the map."""
         rows = self._execute("SELECT number FROM peer").fetchall()
+        return frozenset(number for (number,) in rows)
+
+    def retired_numbers(self) -> frozenset[PeerNumber]:
+        """All peers that were, and never come back."""
+        rows = self._execute("SELECT number FROM retired_peer").fetchall()
         return frozenset(number for (number,) in rows)
 
     # --- sessions ---

@@ -59,9 +59,12 @@ def read_peers(connection: sqlite3.Connection) -> PeerMap:
 def save_peers(rows: SqliteRows, version: int, peers: Sequence[PeerInfo]) -> None:
     """Add or replace peers and set the version of the map."""
     rows.connection.executemany(
-        "INSERT OR REPLACE INTO peer VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO peer VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            (p.number, p.id, p.url, p.zone, p.capacity, p.used, p.state, p.is_full, p.boot_id)
+            (
+                *(p.number, p.id, p.url, p.zone, p.capacity, p.used, p.state, p.is_full),
+                *(p.boot_id, p.is_draining),
+            )
             for p in peers
         ),
     )

@@ -50,6 +50,7 @@ class Transaction:
         self._is_stored_before: dict[InodeNumber, bool] | None = None
         self._next_ino: int | None = None
         self._peers: frozenset[PeerNumber] | None = None
+        self._retired: frozenset[PeerNumber] | None = None
         self._has_records: bool | None = None
 
     # --- operations ---
@@ -196,7 +197,13 @@ class Transaction:
         self._has_records = True
 
     def is_peer(self, number: PeerNumber) -> bool:
-        """Whether a peer with this number ever registered."""
+        """Whether the peer map has a peer with this number."""
         if self._peers is None:
             self._peers = self.rows.peer_numbers()
         return number in self._peers
+
+    def is_retired(self, number: PeerNumber) -> bool:
+        """Whether a peer had this number, and never comes back."""
+        if self._retired is None:
+            self._retired = self.rows.retired_numbers()
+        return number in self._retired

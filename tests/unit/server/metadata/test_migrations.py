@@ -55,6 +55,7 @@ def test_migrations_are_recorded_by_name(tmp_path: Path) -> None:
             "0003-inline-chunks",
             "0004-sessions-with-leases",
             "0005-records",
+            "0006-copies",
         ]
         assert len(applied) == SCHEMA_VERSION
 

@@ -222,6 +222,9 @@ def test_migration_counts_what_an_older_program_wrote(space_maker: SpaceMaker) -
         connection.executescript(
             "DROP VIEW bucket_counted; ALTER TABLE bucket DROP COLUMN used; DROP TABLE inline;"
             " ALTER TABLE session DROP COLUMN leases; DROP TABLE record; DROP TABLE part;"
+            " DROP INDEX replica_peer; DROP TABLE given_up; DROP TABLE retired_peer;"
+            " DROP TABLE peer_store; DROP TABLE move_order;"
+            " ALTER TABLE peer DROP COLUMN is_draining;"
             " DELETE FROM _sqlite_migrations WHERE name > '0002'; PRAGMA user_version = 1"
         )
     migrate(path, 1)

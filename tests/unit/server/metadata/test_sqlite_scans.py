@@ -19,7 +19,8 @@ def test_replicas_count_on_the_peers_in_question_only(space: Space, bucket: Inod
     fill(space, bucket, (1, 2), (2, 3), (1,), (1, 2, 3))
     scans = SqliteScans(space.connection)
     assert scans.replica_counts(PEERS) == ReplicaCounts(under_replicated=1, lost=0)
-    assert scans.replica_counts([TWO, THREE]) == ReplicaCounts(under_replicated=2, lost=1)
+    # What was stored three times is to be kept three times.
+    assert scans.replica_counts([TWO, THREE]) == ReplicaCounts(under_replicated=3, lost=1)
     assert scans.replica_counts([]) == ReplicaCounts(under_replicated=4, lost=4)
 
 
