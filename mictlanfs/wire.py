@@ -133,6 +133,12 @@ class Path:
     FRAME_PUT: Final = PREFIX + "/frames/put"
     FRAME_GET: Final = PREFIX + "/frames/get"
     FRAME_DELETE: Final = PREFIX + "/frames/delete"
+    FRAME_PULL: Final = PREFIX + "/frames/pull"
+    LOCATE: Final = PREFIX + "/locate"
+    UPKEEP: Final = PREFIX + "/upkeep"
+    PEER_DRAIN: Final = PREFIX + "/peer/drain"
+    PEER_REMOVE: Final = PREFIX + "/peer/remove"
+    PEER_CLONE: Final = PREFIX + "/peer/clone"
 
 
 # --- sessions ------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ class PeerAnnounce(Struct, frozen=True):
 
     Attributes:
         space_id: the space it holds data of; empty when its store is new.
+        store_id: of its store; another one under the same id says that the data is lost. Empty: an
+            older peer.
 
     Errors: CONFLICT (another live peer has this id; it holds data of another space).
     """
@@ -25,6 +27,7 @@ class PeerAnnounce(Struct, frozen=True):
     is_full: bool
     boot_id: str
     space_id: str
+    store_id: str = ""
 
 
 class PeerWelcome(Struct, frozen=True):

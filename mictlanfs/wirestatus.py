@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from mictlanfs.wirecopies import UpkeepStatus
+
 
 class PeerStatus(msgspec.Struct, frozen=True):
     """A peer, for people."""
@@ -17,6 +19,8 @@ class PeerStatus(msgspec.Struct, frozen=True):
     chunk_count: int
     is_full: bool
     last_seen_s: float
+    number: int = 0
+    is_draining: bool = False
 
 
 class SessionStatus(msgspec.Struct, frozen=True):
@@ -53,3 +57,4 @@ class SpaceStatus(msgspec.Struct, frozen=True):
     tombstone_count: int
     bytes_logical: int
     inline_count: int = 0
+    upkeep: UpkeepStatus = UpkeepStatus()

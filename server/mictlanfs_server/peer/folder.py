@@ -4,11 +4,12 @@
 
     format           name and version of the form, written first
     lock             held with flock(2) while a peer runs; says its process number
+    store            token of this store, made with it: who has another one has lost its data
     space            id of the space whose data lies here, once a router told
     index.sqlite     see `index.py`
     chunks/ temporary/    see `backends/file.py`
 
-Owns the first three. A folder that is refused is left as it was found.
+Owns the first four. A folder that is refused is left as it was found.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from mictlanfs.durable import make_folder, replace_file
 from mictlanfs.errors import UsageError
+from mictlanfs.identifiers import new_token
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +49,7 @@ class DataFolder:
             raise UsageError(f"{path} cannot hold the data of a peer: {error.strerror}") from error
         try:
             self._check_format()
+            self._make_token()
         except BaseException:
             self.close()
             raise
@@ -61,6 +64,17 @@ class DataFolder:
     def space_id(self) -> str:
         """The space whose data lies here; empty for a new folder."""
         return _read_text(self.path / "space")
+
+    @property
+    def store_id(self) -> str:
+        """The token of this store, the same as long as its data is there."""
+        return self._store_id
+
+    def _make_token(self) -> None:
+        self._store_id = _read_text(self.path / "store")
+        if not self._store_id:
+            self._store_id = new_token()
+            replace_file(self.path / "store", f"{self._store_id}\n".encode(), is_durable=True)
 
     def remember_space(self, space_id: str) -> None:
         """Note durably which space the data belongs to."""

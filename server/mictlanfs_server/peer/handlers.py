@@ -18,10 +18,12 @@ from mictlanfs.checksums import DIGEST_SIZE_BYTES
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.identifiers import chunk_id_from_hex
 from mictlanfs.model import CHUNK_ID_SIZE_BYTES, SMALL_CHUNK_SIZE_BYTES, Buffer, ChunkId
+from mictlanfs.wirecopies import PullChunks
 from mictlanfs_server.bodies import EXTENSION, RequestBody
 from mictlanfs_server.http import error_response, to_mictlan_error
 from mictlanfs_server.peer.backends.base import StoredChunk
 from mictlanfs_server.peer.buffers import BufferPool, LentBuffers
+from mictlanfs_server.peer.pulling import Puller
 from mictlanfs_server.peer.store import ChunkStore, check_length
 
 if TYPE_CHECKING:
@@ -136,8 +138,9 @@ class Request(NamedTuple):
 class ChunkHandlers:
     """An ASGI application for the paths that `is_ours` recognises."""
 
-    def __init__(self, store: ChunkStore) -> None:
+    def __init__(self, store: ChunkStore, puller: Puller) -> None:
         self._store = store
+        self._puller = puller
         self._buffers = BufferPool()
         self._chunk_verbs = {
             "PUT": self._put,
@@ -149,6 +152,7 @@ class ChunkHandlers:
             wire.Path.FRAME_PUT: self._put_frame,
             wire.Path.FRAME_GET: self._get_frame,
             wire.Path.FRAME_DELETE: self._delete_frame,
+            wire.Path.FRAME_PULL: self._pull_frame,
         }
 
     def is_ours(self, path: str) -> bool:
@@ -254,6 +258,20 @@ class ChunkHandlers:
         _check_frame(header.ids)
         results = [_result(0, error) for error in await self._store.delete(header.ids)]
         await _answer_frame(request, results)
+
+    async def _pull_frame(self, request: Request) -> None:
+        header, _ = wire.unframe(await _body(request), PullChunks)
+        _check_frame([chunk.id for chunk in header.chunks])
+        for chunk in header.chunks:
+            _frame_chunk(chunk)
+        errors = await self._puller.pull(header)
+        await _answer_frame(
+            request,
+            [
+                _result(0 if error else chunk.length, error)
+                for chunk, error in zip(header.chunks, errors, strict=True)
+            ],
+        )
 
 
 def parse_range(value: bytes, chunk: StoredChunk) -> tuple[int, int]:

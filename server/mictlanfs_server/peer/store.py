@@ -163,6 +163,15 @@ class ChunkStore:
             await staged.discard()
             raise
 
+    def has(self, chunk: StoredChunk) -> bool:
+        """Whether a chunk is stored.
+
+        Raises:
+            MictlanError: CONFLICT (the id stands for other bytes), UNAVAILABLE (it is being
+                deleted).
+        """
+        return self._is_there(chunk)
+
     def _has(self, chunk: StoredChunk) -> bool:
         known = self._index.find(chunk.id)
         return known is not None and is_same(known, chunk)

@@ -237,6 +237,7 @@ def test_what_is_announced_is_what_the_peer_holds(tmp_path: Path) -> None:
             is_full=False,
             boot_id=boot_id(),
             space_id="",
+            store_id=(tmp_path / "data" / "store").read_text("ascii").strip(),
         )
         peer.put(*make_chunk(1000))
         router.wait_for_announcements(len(router.announced) + 2)

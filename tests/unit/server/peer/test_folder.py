@@ -111,3 +111,12 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     with pytest.raises(UsageError, match="cannot hold the data"):
         DataFolder(tmp_path / "data")
+
+
+def test_token_belongs_to_the_store_and_stays(tmp_path: Path) -> None:
+    with opened(tmp_path / "a") as one, opened(tmp_path / "b") as other:
+        token = one.store_id
+        assert token
+        assert other.store_id != token
+    with opened(tmp_path / "a") as again:
+        assert again.store_id == token

@@ -10,15 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mictlanfs import wire
+from mictlanfs.client.transport import HttpTransport
 from mictlanfs.errors import HTTP_STATUS, Kind, MictlanError
 from mictlanfs.identifiers import new_chunk_id
 from mictlanfs.model import MIB, ChunkId
+from mictlanfs.wirecopies import PullChunks
 from mictlanfs_server.peer import handlers as handlers_module
 from mictlanfs_server.peer.backends.base import StoredChunk
 from mictlanfs_server.peer.backends.memory import MemoryBackend
 from mictlanfs_server.peer.capacity import Capacity
 from mictlanfs_server.peer.handlers import ChunkHandlers, parse_range
 from mictlanfs_server.peer.index import Index
+from mictlanfs_server.peer.pulling import Puller
 from mictlanfs_server.peer.store import ChunkStore
 from tests.unit.server.peer.making import (
     LARGE,
@@ -130,7 +133,7 @@ def client(tmp_path: Path) -> Iterator[Client]:
     index = Index(tmp_path / "index.sqlite", fsync=False)
     capacity = Capacity(256 * MIB, 0, lambda: None, lambda: index.totals.used_bytes)
     store = ChunkStore(index, MemoryBackend(), capacity)
-    yield Client(ChunkHandlers(store), store)
+    yield Client(ChunkHandlers(store, Puller(store, HttpTransport())), store)
     store.close()
 
 
@@ -606,7 +609,33 @@ def check_answer(factory: pytest.TempPathFactory, body: bytes, path: str) -> Non
     capacity = Capacity(MIB, 0, lambda: None, lambda: index.totals.used_bytes)
     store = ChunkStore(index, MemoryBackend(), capacity)
     try:
-        answer = asyncio.run(Client(ChunkHandlers(store), store).ask("POST", path, body))
+        answer = asyncio.run(
+            Client(ChunkHandlers(store, Puller(store, HttpTransport())), store).ask(
+                "POST", path, body
+            )
+        )
     finally:
         store.close()
     assert answer.status < 500
+
+
+def test_pull_answers_for_each_chunk_by_a_frame(client: Client) -> None:
+    here, body = make_chunk(10)
+
+    async def scenario() -> None:
+        await client.put(here, body)
+        chunks = tuple(wire.FrameChunk(c.id, c.length, c.digest) for c in (here,))
+        request = PullChunks("http://127.0.0.1:1", chunks)
+        results, _ = await client.frame(wire.Path.FRAME_PULL, b"".join(wire.frame(request)))
+        assert [(result.length, result.error) for result in results] == [(10, None)]
+        nobody = (wire.FrameChunk(new_chunk_id(), 10, b"d" * 32),)
+        request = PullChunks("http://127.0.0.1:1", nobody)
+        results, _ = await client.frame(wire.Path.FRAME_PULL, b"".join(wire.frame(request)))
+        assert results[0].error is not None
+        assert results[0].error.kind == Kind.UNAVAILABLE.value
+        answer = await client.ask(
+            "POST", wire.Path.FRAME_PULL, b"".join(wire.frame(PullChunks("ftp://h", nobody)))
+        )
+        assert answer.status == HTTP_STATUS[Kind.INVALID]
+
+    asyncio.run(scenario())
