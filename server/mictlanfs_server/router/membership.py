@@ -9,6 +9,11 @@
       +-------------------------- announce -------------------------+ |
       +-------------------------------- leave ------------------------+
 
+A number stands for one *store* of chunks, which tells a token of its own. When a peer comes back
+with another store its chunks are gone: the old number is retired and the peer gets a new one, so
+that what was written to the old store is never looked for in the new one, whenever its writer says
+so. Should the old store come back, so does its number. Removed peers stay out.
+
 Owns the numbers of peers and the version of the peer map. The version grows exactly when a writer
 should know: a new peer, another state, address, zone, machine or fullness, a capacity that differs
 by a hundredth. Space used changes all the time and goes along without a new version.
@@ -25,6 +30,7 @@ import msgspec
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import PeerInfo, PeerMap, PeerNumber, PeerState
+from mictlanfs_server.metadata.copies import PeerBook, RetiredPeer
 
 if TYPE_CHECKING:
     from mictlanfs.clock import Clock
@@ -45,6 +51,7 @@ class _Peer:
     info: PeerInfo
     last_seen_s: float
     chunk_count: int = 0
+    store: str = ""
 
 
 class Membership:
@@ -53,10 +60,18 @@ class Membership:
     Args:
         saved: the peers as last persisted. Each counts as up, with a fresh timer: the silence was
             ours.
+        book: what was persisted beside them.
     """
 
     def __init__(
-        self, clock: Clock, space_id: str, saved: PeerMap, *, suspect_s: float, down_s: float
+        self,
+        clock: Clock,
+        space_id: str,
+        saved: PeerMap,
+        book: PeerBook | None = None,
+        *,
+        suspect_s: float,
+        down_s: float,
     ) -> None:
         self._clock = clock
         self._space_id = space_id
@@ -64,7 +79,11 @@ class Membership:
         self._down_s = down_s
         self._version = saved.version
         now_s = clock.monotonic_s()
-        self._peers = {peer.id: _Peer(peer, now_s) for peer in saved.peers}
+        stores = book.stores if book is not None else {}
+        self._retired = dict(book.retired) if book is not None else {}
+        self._peers = {
+            peer.id: _Peer(peer, now_s, store=stores.get(peer.number, "")) for peer in saved.peers
+        }
         for peer in self._peers.values():
             self._enter(peer, PeerState.UP)
 
@@ -85,6 +104,7 @@ class Membership:
                 "give it another data directory or another router"
             )
             raise MictlanError(Kind.CONFLICT, "announce", request.id, detail)
+        self._refuse_removed(request)
         peer = self._peers.get(request.id)
         if peer is None:
             return self._add(request).info.number
@@ -94,24 +114,72 @@ class Membership:
                 "give this one another id, or stop that one and wait until it is suspect"
             )
             raise MictlanError(Kind.CONFLICT, "announce", request.id, detail)
+        if _has_another_store(peer, request):
+            return self._replace(peer, request).info.number
         self._refresh(peer, request)
         return peer.info.number
+
+    def _refuse_removed(self, request: wire.PeerAnnounce) -> None:
+        for retired in self._retired.values():
+            if retired.is_removed and request.store_id and retired.store == request.store_id:
+                detail = (
+                    "it was removed from the space, and nothing that it holds counts any more: "
+                    "give it an empty data directory to let it join as a new peer"
+                )
+                raise MictlanError(Kind.CONFLICT, "announce", request.id, detail)
+
+    def _replace(self, peer: _Peer, request: wire.PeerAnnounce) -> _Peer:
+        """The peer has another store than before."""
+        number, url = peer.info.number, peer.info.url
+        if url != _normal_url(request.url) and not self._number_of(request.store_id):
+            detail = (
+                f"a peer of this id has other data at {url}: give this one another id, or take "
+                f"that one out of the space first (mictlanfs peer rm {request.id})"
+            )
+            raise MictlanError(Kind.CONFLICT, "announce", request.id, detail)
+        log.warning(
+            "peer %s lost its %d chunks: another store answers, number %d is retired",
+            request.id,
+            peer.chunk_count,
+            number,
+        )
+        self._retire(peer, is_removed=False)
+        return self._add(request)
+
+    def _retire(self, peer: _Peer, *, is_removed: bool) -> None:
+        del self._peers[peer.info.id]
+        self._retired[peer.info.number] = RetiredPeer(peer.info.id, peer.store, is_removed)
+        self._version += 1
+
+    def _number_of(self, store: str) -> PeerNumber | None:
+        """The retired number of a store, if it has one and may have it again."""
+        for number, retired in self._retired.items():
+            if store and retired.store == store:
+                return number
+        return None
 
     def _add(self, request: wire.PeerAnnounce) -> _Peer:
         if len(self._peers) >= PEERS_MAX:
             raise MictlanError(Kind.NO_SPACE, "announce", request.id, "there are too many peers")
-        number = max((peer.info.number for peer in self._peers.values()), default=0) + 1
-        peer = _Peer(_info_of(PeerNumber(number), request), self._clock.monotonic_s())
-        peer.chunk_count = request.chunk_count
+        number = self._number_of(request.store_id)
+        if number is None:
+            used = {peer.info.number for peer in self._peers.values()} | self._retired.keys()
+            number = PeerNumber(max(used, default=0) + 1)
+        self._retired.pop(number, None)
+        peer = _Peer(_info_of(number, request), self._clock.monotonic_s())
+        peer.chunk_count, peer.store = request.chunk_count, request.store_id
         self._peers[request.id] = peer
         self._version += 1
         log.info("peer %s is new: number %d at %s", request.id, number, request.url)
         return peer
 
     def _refresh(self, peer: _Peer, request: wire.PeerAnnounce) -> None:
-        if not request.space_id and peer.chunk_count:
-            log.warning("peer %s lost its %d chunks", request.id, peer.chunk_count)
+        if request.store_id != peer.store and request.store_id:
+            peer.store = request.store_id
+            # So that it is saved.
+            self._version += 1
         before, after = peer.info, _info_of(peer.info.number, request)
+        after = msgspec.structs.replace(after, is_draining=before.is_draining)
         silent_s = self._clock.monotonic_s() - peer.last_seen_s
         is_news = _is_news(before, after)
         # Below a hundredth the old capacity stays, or it could drift far without any news.
@@ -128,6 +196,32 @@ class Membership:
         peer = self._peers.get(request.id)
         if peer is not None and peer.info.url == _normal_url(request.url):
             self._enter(peer, PeerState.DOWN)
+
+    def set_draining(self, peer_id: str, *, is_draining: bool) -> PeerInfo:
+        """Empty a peer, or stop doing so. Raises NOT_FOUND."""
+        peer = self._named(peer_id, "drain")
+        if peer.info.is_draining is not is_draining:
+            log.info("peer %s is %s", peer_id, "being emptied" if is_draining else "in use again")
+            peer.info = msgspec.structs.replace(peer.info, is_draining=is_draining)
+            self._version += 1
+        return peer.info
+
+    def remove(self, peer_id: str) -> PeerNumber:
+        """Take a peer out of the space for ever. Raises NOT_FOUND."""
+        peer = self._named(peer_id, "remove")
+        log.warning("peer %s, number %d, is removed", peer_id, peer.info.number)
+        self._retire(peer, is_removed=True)
+        return peer.info.number
+
+    def find(self, peer_id: str, operation: str) -> PeerInfo:
+        """A peer by its id. Raises NOT_FOUND, of this operation."""
+        return self._named(peer_id, operation).info
+
+    def _named(self, peer_id: str, operation: str) -> _Peer:
+        peer = self._peers.get(peer_id)
+        if peer is None:
+            raise MictlanError(Kind.NOT_FOUND, operation, peer_id[:TEXT_LENGTH_MAX])
+        return peer
 
     def tick(self) -> None:
         """Draw conclusions from silence; to be called often."""
@@ -163,6 +257,11 @@ class Membership:
         """The map as it is now."""
         return PeerMap(self._version, tuple([peer.info for peer in self._peers.values()]))
 
+    def book(self) -> PeerBook:
+        """What is to be saved beside the map."""
+        stores = {peer.info.number: peer.store for peer in self._peers.values() if peer.store}
+        return PeerBook(stores, dict(self._retired))
+
     def statuses(self) -> list[wire.PeerStatus]:
         """The peers, for people."""
         now_s = self._clock.monotonic_s()
@@ -177,6 +276,8 @@ class Membership:
                 chunk_count=peer.chunk_count,
                 is_full=peer.info.is_full,
                 last_seen_s=now_s - peer.last_seen_s,
+                number=peer.info.number,
+                is_draining=peer.info.is_draining,
             )
             for peer in self._peers.values()
         ]
@@ -203,8 +304,17 @@ def _check_announce(request: wire.PeerAnnounce) -> None:
     is_web = request.url.startswith(("http://", "https://"))
     if not is_web or len(request.url) > URL_LENGTH_MAX:
         raise refuse("the address of a peer is an http or https URL")
+    if len(request.store_id) > TEXT_LENGTH_MAX:
+        raise refuse(f"the token of a store has at most {TEXT_LENGTH_MAX} characters")
     if not all(0 <= n <= SIZE_MAX for n in (request.capacity, request.used, request.chunk_count)):
         raise refuse("sizes and counts are not negative")
+
+
+def _has_another_store(peer: _Peer, request: wire.PeerAnnounce) -> bool:
+    if peer.store and request.store_id:
+        return peer.store != request.store_id
+    # One of them told no token: a store that is of no space yet is new.
+    return not request.space_id and peer.chunk_count > 0
 
 
 def _normal_url(url: str) -> str:

@@ -40,7 +40,7 @@ class PublicPeerMap:
             news = self._membership.peer_map()
             if news.version == self._saved.version:
                 return
-            await self._store.save_peers(news.version, news.peers)
+            await self._store.save_peers(news.version, news.peers, self._membership.book())
             self._saved = news
             self.header = b"%d" % news.version
 

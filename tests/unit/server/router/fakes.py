@@ -38,6 +38,7 @@ def announce(
     zone: str = "",
     boot_id: str = "boot",
     space_id: str = SPACE,
+    store_id: str = "",
 ) -> wire.PeerAnnounce:
     return wire.PeerAnnounce(
         protocol,
@@ -50,6 +51,7 @@ def announce(
         is_full,
         boot_id,
         space_id,
+        store_id,
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import PeerInfo, PeerMap, PeerNumber, PeerState
+from mictlanfs_server.metadata.copies import RetiredPeer
 from mictlanfs_server.router import membership
 from mictlanfs_server.router.membership import Membership
 from tests.unit.server.router.fakes import SPACE, FakeClock, announce
@@ -154,6 +155,79 @@ def test_peer_that_lost_its_chunks_is_told_of(
     cluster.announce(announce(1, chunk_count=5))
     cluster.announce(announce(1, chunk_count=0, space_id=""))
     assert "lost its 5 chunks" in caplog.text
+
+
+def test_another_store_under_the_same_id_gets_another_number(cluster: Cluster) -> None:
+    cluster.announce(announce(1, store_id="a"))
+    cluster.announce(announce(2, store_id="b"))
+    before = cluster.membership.version
+    assert cluster.announce(announce(1, space_id="", store_id="c")) == 3
+    assert cluster.membership.version > before
+    assert [(peer.number, peer.id) for peer in cluster.peers] == [(2, "peer-2"), (3, "peer-1")]
+    book = cluster.membership.book()
+    assert book.stores == {2: "b", 3: "c"}
+    assert book.retired == {1: RetiredPeer("peer-1", "a", is_removed=False)}
+    # It is announced again, as when the answer was lost.
+    assert cluster.announce(announce(1, space_id="", store_id="c")) == 3
+
+
+def test_store_that_comes_back_has_its_number_again(cluster: Cluster) -> None:
+    cluster.announce(announce(1, store_id="a"))
+    assert cluster.announce(announce(1, space_id="", store_id="b")) == 2
+    assert cluster.announce(announce(1, store_id="a")) == 1
+    assert cluster.membership.book().retired.keys() == {2}
+
+
+def test_other_data_at_another_address_is_a_conflict(cluster: Cluster) -> None:
+    cluster.announce(announce(1, store_id="a"))
+    cluster.wait(11)
+    error = cluster.refusal_of(announce(1, url="http://h:9", space_id="", store_id="b"))
+    assert error.kind is Kind.CONFLICT
+    assert "peer rm peer-1" in error.detail
+    assert cluster.announce(announce(1, url="http://h:9", store_id="a")) == 1
+
+
+def test_token_of_a_store_is_learnt_and_saved(cluster: Cluster) -> None:
+    cluster.announce(announce(1))
+    before = cluster.membership.version
+    cluster.announce(announce(1, store_id="a"))
+    assert cluster.membership.version == before + 1
+    assert cluster.membership.book().stores == {1: "a"}
+
+
+def test_removed_peer_stays_out_with_its_store_and_its_number_is_never_given_again(
+    cluster: Cluster,
+) -> None:
+    cluster.announce(announce(1, store_id="a"))
+    cluster.announce(announce(2, store_id="b"))
+    assert cluster.membership.remove("peer-2") == 2
+    assert cluster.refusal_of(announce(2, store_id="b")).kind is Kind.CONFLICT
+    assert cluster.announce(announce(2, space_id="", store_id="c")) == 3
+    saved = Cluster(cluster.membership.peer_map())
+    again = Membership(
+        saved.clock,
+        SPACE,
+        cluster.membership.peer_map(),
+        cluster.membership.book(),
+        suspect_s=3,
+        down_s=10,
+    )
+    assert again.announce(announce(4)) == 4
+    assert again.announce(announce(1, space_id="", store_id="x")) == 5
+
+
+def test_draining_outlives_heartbeats_and_is_news(cluster: Cluster) -> None:
+    cluster.announce(announce(1))
+    before = cluster.membership.version
+    cluster.membership.set_draining("peer-1", is_draining=True)
+    cluster.membership.set_draining("peer-1", is_draining=True)
+    assert cluster.membership.version == before + 1
+    cluster.announce(announce(1))
+    assert cluster.peers[0].is_draining
+    assert cluster.membership.statuses()[0].is_draining
+    assert cluster.membership.version == before + 1
+    with pytest.raises(MictlanError, match="peer-7"):
+        cluster.membership.set_draining("peer-7", is_draining=True)
 
 
 # --- silence ---

@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mictlanfs.model import PeerInfo
+from mictlanfs_server.metadata.copies import PeerBook
 from tests.unit.server.router.fakes import announce
 from tests.unit.server.router.parts import Parts, run_parts
 
@@ -12,10 +13,12 @@ def test_version_becomes_public_only_when_it_is_saved(tmp_path: Path) -> None:
         saving, go_on = asyncio.Event(), asyncio.Event()
         original = parts.store.save_peers
 
-        async def slow_save(version: int, peers: Sequence[PeerInfo]) -> None:
+        async def slow_save(
+            version: int, peers: Sequence[PeerInfo], book: PeerBook | None = None
+        ) -> None:
             saving.set()
             await go_on.wait()
-            await original(version, peers)
+            await original(version, peers, book)
 
         parts.store.save_peers = slow_save  # type: ignore[method-assign] # one slow save
         parts.membership.announce(announce(1, space_id=""))
