@@ -158,6 +158,22 @@ def server() -> None:
     show_default=True,
     help="Seconds before the chunks of deleted files are removed from peers.",
 )
+@variable_option(
+    "--heal-delay",
+    variable=variables.HEAL_DELAY,
+    type=click.FloatRange(min=0),
+    default=120.0,
+    show_default=True,
+    help="Seconds for which a peer is down before its chunks are copied elsewhere.",
+)
+@variable_option(
+    "--heal-rate",
+    variable=variables.HEAL_RATE,
+    type=SIZE,
+    default=0,
+    show_default=True,
+    help="Bytes a second that peers copy among themselves at most; 0: no limit.",
+)
 @lease_option
 @checksums_option
 @process_options
@@ -167,6 +183,8 @@ def router(
     port: int,
     router_id: str,
     gc_grace: float,
+    heal_delay: float,
+    heal_rate: int,
     lease_ttl: float | None,
     verify_checksums: bool,
     insecure: bool,
@@ -188,6 +206,8 @@ def router(
             insecure=insecure,
             lifeline_fd=lifeline_fd,
             gc_grace_s=gc_grace,
+            heal_delay_s=heal_delay,
+            heal_rate=heal_rate,
             lease_ttl_s=LEASE_TTL_S if lease_ttl is None else lease_ttl,
             logs=router_logs(os.environ, log_format or "", router_id),
             cache=CacheSettings.parse(os.environ),

@@ -41,6 +41,12 @@ PEER_ADDRESS = Variable(
 )
 PEER_CAPACITY = Variable("NODE_DISK_CAPACITY", "`--capacity` of a peer", text_of, "", "bytes")
 PEER_DATA = Variable("DATA_PATH", "`--data` of the peer", text_of)
+HEAL_DELAY = Variable(
+    "MICTLANFS_HEAL_DELAY", "`--heal-delay` of the router", text_of, "120", "seconds"
+)
+HEAL_RATE = Variable(
+    "MICTLANFS_HEAL_RATE", "`--heal-rate` of the router", text_of, "0", "bytes a second"
+)
 
 # --- logs ----------------------------------------------------------------------------------------
 
@@ -165,6 +171,7 @@ SERVICE_NAME = Variable(
 
 EFFECTIVE: Final[tuple[Variable[object], ...]] = (
     *(ROUTER_HOST, ROUTER_PORT, INSECURE),
+    *(HEAL_DELAY, HEAL_RATE),
     *(PEER_ID, PEER_PORT, PEER_HOST, PEER_ADDRESS, PEER_CAPACITY, PEER_DATA, PEER_LOG_PATH),
     *(ROUTER_DEBUG, ROUTER_LOG_LEVEL, ROUTER_LOG_PATH, ROUTER_LOG_NAME, ROUTER_LOG_TO_FILE),
     *(ROUTER_LOG_ERROR_FILE, ROUTER_LOG_SHOW, ROUTER_LOG_WHEN, ROUTER_LOG_INTERVAL),

@@ -65,6 +65,8 @@ from mictlanfs_server.router.gate import LeasedAnswer, LeaseGate
 from mictlanfs_server.router.handlers import RouterHandlers
 from mictlanfs_server.router.sessions import SessionTable
 from mictlanfs_server.router.settings import RouterSettings
+from mictlanfs_server.router.upkeep.desk import UpkeepDesk
+from mictlanfs_server.router.upkeep.healer import Healer
 from tests.support.kernelreads import read_again
 from tests.support.mount_fakes import FakeCache, FakeChunks, FakeClock, Script
 from tests.support.mount_space import START_NS, FakeSpace
@@ -243,7 +245,9 @@ class LeasedSpace:
         metadata = cast("MetadataStore", store)
         gate = LeaseGate(metadata, sessions, clock, lease_ttl_s)
         no_peers = cast("Any", _NoPeers())
-        handlers = RouterHandlers(settings, metadata, sessions, no_peers, no_peers, gate)
+        healer = Healer(settings, metadata, no_peers, no_peers, clock)
+        desk = UpkeepDesk(metadata, no_peers, no_peers, healer)
+        handlers = RouterHandlers(settings, metadata, sessions, no_peers, no_peers, gate, desk)
         space = cls(clock, store, sessions, gate, handlers)
         space.chunks.keep = space.keep  # type: ignore[method-assign]
         return space

@@ -37,7 +37,7 @@ from mictlanfs_server.http import (
 )
 from mictlanfs_server.metadata.sqlite import SqliteStore
 from mictlanfs_server.metering import Meters
-from mictlanfs_server.router.collector import Collector, Transport
+from mictlanfs_server.router.collector import Collector
 from mictlanfs_server.router.datadir import DataDirectory
 from mictlanfs_server.router.front import (
     DEFAULT_FRONT,
@@ -50,9 +50,12 @@ from mictlanfs_server.router.handlers import ReadRoute, RouterHandlers
 from mictlanfs_server.router.membership import Membership
 from mictlanfs_server.router.metrics import families
 from mictlanfs_server.router.peermap import PublicPeerMap
+from mictlanfs_server.router.peerrequests import Transport
 from mictlanfs_server.router.sessions import SessionTable
 from mictlanfs_server.router.settings import RouterSettings
 from mictlanfs_server.router.status import StatusReport
+from mictlanfs_server.router.upkeep.desk import UpkeepDesk
+from mictlanfs_server.router.upkeep.healer import Healer
 from mictlanfs_server.serving import Listener, serve
 from mictlanfs_server.tracing import trace_settings, traced, tracing
 from mictlanfs_server.v4.entry import DoorApplication, Entry, LazyDoor
@@ -76,6 +79,7 @@ class _Parts:
     report: StatusReport
     collector: Collector
     gate: LeaseGate
+    healer: Healer
 
 
 class _Router:
@@ -114,6 +118,7 @@ class _Router:
             tasks = [
                 asyncio.create_task(parts.collector.run(), name="router-collector"),
                 asyncio.create_task(parts.gate.run(), name="router-leases"),
+                asyncio.create_task(parts.healer.run(), name="router-healer"),
             ]
             try:
                 yield parts
@@ -130,6 +135,7 @@ class _Router:
             clock,
             store.space_id,
             saved,
+            await store.peer_book(),
             suspect_s=settings.peer_suspect_s,
             down_s=settings.peer_down_s,
         )
@@ -137,12 +143,23 @@ class _Router:
         await peer_map.publish()
         sessions = SessionTable(clock, settings.session_ttl_s, await store.sessions())
         gate = LeaseGate(store, sessions, clock, settings.lease_ttl_s)
+        healer = Healer(settings, store, membership, transport, clock)
+        desk = UpkeepDesk(store, membership, peer_map, healer)
         return _Parts(
             peer_map,
-            RouterHandlers(settings, store, sessions, membership, peer_map, gate),
-            StatusReport(store, membership, sessions, clock, settings.router_id, gate.table.counts),
+            RouterHandlers(settings, store, sessions, membership, peer_map, gate, desk),
+            StatusReport(
+                store,
+                membership,
+                sessions,
+                clock,
+                settings.router_id,
+                gate.table.counts,
+                healer.status,
+            ),
             Collector(settings, store, sessions, membership, peer_map, transport, clock, gate.end),
             gate,
+            healer,
         )
 
     @asynccontextmanager

@@ -15,12 +15,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from mictlanfs import wire
-from mictlanfs.errors import Kind, MictlanError
-from mictlanfs.model import Buffer, ChunkId, PeerNumber, PeerState, SessionId
+from mictlanfs.model import ChunkId, PeerNumber, PeerState, SessionId
+from mictlanfs_server.router.peerrequests import Transport, delete_on_peer
 
 if TYPE_CHECKING:
     from mictlanfs.clock import Clock
@@ -39,37 +39,6 @@ SAVE_SEEN_S = 5.0
 COLLECT_MAX_S = 10.0
 COLLECT_MIN_S = 0.5
 RECLAIM_COUNT = 256
-DELETE_TIMEOUT_S = 10.0
-
-
-class Answer(Protocol):
-    """The part of an HTTP answer that is used here."""
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        ...
-
-    @property
-    def body(self) -> Buffer:
-        """The whole body."""
-        ...
-
-
-class Transport(Protocol):
-    """How peers are reached; `mictlanfs.client.transport.HttpTransport` is one."""
-
-    async def request(
-        self,
-        method: str,
-        url: str,
-        *,
-        body: Buffer | Sequence[Buffer] | None = None,
-        headers: Mapping[str, str] | None = None,
-        timeout_s: float = 10.0,
-    ) -> Answer:
-        """One exchange. Raises UNAVAILABLE, TIMED_OUT."""
-        ...
 
 
 class Collector:
@@ -174,7 +143,7 @@ class Collector:
         }
         asked = [(number, ids) for number, ids in by_peer.items() if number in urls]
         answers = await asyncio.gather(
-            *(self._delete_on_peer(urls[number], ids) for number, ids in asked)
+            *(delete_on_peer(self._transport, urls[number], ids) for number, ids in asked)
         )
         # Chunks whose last copy went without its row being removed are forgotten here as well.
         deleted: dict[ChunkId, list[PeerNumber]] = {
@@ -189,28 +158,6 @@ class Collector:
         if deleted:
             await self._store.forget_replicas(deleted)
         return sum(len(numbers) for numbers in deleted.values())
-
-    async def _delete_on_peer(self, url: str, ids: list[ChunkId]) -> list[ChunkId] | None:
-        """The chunks that a peer confirms not to hold any more; None when it does not answer."""
-        frame = wire.frame(wire.FrameDelete(tuple(ids)))
-        try:
-            response = await self._transport.request(
-                "POST", url + wire.Path.FRAME_DELETE, body=frame, timeout_s=DELETE_TIMEOUT_S
-            )
-            if response.status != 200:
-                raise wire.decode_error(response.status, response.body)
-            results = wire.unframe(response.body, wire.FrameAnswer)[0].results
-        except MictlanError as error:
-            log.info("dead chunks stay on %s for now: %s", url, error)
-            return None
-        if len(results) != len(ids):
-            log.warning("%s answered for %d of %d chunks", url, len(results), len(ids))
-            return None
-        return [
-            chunk_id
-            for chunk_id, result in zip(ids, results, strict=True)
-            if result.error is None or result.error.kind == Kind.NOT_FOUND.value
-        ]
 
 
 async def _survive(work: Awaitable[object], what: str) -> None:

@@ -19,7 +19,8 @@ from mictlanfs_server.router.front import FrontSettings, present
 if TYPE_CHECKING:
     from starlette.routing import Route
 
-    from mictlanfs_server.router.handlers import MessageRoute, ReadRoute
+    from mictlanfs_server.router.handlers import ReadRoute
+    from mictlanfs_server.router.routes import MessageRoute
 
 DESCRIPTION = """
 The authority on names, metadata, sessions and peers of a MictlanFS space.

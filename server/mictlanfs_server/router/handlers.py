@@ -7,15 +7,15 @@ and membership (peers). A request of a session counts as a sign of life.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import REPLICAS_DEFAULT, PeerMap, PeerState, Struct
 from mictlanfs_server.router.membership import check_protocol
 from mictlanfs_server.router.reading import Read, Reading
+from mictlanfs_server.router.routes import MessageRoute
 
 if TYPE_CHECKING:
     from mictlanfs_server.metadata.base import MetadataStore
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mictlanfs_server.router.peermap import PublicPeerMap
     from mictlanfs_server.router.sessions import SessionTable
     from mictlanfs_server.router.settings import RouterSettings
+    from mictlanfs_server.router.upkeep.desk import UpkeepDesk
 
 log = logging.getLogger(__name__)
 
@@ -32,18 +33,8 @@ PID_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class MessageRoute:
-    """A path, the message it takes, who answers it, and what for in a few words."""
-
-    path: str
-    request_type: type[Struct]
-    handler: Callable[[Any], Awaitable[Struct | bytes]]
-    purpose: str
-
-
-@dataclass(frozen=True, slots=True)
 class ReadRoute:
-    """The same of a read, which also gets the value of `wire.HEADER_SESSION`."""
+    """As `MessageRoute`, of a read, which also gets the value of `wire.HEADER_SESSION`."""
 
     path: str
     request_type: type[Struct]
@@ -62,8 +53,10 @@ class RouterHandlers:
         membership: Membership,
         peer_map: PublicPeerMap,
         gate: LeaseGate,
+        upkeep: UpkeepDesk,
     ) -> None:
         self._gate = gate
+        self._upkeep = upkeep
         self._settings = settings
         self._store = store
         self._sessions = sessions
@@ -104,6 +97,7 @@ class RouterHandlers:
             ),
             MessageRoute(path.PEER_LEAVE, wire.PeerLeave, self.leave, "a peer stops in order"),
             MessageRoute(path.PEER_LEAVE_COST, wire.GetLeaveCost, self.leave_cost, "weigh a leave"),
+            *self._upkeep.routes(),
         ]
 
     def reads(self) -> list[ReadRoute]:
@@ -218,7 +212,8 @@ class RouterHandlers:
         counts = await self._store.counts()
         return wire.StatFs(
             capacity=sum(peer.capacity for peer in peers) // copies,
-            free=sum(max(0, p.capacity - p.used) for p in peers if not p.is_full) // copies,
+            free=sum(max(0, p.capacity - p.used) for p in peers if not (p.is_full or p.is_draining))
+            // copies,
             inode_count=counts.inodes,
             chunk_count=counts.chunks,
         )

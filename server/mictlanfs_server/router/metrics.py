@@ -7,6 +7,7 @@ from collections import Counter
 from mictlanfs import wire
 from mictlanfs.exposition import Family, gauge, gauges, total
 from mictlanfs.model import PeerState
+from mictlanfs.wirecopies import UpkeepStatus
 from mictlanfs_server.metering import Meters
 
 
@@ -67,9 +68,47 @@ def families(status: wire.SpaceStatus, meters: Meters) -> list[Family]:
             "Chunks of deleted files that wait for their removal.",
             status.tombstone_count,
         ),
+        *_upkeep_families(status.upkeep),
         total(
             "mictlanfs_commits_total",
             "Commits of clients that had success.",
             meters.answered("POST", wire.Path.COMMIT),
         ),
+    ]
+
+
+def _upkeep_families(upkeep: UpkeepStatus) -> list[Family]:
+    return [
+        gauge(
+            "mictlanfs_heal_short_chunks",
+            "Chunks that wait for copies, as of the last look.",
+            upkeep.short_count,
+        ),
+        gauge(
+            "mictlanfs_heal_unreadable_chunks",
+            "Chunks without a copy to heal them from, as of the last look.",
+            upkeep.unhealable_count,
+        ),
+        gauge(
+            "mictlanfs_copies_given_up",
+            "Copies that wait for their deletion.",
+            upkeep.given_up_count,
+        ),
+        total(
+            "mictlanfs_copies_healed_total",
+            "Copies made of chunks that were short.",
+            upkeep.healed_count,
+        ),
+        total(
+            "mictlanfs_copies_moved_total", "Copies made by an ordered move.", upkeep.moved_count
+        ),
+        total(
+            "mictlanfs_copies_trimmed_total",
+            "Copies given up because there were enough.",
+            upkeep.trimmed_count,
+        ),
+        total(
+            "mictlanfs_copies_failed_total", "Copies that could not be made.", upkeep.failed_count
+        ),
+        total("mictlanfs_copied_bytes_total", "Bytes of all copies made.", upkeep.copied_bytes),
     ]

@@ -10,6 +10,7 @@ from mictlanfs.logsetup import DEFAULT_LOGS, LogSettings
 from mictlanfs_server.v4.caching.settings import CacheSettings
 
 LEASE_TTL_S = 10.0
+HEAL_DELAY_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,9 @@ class RouterSettings:
         peer_heartbeat_s: seconds between the heartbeats of a peer.
         peer_suspect_s: seconds of silence after which a peer is used last.
         peer_down_s: seconds of silence after which a peer is not used.
+        heal_delay_s: seconds for which a peer is down before its chunks are copied elsewhere;
+            longer for one that goes down again and again.
+        heal_rate: bytes a second that peers copy among themselves at most; 0: no limit.
         logs: how to log.
         cache: of the MictlanX v4 interface.
         verifies_checksums: whether the MictlanX v4 interface refuses bodies whose SHA-256 is not
@@ -50,6 +54,8 @@ class RouterSettings:
     peer_heartbeat_s: float = 1.0
     peer_suspect_s: float = 3.0
     peer_down_s: float = 10.0
+    heal_delay_s: float = HEAL_DELAY_S
+    heal_rate: int = 0
     logs: LogSettings = DEFAULT_LOGS
     cache: CacheSettings = field(default_factory=CacheSettings)
     verifies_checksums: bool = True
@@ -58,6 +64,8 @@ class RouterSettings:
         """Refuse times that contradict each other, as a UsageError."""
         if self.gc_grace_s < 0:
             raise UsageError("the grace period before chunks are deleted cannot be negative")
+        if self.heal_delay_s < 0 or self.heal_rate < 0:
+            raise UsageError("the delay and the rate of healing cannot be negative")
         if not 0 < self.heartbeat_s < self.session_ttl_s:
             raise UsageError("a session's heartbeat must come more often than its time to live")
         if not 0 < self.lease_ttl_s < self.session_ttl_s:

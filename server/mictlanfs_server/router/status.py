@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from mictlanfs.clock import Clock
     from mictlanfs.model import SessionId
+    from mictlanfs.wirecopies import UpkeepStatus
     from mictlanfs_server.metadata.base import MetadataStore
     from mictlanfs_server.router.membership import Membership
     from mictlanfs_server.router.sessions import SessionTable
@@ -67,6 +68,7 @@ class StatusReport:
         clock: Clock,
         router_id: str,
         leases: Callable[[SessionId], tuple[int, int]],
+        upkeep: Callable[[], UpkeepStatus],
     ) -> None:
         self._store = store
         self._membership = membership
@@ -74,6 +76,7 @@ class StatusReport:
         self._clock = clock
         self._router_id = router_id
         self._leases = leases
+        self._upkeep = upkeep
         self._started_s = clock.monotonic_s()
         self._replicas = ReplicaCounter(store, membership, clock)
 
@@ -100,6 +103,7 @@ class StatusReport:
             tombstone_count=counts.tombstones,
             bytes_logical=counts.bytes_logical,
             inline_count=replicas.inline,
+            upkeep=self._upkeep(),
         )
 
 

@@ -17,6 +17,8 @@ from mictlanfs_server.router.peermap import PublicPeerMap
 from mictlanfs_server.router.sessions import SessionTable
 from mictlanfs_server.router.settings import RouterSettings
 from mictlanfs_server.router.status import StatusReport
+from mictlanfs_server.router.upkeep.desk import UpkeepDesk
+from mictlanfs_server.router.upkeep.healer import Healer
 from tests.contract.metadata.forms import Client
 from tests.unit.server.router.fakes import FakeClock, FakePeers, announce
 
@@ -39,6 +41,8 @@ class Parts:
     collector: Collector
     report: StatusReport
     gate: LeaseGate
+    healer: Healer
+    desk: UpkeepDesk
 
     async def announce(self, *numbers: int, chunk_count: int = 0, used: int = 0) -> None:
         for number in numbers:
@@ -67,10 +71,13 @@ async def build(folder: Path, clock: FakeClock, peers: FakePeers) -> Parts:
     store = SqliteStore(folder / "metadata.db", clock.wall_ns)
     await store.start()
     saved = await store.peer_map()
-    membership = Membership(clock, store.space_id, saved, suspect_s=3, down_s=10)
+    book = await store.peer_book()
+    membership = Membership(clock, store.space_id, saved, book, suspect_s=3, down_s=10)
     peer_map = PublicPeerMap(store, membership, saved)
     sessions = SessionTable(clock, settings.session_ttl_s, await store.sessions())
     gate = LeaseGate(store, sessions, clock, settings.lease_ttl_s)
+    healer = Healer(settings, store, membership, peers, clock)
+    desk = UpkeepDesk(store, membership, peer_map, healer)
     return Parts(
         clock,
         peers,
@@ -78,10 +85,20 @@ async def build(folder: Path, clock: FakeClock, peers: FakePeers) -> Parts:
         membership,
         peer_map,
         sessions,
-        RouterHandlers(settings, store, sessions, membership, peer_map, gate),
+        RouterHandlers(settings, store, sessions, membership, peer_map, gate, desk),
         Collector(settings, store, sessions, membership, peer_map, peers, clock, gate.end),
-        StatusReport(store, membership, sessions, clock, settings.router_id, gate.table.counts),
+        StatusReport(
+            store,
+            membership,
+            sessions,
+            clock,
+            settings.router_id,
+            gate.table.counts,
+            healer.status,
+        ),
         gate,
+        healer,
+        desk,
     )
 
 
