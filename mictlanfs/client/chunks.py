@@ -19,6 +19,7 @@ from mictlanfs import wire
 from mictlanfs.checksums import digest_of
 from mictlanfs.client.inline import FetchInline, InlineChunks
 from mictlanfs.client.lanes import Lane
+from mictlanfs.client.locating import FetchPlaces, Locator
 from mictlanfs.client.peermap import PeerDirectory
 from mictlanfs.client.peers import PeerClient
 from mictlanfs.client.retry import RetryPolicy, retrying
@@ -58,14 +59,18 @@ async def open_chunk_store(
     fetch_peer_map: Callable[[], Awaitable[PeerMap]],
     retry: RetryPolicy,
     fetch_inline: FetchInline | None = None,
+    fetch_places: FetchPlaces | None = None,
 ) -> AsyncIterator[ChunkStore]:
     """A chunk store, with a nursery for the lanes of small chunks.
 
     Leaving the block cancels what is still under way. `fetch_inline` asks a router for the bytes
-    of inline chunks; without it there are none.
+    of inline chunks, without it there are none; `fetch_places` where chunks are now, without it
+    they do not move.
     """
     async with trio.open_nursery() as nursery:
-        yield ChunkStore(nursery, peers, directory, fetch_peer_map, retry, fetch_inline)
+        yield ChunkStore(
+            nursery, peers, directory, fetch_peer_map, retry, fetch_inline, fetch_places
+        )
         nursery.cancel_scope.cancel()
 
 
@@ -80,8 +85,10 @@ class ChunkStore:
         fetch_peer_map: Callable[[], Awaitable[PeerMap]],
         retry: RetryPolicy,
         fetch_inline: FetchInline | None = None,
+        fetch_places: FetchPlaces | None = None,
     ) -> None:
         self._nursery = nursery
+        self._locator = Locator(nursery, fetch_places) if fetch_places is not None else None
         self._peers = peers
         self._directory = directory
         self._fetch_peer_map = fetch_peer_map
@@ -209,7 +216,8 @@ class ChunkStore:
     async def fetch(self, chunk: Chunk, start: int, end: int) -> Buffer:
         """Bytes `[start, end)` of a chunk from the best peer that has them, or from a router.
 
-        A whole chunk is verified against its digest; of a part only the length can be.
+        A whole chunk is verified against its digest; of a part only the length can be. When none of
+        the peers that are known serves it, the router is asked where it is now.
 
         Raises:
             MictlanError: CORRUPT when no replica is whole, UNAVAILABLE or TIMED_OUT when no peer
@@ -222,18 +230,48 @@ class ChunkStore:
 
         async def attempt() -> Buffer:
             errors: list[MictlanError] = []
-            for peer in self._directory.holders(chunk):
-                try:
-                    body = await self._fetch_from(peer, chunk, start, end)
-                except MictlanError as error:
-                    self._note_failure(peer, error)
-                    errors.append(error)
-                else:
-                    self._directory.answered(peer.number)
-                    return body
-            raise _best_of(errors, chunk)
+            known = self._known(chunk)
+            body = await self._fetch_from_any(known, start, end, errors)
+            if body is None and (found := await self._moved(known)) is not None:
+                body = await self._fetch_from_any(found, start, end, errors)
+            if body is None:
+                raise _best_of(errors, chunk)
+            return body
 
         return await self._retrying(self._retry, attempt)
+
+    def _known(self, chunk: Chunk) -> Chunk:
+        """The chunk with the peers that were told last."""
+        return chunk if self._locator is None else self._locator.known(chunk)
+
+    async def _moved(self, chunk: Chunk) -> Chunk | None:
+        """The chunk with other peers than those that did not serve it, if it has them."""
+        if self._locator is None:
+            return None
+        found = await self._locator.locate(chunk)
+        if found is None or set(found.peers) <= set(chunk.peers):
+            return None
+        log.info("chunk %s is elsewhere now: %s", chunk.id.hex(), found.peers)
+        # One of them may have joined since.
+        if any(self._directory.get(number) is None for number in found.peers):
+            self._directory.doubt()
+            await self._refresh_peer_map()
+        return found
+
+    async def _fetch_from_any(
+        self, chunk: Chunk, start: int, end: int, errors: list[MictlanError]
+    ) -> Buffer | None:
+        """The bytes from the first peer that serves them; None, and why in `errors`."""
+        for peer in self._directory.holders(chunk):
+            try:
+                body = await self._fetch_from(peer, chunk, start, end)
+            except MictlanError as error:
+                self._note_failure(peer, error)
+                errors.append(error)
+            else:
+                self._directory.answered(peer.number)
+                return body
+        return None
 
     async def fetch_many(self, chunks: Sequence[Chunk]) -> list[Buffer | None]:
         """Whole small chunks, each from its best peer, in few requests and without repetition.
@@ -243,7 +281,7 @@ class ChunkStore:
         """
         by_peer: dict[PeerNumber, list[int]] = {}
         for index, chunk in enumerate(chunks):
-            holders = self._directory.holders(chunk)
+            holders = self._directory.holders(self._known(chunk))
             if holders and chunk.length < SMALL_CHUNK_SIZE_BYTES:
                 by_peer.setdefault(holders[0].number, []).append(index)
         found: list[Buffer | None] = [None] * len(chunks)

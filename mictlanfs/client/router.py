@@ -17,8 +17,19 @@ from mictlanfs import wire
 from mictlanfs.client.retry import NO_RETRY, RetryPolicy, retrying
 from mictlanfs.client.transport import HttpTransport, Response
 from mictlanfs.errors import Kind, MictlanError
-from mictlanfs.model import ChunkId, InodeNumber, Node, PeerMap, Struct
+from mictlanfs.model import Chunk, ChunkId, InodeNumber, Node, PeerMap, Struct
 from mictlanfs.uri import ServerAddress
+from mictlanfs.wirecopies import (
+    ClonePeer,
+    Drain,
+    DrainPeer,
+    Locate,
+    Located,
+    Removed,
+    RemovePeer,
+    StartUpkeep,
+    UpkeepStarted,
+)
 
 T = TypeVar("T")
 
@@ -194,6 +205,13 @@ class RouterClient:
             raise MictlanError(Kind.PROTOCOL, "decode", "InlineBodies", "their number is wrong")
         return answer.bodies
 
+    async def locate(self, ids: Sequence[ChunkId]) -> tuple[Chunk | None, ...]:
+        """Where chunks are now; None for those that are dead or unknown."""
+        answer = await self._ask(wire.Path.LOCATE, Locate(tuple(ids)), Located, NO_RETRY)
+        if len(answer.chunks) != len(ids):
+            raise MictlanError(Kind.PROTOCOL, "decode", "Located", "their number is wrong")
+        return answer.chunks
+
     async def list(self, request: wire.ListDirectory) -> wire.ListPage:
         """Read a page of a directory."""
         return await self._read(wire.Path.LIST, request, wire.ListPage)
@@ -247,6 +265,26 @@ class RouterClient:
         """What the space would be short of without a peer. Raises NOT_FOUND."""
         request = wire.GetLeaveCost(peer_id)
         return await self._ask(wire.Path.PEER_LEAVE_COST, request, wire.LeaveCost)
+
+    async def start_upkeep(self, *, rebalance: bool = False, cancel: bool = False) -> int:
+        """Look for chunks short of copies now; begin to rebalance, or end all ordered moves.
+
+        Returns the number of the look at all chunks that comes next.
+        """
+        request = StartUpkeep(rebalance, cancel)
+        return (await self._ask(wire.Path.UPKEEP, request, UpkeepStarted)).look
+
+    async def drain_peer(self, peer_id: str, *, is_draining: bool = True) -> Drain:
+        """Empty a peer, or use it again. Raises NOT_FOUND, CONFLICT (there is no other)."""
+        return await self._ask(wire.Path.PEER_DRAIN, DrainPeer(peer_id, is_draining), Drain)
+
+    async def remove_peer(self, peer_id: str, *, force_lost: bool = False) -> Removed:
+        """Remove a peer for ever. Raises NOT_FOUND, BUSY (it is in use), CONFLICT (only copies)."""
+        return await self._ask(wire.Path.PEER_REMOVE, RemovePeer(peer_id, force_lost), Removed)
+
+    async def clone_peer(self, source: str, target: str) -> None:
+        """Copy all chunks of a peer onto another, in the background. Raises NOT_FOUND, INVALID."""
+        await self._ask(wire.Path.PEER_CLONE, ClonePeer(source, target), wire.Done)
 
     async def status(self) -> wire.SpaceStatus:
         """The state of the space."""

@@ -82,7 +82,12 @@ async def open_space(
         try:
             async with (
                 open_chunk_store(
-                    PeerClient(transport), directory, router.peer_map, retry, router.inline
+                    PeerClient(transport),
+                    directory,
+                    router.peer_map,
+                    retry,
+                    router.inline,
+                    router.locate,
                 ) as chunks,
                 trio.open_nursery() as nursery,
             ):

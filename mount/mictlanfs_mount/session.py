@@ -126,7 +126,7 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
             )
         )
         chunks = await stack.enter_async_context(
-            open_chunk_store(peers, directory, router.peer_map, retry, router.inline)
+            open_chunk_store(peers, directory, router.peer_map, retry, router.inline, router.locate)
         )
         space_id = session.grant.space_id
         local = await stack.enter_async_context(open_local_peers(directory, space_id, boot_id()))

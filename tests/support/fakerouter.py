@@ -32,6 +32,17 @@ from mictlanfs.model import (
     Struct,
     inline_bodies,
 )
+from mictlanfs.wirecopies import (
+    ClonePeer,
+    Drain,
+    DrainPeer,
+    Locate,
+    Located,
+    Removed,
+    RemovePeer,
+    StartUpkeep,
+    UpkeepStarted,
+)
 from tests.support.fakenet import Request
 
 T = TypeVar("T", bound=Struct)
@@ -65,6 +76,7 @@ class FakeRouter:
         sessions: epoch of each open session.
         commits: every batch received, repeated ones too.
         used: what every bucket is said to use.
+        upkeep: requests about copies and peers.
         before_apply: called with each operation before it is applied; may raise.
         inodes_per_grant, extents_page_max: smaller for tests of what comes after the first.
     """
@@ -81,6 +93,7 @@ class FakeRouter:
     inodes_per_grant: int = wire.INODE_BATCH_COUNT
     extents_page_max: int = wire.EXTENTS_PAGE_MAX
     used: int = 0
+    upkeep: list[Struct] = field(default_factory=list)
     before_apply: Callable[[wire.Operation], None] = lambda op: None
     _inode_next: int = 2
     _epoch: int = 0
@@ -157,6 +170,27 @@ class FakeRouter:
             self.inodes[ROOT_INODE].attributes,
             self._peer_map(wire.Done()),
         )
+
+    def _locate(self, request: Locate) -> Located:
+        return Located(tuple([self.chunks.get(chunk_id) for chunk_id in request.ids]))
+
+    def _start_upkeep(self, request: StartUpkeep) -> UpkeepStarted:
+        self.upkeep.append(request)
+        return UpkeepStarted(1)
+
+    def _drain(self, request: DrainPeer) -> Drain:
+        self.upkeep.append(request)
+        return Drain(7, 2)
+
+    def _remove(self, request: RemovePeer) -> Removed:
+        self.upkeep.append(request)
+        if not request.force_lost:
+            raise MictlanError(Kind.CONFLICT, "remove", request.id, "3 chunks have their only copy")
+        return Removed(3)
+
+    def _clone(self, request: ClonePeer) -> wire.Done:
+        self.upkeep.append(request)
+        return wire.Done()
 
     def _take(self, count: int) -> wire.InodeRange:
         taken = wire.InodeRange(self._inode_next, count)
@@ -428,6 +462,11 @@ _HANDLERS: dict[str, tuple[type[Any], Callable[[FakeRouter, Any], Struct]]] = {
     wire.Path.BUCKETS: (wire.Done, FakeRouter._buckets),
     wire.Path.BUCKET_USE: (wire.GetBucketUse, FakeRouter._bucket_use),
     wire.Path.PEER_MAP: (wire.Done, FakeRouter._peer_map),
+    wire.Path.LOCATE: (Locate, FakeRouter._locate),
+    wire.Path.UPKEEP: (StartUpkeep, FakeRouter._start_upkeep),
+    wire.Path.PEER_DRAIN: (DrainPeer, FakeRouter._drain),
+    wire.Path.PEER_REMOVE: (RemovePeer, FakeRouter._remove),
+    wire.Path.PEER_CLONE: (ClonePeer, FakeRouter._clone),
 }
 _APPLY: dict[type[Any], Callable[[FakeRouter, Any], tuple[Attributes, ...]]] = {
     wire.MakeNode: FakeRouter._make,

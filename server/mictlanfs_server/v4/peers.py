@@ -19,6 +19,7 @@ from mictlanfs.client.peers import PeerClient
 from mictlanfs.clock import Clock
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import KIB, Buffer, Chunk, ChunkId, PeerInfo, PeerNumber
+from mictlanfs.wirecopies import Locate, Located
 
 if TYPE_CHECKING:
     from mictlanfs.client.transport import HttpTransport
@@ -171,6 +172,22 @@ class Peers:
         """
         await self.refresh()
         errors: list[MictlanError] = []
+        body = await self._fetch_from_any(chunk, start, end, errors)
+        if body is None and (moved := await self._moved(chunk)) is not None:
+            body = await self._fetch_from_any(moved, start, end, errors)
+        if body is not None:
+            return body
+        for failure in errors:
+            if failure.is_retryable:
+                raise failure
+        detail = f"none of {len(errors)} copies can be read" if errors else "no peer holds it"
+        kind = Kind.CORRUPT if errors else Kind.UNAVAILABLE
+        raise MictlanError(kind, "get chunk", chunk.id.hex(), detail)
+
+    async def _fetch_from_any(
+        self, chunk: Chunk, start: int, end: int, errors: list[MictlanError]
+    ) -> Buffer | None:
+        """The bytes from the first peer that serves them; None, and why in `errors`."""
         for peer in self._directory.holders(chunk):
             try:
                 body = await self._client.get(peer.url, chunk.id, start, end)
@@ -183,12 +200,20 @@ class Peers:
             else:
                 self._directory.answered(peer.number)
                 return body
-        for failure in errors:
-            if failure.is_retryable:
-                raise failure
-        detail = f"none of {len(errors)} copies can be read" if errors else "no peer holds it"
-        kind = Kind.CORRUPT if errors else Kind.UNAVAILABLE
-        raise MictlanError(kind, "get chunk", chunk.id.hex(), detail)
+        return None
+
+    async def _moved(self, chunk: Chunk) -> Chunk | None:
+        """The chunk with other peers than those that did not serve it, if it has them."""
+        try:
+            answer = await self._space.ask(wire.Path.LOCATE, Locate((chunk.id,)), Located)
+        except MictlanError as error:
+            log.info("chunk %s is not located: %s", chunk.id.hex(), error)
+            return None
+        [found] = answer.chunks
+        if found is None or set(found.peers) <= set(chunk.peers):
+            return None
+        await self.refresh()
+        return found
 
     # --- deleting --------------------------------------------------------------------------------
 

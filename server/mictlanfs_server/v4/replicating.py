@@ -6,18 +6,24 @@ stay, and so does its record.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Chunk, Extent
+from mictlanfs.wirecopies import LOCATE_COUNT_MAX, Locate, Located
 from mictlanfs_server.v4.failures import DoorError
 from mictlanfs_server.v4.records import Piece
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mictlanfs_server.v4.catalog import File, Target
     from mictlanfs_server.v4.peers import Peers
     from mictlanfs_server.v4.space import Changes, SpaceAccess
+
+log = logging.getLogger(__name__)
 
 
 class Replicating:
@@ -51,12 +57,36 @@ class Replicating:
         try:
             await self._changes.apply(self._ops(file, copied), is_strict=True)
         except MictlanError as error:
-            await self._peers.delete({chunk.id: {chunk.peers[-1]} for chunk in copied})
+            await self._undo(copied)
             if error.kind in {Kind.CONFLICT, Kind.NOT_FOUND, Kind.INVALID}:
                 raise DoorError(409, f"{file.path} changed meanwhile") from error
             raise
         ids = self._peers.ids_of([copied[0].peers[-1]])
         return ids[0] if ids else ""
+
+    async def _undo(self, copied: Sequence[Chunk]) -> None:
+        """Delete copies that came to nothing.
+
+        Not those that count by now: it may not be known that they were committed, and the healer
+        may have wanted the same.
+        """
+        for start in range(0, len(copied), LOCATE_COUNT_MAX):
+            part = copied[start : start + LOCATE_COUNT_MAX]
+            request = Locate(tuple([chunk.id for chunk in part]))
+            try:
+                located = await self._space.ask(wire.Path.LOCATE, request, Located)
+            except MictlanError as error:
+                # An orphan does no harm, which a copy that counts and is gone does.
+                log.warning("copies that came to nothing stay where they are: %s", error)
+                return
+            counted = {chunk.id: chunk.peers for chunk in located.chunks if chunk is not None}
+            await self._peers.delete(
+                {
+                    chunk.id: {chunk.peers[-1]}
+                    for chunk in part
+                    if chunk.peers[-1] not in counted.get(chunk.id, ())
+                }
+            )
 
     def _ops(self, file: File, chunks: list[Chunk]) -> list[wire.Operation]:
         attributes = file.node.attributes

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from mictlanfs import wire
@@ -21,6 +22,7 @@ from mictlanfs.model import (
     PeerState,
     Struct,
 )
+from mictlanfs.wirecopies import Locate, Located
 from mictlanfs_server.v4.peers import Peers
 from tests.unit.server.router.fakes import FakeClock
 
@@ -29,16 +31,18 @@ DIGEST = digest_of([BODY])
 
 
 class FakeSpace:
-    """Tells a peer map of `count` peers, number 1 and up."""
+    """Tells a peer map of `count` peers, number 1 and up, and where chunks are that moved."""
 
     def __init__(self, count: int) -> None:
+        self.moved: dict[ChunkId, Chunk] = {}
         self.peers = tuple(
             PeerInfo(PeerNumber(n), f"p{n}", f"http://peer{n}", "", 100, 0, PeerState.UP)
             for n in range(1, count + 1)
         )
 
     async def ask(self, path: str, request: Struct, answer: type[Any]) -> Any:
-        raise AssertionError("nothing else is asked")
+        assert isinstance(request, Locate), "nothing else is asked"
+        return Located(tuple([self.moved.get(chunk_id) for chunk_id in request.ids]))
 
     async def peer_map(self) -> PeerMap:
         return PeerMap(1, self.peers)
@@ -179,6 +183,21 @@ def test_copies_that_are_all_wrong_are_corrupt() -> None:
         with pytest.raises(MictlanError) as caught:
             await peers.fetch(chunk, 0, len(BODY))
         assert caught.value.kind is Kind.CORRUPT
+
+    run(scenario)
+
+
+def test_chunk_that_moved_is_found() -> None:
+    async def scenario(peers: Peers, transport: FakePeers) -> None:
+        chunk = await stored(peers, 1)
+        [host] = transport.holders(chunk.id)
+        other = next(number for number in (1, 2, 3) if f"peer{number}" != host)
+        transport.chunks[f"peer{other}"] = transport.chunks.pop(host)
+        transport.failing[host] = MictlanError(Kind.NOT_FOUND)
+        space = peers._space
+        assert isinstance(space, FakeSpace)
+        space.moved[chunk.id] = msgspec.structs.replace(chunk, peers=(PeerNumber(other),))
+        assert bytes(await peers.fetch(chunk, 0, len(BODY))) == BODY
 
     run(scenario)
 
