@@ -343,6 +343,10 @@ class FileWriter:
                         # Somebody else changed the file: only what was written here is ours.
                         first.make_inline(None)
                         continue
+                    if reported.kind is Kind.NO_DATA:
+                        # The peers that had it lost it before it was committed.
+                        self._store_again(batch)
+                        return
                     if reported.kind in _GONE:
                         self._give_up(reported)
                         return
@@ -356,6 +360,12 @@ class FileWriter:
                     delay_s = min(2 * delay_s, RETRY_S_MAX)
         finally:
             self._is_committing = False
+
+    def _store_again(self, batch: Sequence[tuple[_Sealed, Chunk]]) -> None:
+        for sealed, chunk in batch:
+            if chunk.peers:
+                sealed.chunk = None
+                self._upload_soon(sealed)
 
     def _stored_prefix(self) -> list[tuple[_Sealed, Chunk]]:
         batch: list[tuple[_Sealed, Chunk]] = []

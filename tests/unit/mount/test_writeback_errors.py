@@ -47,6 +47,17 @@ async def test_failed_commit_is_reported_once_and_made_when_the_router_recovers(
         assert rig.script.asked("store") == 1
 
 
+async def test_bytes_whose_peers_lost_them_before_the_commit_are_stored_again(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_rig() as rig:
+        rig.script.fail("WriteExtents:asked", MictlanError(Kind.NO_DATA))
+        rig.write(0, b"x" * WINDOW)
+        await rig.writer.flush(10)
+        assert rig.content == b"x" * WINDOW
+        assert rig.script.asked("store") == 2
+
+
 async def test_error_nobody_was_told_of_is_forgotten_once_everything_has_arrived(
     autojump_clock: MockClock,
 ) -> None:
