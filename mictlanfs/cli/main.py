@@ -56,6 +56,11 @@ COMMANDS: dict[str, Listed] = {
     "exists": Listed("Tell by the exit code whether something exists."),
     "bucket": Listed("Make, list, show, change and remove buckets."),
     "recover": Listed("List, show, re-apply and export what a mount could not commit."),
+    "peer": Listed("List, empty, remove and clone the peers of a space."),
+    "heal": Listed("Make missing copies of chunks now."),
+    "rebalance": Listed(
+        "Move copies to where they would be placed today, while the space is in use."
+    ),
     "status": Listed("Show the health of a space."),
 }
 

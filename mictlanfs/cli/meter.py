@@ -52,6 +52,25 @@ def count_meter(label: str) -> Iterator[Callable[[int], None]]:
         yield lambda count: bar.advance(task, count)
 
 
+@contextmanager
+def part_meter(label: str) -> Iterator[Callable[[float], None]]:
+    """Shows which part is done while the block runs; the value is called with it, from 0 to 1."""
+    if not is_shown():
+        yield lambda _: None
+        return
+    from rich import progress as rich
+
+    columns: list[ProgressColumn] = [
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.TaskProgressColumn(),
+        rich.TimeElapsedColumn(),
+    ]
+    with _bar(columns) as bar:
+        task = bar.add_task(label, total=1.0)
+        yield lambda part: bar.update(task, completed=part)
+
+
 def is_shown() -> bool:
     """Whether somebody watches."""
     return sys.stderr.isatty()

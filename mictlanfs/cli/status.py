@@ -13,6 +13,7 @@ from mictlanfs.cli.options import SpaceChoice, json_option, space_options
 if TYPE_CHECKING:
     from mictlanfs.client.space import SpaceClient
     from mictlanfs.wire import PeerStatus, SpaceStatus
+    from mictlanfs.wirecopies import UpkeepStatus
 
 
 @click.command()
@@ -67,8 +68,32 @@ def lines(status: SpaceStatus) -> Iterator[str]:
         f"{format_size(status.bytes_logical)}"
     )
     yield f"copies    {_copies_line(status)}{_inline_part(status)}"
+    if (line := _upkeep_line(status.upkeep)) is not None:
+        yield f"upkeep    {line}"
     for problem in status.problems:
         yield f"problem   {problem}"
+
+
+def _upkeep_line(upkeep: UpkeepStatus) -> str | None:
+    """What the router is doing about copies; None: nothing."""
+    from mictlanfs.cli.output import counted, duration
+    from mictlanfs.config import format_size
+
+    parts = []
+    if upkeep.short_count:
+        short = f"{counted(upkeep.short_count, 'chunk')} to copy"
+        parts.append(f"{short}, {format_size(upkeep.short_bytes)}")
+    for name, part in upkeep.orders.items():
+        parts.append(f"{name}: {part:.0%}")
+    for name, left in upkeep.draining.items():
+        parts.append(f"{name}: {left} left to move" if left else f"{name} is empty")
+    for name, left_s in upkeep.waiting_peers.items():
+        parts.append(f"{name} is copied elsewhere in {duration(left_s)}")
+    if not parts:
+        return None
+    if upkeep.problem:
+        parts.append(upkeep.problem)
+    return "; ".join(parts)
 
 
 def _peer_line(peer: PeerStatus) -> str:
@@ -76,7 +101,7 @@ def _peer_line(peer: PeerStatus) -> str:
     from mictlanfs.config import format_size
 
     parts = [
-        f"{peer.state:7}",
+        f"{'draining' if peer.is_draining else peer.state:7}",
         peer.url,
         f" {format_size(peer.used)} of {format_size(peer.capacity)}",
     ]

@@ -6,6 +6,7 @@ import pytest
 from mictlanfs.cli.exits import Exit
 from mictlanfs.model import GIB
 from mictlanfs.wire import PeerStatus, SessionStatus, SpaceStatus
+from mictlanfs.wirecopies import UpkeepStatus
 from tests.support.fakespace import FakeSpace
 from tests.unit.mictlanfs.cli.conftest import Run
 
@@ -96,3 +97,22 @@ def test_a_space_that_is_gone_has_its_code(cli: Run, space: FakeSpace) -> None:
     space.net.servers.clear()
     done = cli("status", "--timeout", "0")
     assert done.code == Exit.UNREACHABLE
+
+
+def test_what_is_done_about_copies_is_told(cli: Run, space: FakeSpace) -> None:
+    upkeep = UpkeepStatus(
+        short_count=3,
+        short_bytes=GIB,
+        orders={"rebalance": 0.25},
+        draining={"peer-0": 5, "peer-1": 0},
+        waiting_peers={"peer-2": 90.0},
+        problem="peer-1: no-space",
+    )
+    space.router.status = msgspec.structs.replace(HEALTHY, upkeep=upkeep)
+    [line] = [line for line in cli("status").text.splitlines() if line.startswith("upkeep")]
+    assert line.removeprefix("upkeep").strip() == (
+        "3 chunks to copy, 1.0 GiB; rebalance: 25%; peer-0: 5 left to move; peer-1 is empty; "
+        "peer-2 is copied elsewhere in 1 min 30 s; peer-1: no-space"
+    )
+    space.router.status = HEALTHY
+    assert "upkeep" not in cli("status").text

@@ -1,0 +1,60 @@
+import json
+
+import msgspec
+
+from mictlanfs.cli.exits import Exit
+from mictlanfs.wirecopies import ClonePeer, DrainPeer, RemovePeer, UpkeepStatus
+from tests.support.fakespace import FakeSpace
+from tests.unit.mictlanfs.cli.conftest import Run
+from tests.unit.mictlanfs.cli.test_status import HEALTHY, peer
+
+DRAINED = msgspec.structs.replace(peer(1), is_draining=True)
+STATUS = msgspec.structs.replace(
+    HEALTHY,
+    peers=[peer(2, "down"), peer(0), DRAINED],
+    upkeep=UpkeepStatus(waiting_peers={"peer-2": 75.0}, draining={"peer-1": 4}),
+)
+
+
+def test_peers_are_listed_with_what_is_going_on(cli: Run, space: FakeSpace) -> None:
+    space.router.status = STATUS
+    lines = cli("peer", "ls").text.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["peer-0", "up"],
+        ["peer-1", "draining"],
+        ["peer-2", "down"],
+    ]
+    assert "4 left to move" in lines[1]
+    assert "copied elsewhere in 1 min 15 s" in lines[2]
+    listed = json.loads(cli("peer", "ls", "--json").text)
+    assert [entry["left_to_drain"] for entry in listed] == [None, 4, None]
+    assert [entry["copies_elsewhere_in_s"] for entry in listed] == [None, None, 75.0]
+
+
+def test_drain_waits_until_the_peer_is_empty(cli: Run, space: FakeSpace) -> None:
+    space.router.status = HEALTHY
+    assert cli("peer", "drain", "peer-0").text == "peer-0 is empty\n"
+    assert cli("peer", "drain", "peer-0", "--undo").text == "peer-0 is in use again\n"
+    assert "7 chunks to move" in cli("peer", "drain", "peer-0", "--no-wait").text
+    told = json.loads(cli("peer", "drain", "peer-0", "--json").text)
+    assert told == {"chunk_count": 7, "other_count": 2}
+    assert space.router.upkeep[:2] == [DrainPeer("peer-0"), DrainPeer("peer-0", False)]
+
+
+def test_removal_that_loses_chunks_must_be_forced(cli: Run, space: FakeSpace) -> None:
+    refused = cli("peer", "rm", "peer-0")
+    assert refused.code == Exit.CONFLICT
+    assert "only copy" in refused.err
+    done = cli("peer", "rm", "peer-0", "--force-lost")
+    assert (done.code, done.text) == (0, "peer-0 is removed; 3 chunks lost\n")
+    assert json.loads(cli("peer", "rm", "p", "--force-lost", "--json").text) == {"lost_count": 3}
+    assert space.router.upkeep[0] == RemovePeer("peer-0")
+
+
+def test_clone_waits_for_its_end(cli: Run, space: FakeSpace) -> None:
+    space.router.status = HEALTHY
+    done = cli("peer", "clone", "peer-0", "peer-1")
+    assert done.text == "peer-1 has all chunks of peer-0 (0 chunks copied)\n"
+    assert cli("peer", "clone", "peer-0", "peer-1", "--no-wait").text == ""
+    assert json.loads(cli("peer", "clone", "a", "b", "--json").text) == {"copied_count": 0}
+    assert space.router.upkeep[0] == ClonePeer("peer-0", "peer-1")
