@@ -20,6 +20,7 @@ from mictlanfs.clock import SystemClock
 from mictlanfs.errors import Kind, MictlanError, UsageError
 from mictlanfs.identifiers import boot_id
 from mictlanfs.logsetup import log_to_stderr
+from mictlanfs.model import KIB
 from mictlanfs_server.environment import log_peer_ineffective
 from mictlanfs_server.framework import LazyFramework, answering, run_lifespan
 from mictlanfs_server.http import (
@@ -57,6 +58,8 @@ log = logging.getLogger(__name__)
 
 # `service.name` in the traces of peers; the instance is the id.
 TRACE_SERVICE = "mictlanx-peer"
+# What the index and its log grow by with the chunks that fill a disk, besides their bytes.
+INDEX_ROOM_BYTES = 64 * KIB
 
 
 class LinkStatus(msgspec.Struct, frozen=True):
@@ -306,7 +309,7 @@ def _open_store(settings: PeerSettings) -> ChunkStore:
         raise UsageError(f"{settings.data} cannot hold the data of a peer: {error}") from error
     capacity = Capacity(
         settings.capacity,
-        settings.reserve,
+        settings.reserve + INDEX_ROOM_BYTES,
         backend.free_bytes,
         lambda: index.totals.used_bytes,
         Sharers(settings.sharers, settings.sharers_file),
