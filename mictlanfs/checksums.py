@@ -11,9 +11,8 @@ from typing import Protocol
 
 from blake3 import blake3
 
+from mictlanfs.model import DIGEST_SIZE_BYTES as DIGEST_SIZE_BYTES
 from mictlanfs.model import Buffer
-
-DIGEST_SIZE_BYTES = 32
 
 
 class Hasher(Protocol):

@@ -38,6 +38,8 @@ FILE_SIZE_BYTES_MAX = 2**63 - 1
 TIME_NS_MIN, TIME_NS_MAX = -(2**63), 2**63 - 1
 
 CHUNK_ID_SIZE_BYTES = 16
+# BLAKE3.
+DIGEST_SIZE_BYTES = 32
 CHUNK_SIZE_BYTES_DEFAULT = 4 * MIB
 CHUNK_SIZE_BYTES_MIN = 64 * KIB
 CHUNK_SIZE_BYTES_MAX = 16 * MIB
@@ -45,6 +47,11 @@ CHUNK_SIZE_BYTES_MAX = 16 * MIB
 SMALL_CHUNK_SIZE_BYTES = 64 * KIB
 REPLICAS_DEFAULT = 2
 REPLICAS_MAX = 5
+# Of a code: fragments that hold the bytes, and those that are computed from them. A chunk that is
+# not coded survives as many losses with copies, so there are no more of these than further copies.
+DATA_FRAGMENTS_MIN = 2
+DATA_FRAGMENTS_MAX = 16
+PARITY_FRAGMENTS_MAX = REPLICAS_MAX - 1
 
 
 class Struct(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -116,6 +123,33 @@ class Extent(Struct, frozen=True):
         return self.offset + self.length
 
 
+class Coding(Struct, frozen=True):
+    """How the bytes of a chunk are spread over fragments, each on a peer of its own (ADR 0017).
+
+    Any `data` of the fragments give the chunk back. The first `data` are its bytes, cut into equal
+    parts, the last filled up with zeros; see `mictlanfs.fragments`. A peer stores a fragment under
+    the id of the chunk.
+
+    Attributes:
+        data: fragments that hold the bytes, 2 to 16.
+        digests: BLAKE3 of every fragment, 32 bytes each, in order.
+        indices: which fragment each of the chunk's peers holds, in their order; each once.
+    """
+
+    data: int
+    digests: bytes
+    indices: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Fragments in all."""
+        return len(self.digests) // DIGEST_SIZE_BYTES
+
+    def digest(self, index: int) -> bytes:
+        """The digest of a fragment."""
+        return self.digests[index * DIGEST_SIZE_BYTES : (index + 1) * DIGEST_SIZE_BYTES]
+
+
 class Chunk(Struct, frozen=True):
     """An immutable run of bytes and where it lies.
 
@@ -123,14 +157,16 @@ class Chunk(Struct, frozen=True):
         id: 128 bits, time-ordered, made by the writer.
         length: bytes, at least 1.
         digest: BLAKE3 of the stored bytes.
-        peers: numbers of the peers that hold a replica, in the order the writer used. None: the
-            chunk is *inline*, its bytes stand in the router's metadata.
+        peers: numbers of the peers that hold a replica or a fragment, in the order the writer used.
+            None: the chunk is *inline*, its bytes stand in the router's metadata.
+        coding: when the peers hold fragments; None: each holds all of the bytes.
     """
 
     id: ChunkId
     length: int
     digest: bytes
     peers: tuple[PeerNumber, ...]
+    coding: Coding | None = None
 
 
 def inline_bodies(
@@ -146,16 +182,36 @@ class BucketPolicy(Struct, frozen=True, gc=False):
     """How the data of a bucket is kept.
 
     Attributes:
-        replicas: copies wanted of each chunk, 1 to 5.
-        replicas_min: copies that must be stored before a write is good while peers are down.
+        replicas: copies wanted of each chunk, 1 to 5. With a code: of each chunk that is not coded,
+            and one more than the code has parity fragments, so that any chunk survives as many
+            losses.
+        replicas_min: copies that must be stored before a write is good while peers are down. With
+            a code as many fragments more than one less than `data`: the same losses again.
         chunk_size: bytes of a full chunk, 64 KiB to 16 MiB.
         quota: bytes of content that the files of the bucket may have together, 0: no limit.
+        data: fragments that the bytes of a chunk of at least 64 KiB are cut into, 2 to 16; 0: they
+            are kept as copies.
     """
 
     replicas: int = REPLICAS_DEFAULT
     replicas_min: int = 1
     chunk_size: int = CHUNK_SIZE_BYTES_DEFAULT
     quota: int = 0
+    data: int = 0
+
+    @property
+    def parity(self) -> int:
+        """Fragments that are computed from those of `data`; 0 without a code."""
+        return self.replicas - 1 if self.data else 0
+
+    @property
+    def fragments_min(self) -> int:
+        """Fragments of a chunk that must be stored before a write is good."""
+        return self.data + self.replicas_min - 1
+
+    def is_coded(self, length: int) -> bool:
+        """Whether a chunk of `length` bytes is to be coded."""
+        return self.data > 0 and length >= SMALL_CHUNK_SIZE_BYTES
 
 
 class Node(Struct, frozen=True):

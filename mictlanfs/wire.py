@@ -511,6 +511,7 @@ class WriteExtents(Struct, frozen=True, tag="write"):
     be durable on its peers before. One without peers is *inline*: its bytes travel in `inline`,
     which has one body for each such chunk, in their order; an empty one when the router has it.
     With `if_content_version` of at least 0 it has no effect unless the file is of that version.
+    With `is_same_content` the bytes are what they were, in other chunks: a record stays true.
     Errors: NOT_FOUND, INVALID (not a file, an extent outside its chunk, a chunk that is unknown or
     too large to be inline, bytes that are missing or not those of the digest), CONFLICT (another
     version), QUOTA_EXCEEDED (the bucket would grow beyond its quota).
@@ -523,6 +524,7 @@ class WriteExtents(Struct, frozen=True, tag="write"):
     time_ns: int
     inline: tuple[bytes, ...] = ()
     if_content_version: int = -1
+    is_same_content: bool = False
 
 
 class Release(Struct, frozen=True, tag="release"):

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from mictlanfs.cli.options import SizeType, SpaceChoice, json_option, space_options
+from mictlanfs.cli.protecting import ProtectionOptions, protection_options
 
 if TYPE_CHECKING:
+    from mictlanfs.client.recode import Recoded
     from mictlanfs.client.space import SpaceClient
     from mictlanfs.wire import BucketInfo
 
@@ -35,7 +37,7 @@ def _policy_options(command: _Command) -> _Command:
             metavar="SIZE",
             help="Of a full chunk, from 64K to 16M.",
         ),
-        click.option("--replicas", type=click.IntRange(1, 5), help="Copies of each chunk."),
+        protection_options,
     ):
         command = decorate(command)
     return command
@@ -58,25 +60,23 @@ def create(
     space: SpaceChoice,
     name: str,
     *,
-    replicas: int | None,
+    protection: ProtectionOptions,
     chunk_size: int | None,
     quota: int | None,
 ) -> None:
     """Make a bucket."""
     from mictlanfs.cli.running import run_on_space
-    from mictlanfs.model import CHUNK_SIZE_BYTES_DEFAULT, REPLICAS_DEFAULT, BucketPolicy
+    from mictlanfs.model import CHUNK_SIZE_BYTES_DEFAULT, BucketPolicy
 
+    protection.check()
     _check_sizes(chunk_size, quota)
-    policy = None
-    if replicas is not None or chunk_size is not None or quota is not None:
-        policy = BucketPolicy(
-            replicas=replicas or REPLICAS_DEFAULT,
-            chunk_size=chunk_size or CHUNK_SIZE_BYTES_DEFAULT,
-            quota=quota or 0,
-        )
+    is_default = not protection.is_given and chunk_size is None and quota is None
 
     async def work(client: SpaceClient) -> None:
-        await client.make_bucket(name, policy)
+        policy = BucketPolicy(chunk_size=chunk_size or CHUNK_SIZE_BYTES_DEFAULT, quota=quota or 0)
+        if protection.is_given:
+            policy = (await protection.protection(client, policy)).applied(policy)
+        await client.make_bucket(name, None if is_default else policy)
 
     run_on_space(space, "bucket create", work)
 
@@ -89,21 +89,48 @@ def set_policy(
     space: SpaceChoice,
     name: str,
     *,
-    replicas: int | None,
+    protection: ProtectionOptions,
     chunk_size: int | None,
     quota: int | None,
 ) -> None:
     """Change how a bucket keeps what is written from now on, and how much it may hold."""
     from mictlanfs.cli.running import run_on_space
 
-    if replicas is None and chunk_size is None and quota is None:
-        raise click.UsageError("say what to change: --replicas, --chunk-size or --quota")
+    protection.check()
+    if not protection.is_given and chunk_size is None and quota is None:
+        raise click.UsageError("say what to change, for example --code, --replicas or --quota")
     _check_sizes(chunk_size, quota)
 
     async def work(client: SpaceClient) -> None:
-        await client.set_bucket_policy(name, replicas=replicas, chunk_size=chunk_size, quota=quota)
+        wanted = None
+        if protection.is_given:
+            old = (await client.bucket(name)).policy
+            wanted = await protection.protection(client, old)
+        await client.set_bucket_policy(name, protection=wanted, chunk_size=chunk_size, quota=quota)
 
     run_on_space(space, "bucket set", work)
+
+
+@bucket.command()
+@click.argument("name")
+@space_options
+def recode(space: SpaceChoice, name: str) -> None:
+    """Store what a bucket has as `bucket set` says by now; can be stopped and run again."""
+    from mictlanfs.cli.meter import byte_meter
+    from mictlanfs.cli.output import Failures, counted
+    from mictlanfs.cli.running import run_on_space
+    from mictlanfs.config import format_size
+
+    async def work(client: SpaceClient) -> Recoded:
+        with byte_meter("recoding", None) as progress:
+            return await client.recode_bucket(name, progress)
+
+    done = run_on_space(space, "bucket recode", work)
+    click.echo(f"stored {format_size(done.bytes)} of {counted(done.files, 'file')} anew")
+    failures = Failures()
+    for error in done.left:
+        failures.add(error)
+    failures.exit_if_any()
 
 
 @bucket.command("ls")
@@ -145,6 +172,9 @@ def info(space: SpaceChoice, name: str, *, as_json: bool) -> None:
     policy = found.policy
     click.echo(f"bucket    {quoted(found.name)}")
     click.echo(f"entries   {found.attributes.size}")
+    if policy.data:
+        least = f"at least {policy.fragments_min} fragments while peers are down"
+        click.echo(f"code      {policy.data}+{policy.parity}, {least}")
     click.echo(f"copies    {policy.replicas}, at least {policy.replicas_min} while peers are down")
     click.echo(f"chunks    of at most {format_size(policy.chunk_size)}")
     limit = f" of {format_size(policy.quota)}" if policy.quota else ", no quota"
@@ -174,6 +204,7 @@ def _described(info: BucketInfo) -> dict[str, object]:
         "entries": info.attributes.size,
         "replicas": info.policy.replicas,
         "replicas_min": info.policy.replicas_min,
+        "code": f"{info.policy.data}+{info.policy.parity}" if info.policy.data else None,
         "chunk_size": info.policy.chunk_size,
         "quota": info.policy.quota,
         "used": info.used,

@@ -17,6 +17,7 @@ from mictlanfs import wire
 from mictlanfs.client.retry import RetryPolicy
 from mictlanfs.client.space import Listing, SpaceClient, open_space
 from mictlanfs.model import Attributes, BucketPolicy, Node
+from mictlanfs.protection import Protection
 
 T = TypeVar("T")
 
@@ -81,6 +82,7 @@ class BlockingSpace:
         replicas_min: int | None = None,
         chunk_size: int | None = None,
         quota: int | None = None,
+        protection: Protection | None = None,
     ) -> BucketPolicy:
         """Change what is given of how a bucket keeps its new data."""
         return self._run(
@@ -90,6 +92,7 @@ class BlockingSpace:
                 replicas_min=replicas_min,
                 chunk_size=chunk_size,
                 quota=quota,
+                protection=protection,
             )
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ import trio
 
 from mictlanfs import wire
 from mictlanfs.checksums import digest_of
+from mictlanfs.client.coded import CodedChunks
 from mictlanfs.client.inline import FetchInline, InlineChunks
 from mictlanfs.client.lanes import Lane
 from mictlanfs.client.locating import FetchPlaces, Locator
@@ -94,6 +95,7 @@ class ChunkStore:
         self._fetch_peer_map = fetch_peer_map
         self._retry = retry
         self._inline = InlineChunks(nursery, fetch_inline) if fetch_inline is not None else None
+        self._coded = CodedChunks(directory, self._put, self._get_fragment)
         self._put_lanes: dict[PeerNumber, Lane[_SmallPut, wire.FrameResult]] = {}
         self._get_lanes: dict[PeerNumber, Lane[ChunkId, memoryview]] = {}
 
@@ -105,7 +107,9 @@ class ChunkStore:
         """Store `pieces`, joined, as a new chunk on as many peers as `policy` wants.
 
         With peers down or full, fewer copies down to `policy.replicas_min` are accepted; the
-        chunk then names only the peers that have it. `pieces` must not change meanwhile.
+        chunk then names only the peers that have it. With a code, a chunk that is not small is
+        stored as fragments, and as copies when there are too few peers for these. `pieces` must
+        not change meanwhile.
 
         Cancellation: some peers may hold the chunk; nothing refers to it.
 
@@ -114,6 +118,12 @@ class ChunkStore:
                 answered until the retry policy was exhausted.
         """
         length = sum(len(piece) for piece in pieces)
+        if policy.is_coded(length):
+            with suppress(MictlanError):
+                await self._refresh_peer_map()
+            coded = await self._coded.store(pieces, length, policy)
+            if coded is not None:
+                return coded
         if length <= INLINE_DIGEST_SIZE_BYTES_MAX:
             digest = digest_of(pieces)
         else:
@@ -178,6 +188,14 @@ class ChunkStore:
         errors: list[MictlanError],
     ) -> None:
         try:
+            await self._put(peer, chunk, pieces)
+        except MictlanError as error:
+            errors.append(error)
+        else:
+            holders.append(peer.number)
+
+    async def _put(self, peer: PeerInfo, chunk: wire.FrameChunk, pieces: Sequence[Buffer]) -> None:
+        try:
             if chunk.length < SMALL_CHUNK_SIZE_BYTES:
                 lane = self._put_lane(peer.number)
                 result = await lane.submit((chunk, pieces), chunk.length)
@@ -187,10 +205,8 @@ class ChunkStore:
                 await self._peers.put(peer.url, chunk.id, chunk.digest, pieces)
         except MictlanError as error:
             self._note_failure(peer, error)
-            errors.append(error)
-        else:
-            self._directory.answered(peer.number)
-            holders.append(peer.number)
+            raise
+        self._directory.answered(peer.number)
 
     def _put_lane(self, number: PeerNumber) -> Lane[_SmallPut, wire.FrameResult]:
         lane = self._put_lanes.get(number)
@@ -227,6 +243,10 @@ class ChunkStore:
             raise ValueError(f"[{start}, {end}) is not within a chunk of {chunk.length} bytes")
         if not chunk.peers and self._inline is not None:
             return memoryview(await self._inline.fetch(chunk))[start:end]
+        if chunk.coding is not None:
+            return await self._retrying(
+                self._retry, lambda: self._fetch_coded(chunk, start, end)
+            )
 
         async def attempt() -> Buffer:
             errors: list[MictlanError] = []
@@ -239,6 +259,16 @@ class ChunkStore:
             return body
 
         return await self._retrying(self._retry, attempt)
+
+    async def _fetch_coded(self, chunk: Chunk, start: int, end: int) -> Buffer:
+        known = self._known(chunk)
+        try:
+            return await self._coded.fetch(known, start, end)
+        except MictlanError:
+            found = await self._moved(known)
+            if found is None:
+                raise
+        return await self._coded.fetch(found, start, end)
 
     def _known(self, chunk: Chunk) -> Chunk:
         """The chunk with the peers that were told last."""
@@ -282,7 +312,7 @@ class ChunkStore:
         by_peer: dict[PeerNumber, list[int]] = {}
         for index, chunk in enumerate(chunks):
             holders = self._directory.holders(self._known(chunk))
-            if holders and chunk.length < SMALL_CHUNK_SIZE_BYTES:
+            if holders and chunk.length < SMALL_CHUNK_SIZE_BYTES and chunk.coding is None:
                 by_peer.setdefault(holders[0].number, []).append(index)
         found: list[Buffer | None] = [None] * len(chunks)
 
@@ -315,6 +345,22 @@ class ChunkStore:
         if is_whole and await self._digest(body) != chunk.digest:
             log.error("peer %s sent a wrong copy of chunk %s", peer.id, chunk.id.hex())
             raise MictlanError(Kind.CORRUPT, "get chunk", chunk.id.hex(), f"peer {peer.id}")
+        return body
+
+    async def _get_fragment(
+        self, peer: PeerInfo, fragment: wire.FrameChunk, start: int, end: int
+    ) -> Buffer:
+        """Bytes `[start, end)` of a fragment, verified when they are all of it."""
+        try:
+            body = await self._peers.get(peer.url, fragment.id, start, end, fragment.digest)
+            is_whole = end - start == fragment.length
+            if is_whole and await self._digest(body) != fragment.digest:
+                log.error("peer %s sent a wrong fragment of %s", peer.id, fragment.id.hex())
+                raise MictlanError(Kind.CORRUPT, "get chunk", fragment.id.hex(), f"peer {peer.id}")
+        except MictlanError as error:
+            self._note_failure(peer, error)
+            raise
+        self._directory.answered(peer.number)
         return body
 
     async def _digest(self, body: Buffer) -> bytes:

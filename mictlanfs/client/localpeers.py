@@ -93,8 +93,10 @@ class LocalPeers:
         self.opened_count = 0
 
     def may_open(self, chunk: Chunk) -> bool:
-        """Whether some holder of the chunk is worth asking."""
-        return any(self._is_near(peer) for peer in self._directory.holders(chunk))
+        """Whether some holder of the chunk is worth asking. None has all of a coded one."""
+        return chunk.coding is None and any(
+            self._is_near(peer) for peer in self._directory.holders(chunk)
+        )
 
     async def open(self, chunk: Chunk) -> OpenChunk | None:
         """A descriptor for reading the whole chunk; None: not this way.

@@ -82,10 +82,15 @@ class PeerDirectory:
         """The peer works."""
         self._avoid_until.pop(number, None)
 
+    def is_doubtful(self, number: PeerNumber) -> bool:
+        """Whether another peer is to be asked before this one, if there is one."""
+        peer = self._peers.get(number)
+        return peer is None or peer.state is PeerState.DOWN or self._is_avoided(number)
+
     def candidates(self, chunk_id: ChunkId) -> list[PeerInfo]:
         """Peers to place a chunk on, best first; those that just failed come last."""
         usable = [peer for peer in self._peers.values() if peer.number not in self._full]
-        ranked = placement.rank(chunk_id, usable)
+        ranked = placement.rank(chunk_id, usable, placement.by_space)
         return sorted(ranked, key=lambda peer: self._is_avoided(peer.number))
 
     def holders(self, chunk: Chunk) -> list[PeerInfo]:

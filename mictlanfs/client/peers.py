@@ -35,13 +35,20 @@ class PeerClient:
         headers = {wire.HEADER_DIGEST: digest.hex()}
         await self._send("PUT", url + wire.Path.CHUNK + chunk_id.hex(), pieces, headers)
 
-    async def get(self, url: str, chunk_id: ChunkId, start: int, end: int) -> Buffer:
-        """Bytes `[start, end)` of a chunk.
+    async def get(
+        self, url: str, chunk_id: ChunkId, start: int, end: int, digest: bytes | None = None
+    ) -> Buffer:
+        """Bytes `[start, end)` of what the peer holds under the id of a chunk.
+
+        With a `digest` only of that: a peer may have another fragment of a chunk by now than the
+        reader thinks.
 
         Raises:
             MictlanError: NOT_FOUND, RANGE; CORRUPT when the peer sends another number of bytes.
         """
         headers = {"range": f"bytes={start}-{end - 1}"}
+        if digest is not None:
+            headers[wire.HEADER_DIGEST] = digest.hex()
         response = await self._send("GET", url + wire.Path.CHUNK + chunk_id.hex(), (), headers)
         if len(response.body) != end - start:
             detail = f"the peer sent {len(response.body)} bytes, not {end - start}"

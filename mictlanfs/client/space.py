@@ -27,6 +27,7 @@ from mictlanfs.client.lazysession import LazySession
 from mictlanfs.client.names import Names, parse_path, show_path
 from mictlanfs.client.peermap import PeerDirectory
 from mictlanfs.client.peers import PeerClient
+from mictlanfs.client.recode import Recoded, Recoder
 from mictlanfs.client.recovering import Applier, Outcome
 from mictlanfs.client.removal import remove_tree
 from mictlanfs.client.retry import RetryPolicy
@@ -37,7 +38,8 @@ from mictlanfs.client.tree import Tree
 from mictlanfs.client.upload import Uploader, new_directories
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.identifiers import boot_id
-from mictlanfs.model import ROOT_INODE, Attributes, BucketPolicy, FileKind, Node
+from mictlanfs.model import ROOT_INODE, Attributes, BucketPolicy, FileKind, Node, PeerState
+from mictlanfs.protection import Protection, protection_of
 from mictlanfs.recoveries import RecoveryFile
 from mictlanfs.taskerrors import raising_single_errors
 
@@ -371,9 +373,11 @@ class SpaceClient:
         replicas_min: int | None = None,
         chunk_size: int | None = None,
         quota: int | None = None,
+        protection: Protection | None = None,
     ) -> BucketPolicy:
         """Change what is given of how a bucket keeps its new data; `quota` 0: no limit.
 
+        `protection` says all of copies and code; `replicas` says that there are copies and no code.
         Copies that suffice while peers are down are never more than those wanted.
 
         Raises:
@@ -381,17 +385,43 @@ class SpaceClient:
         """
         node = (await self._tree.find(_bucket_names(name))).node
         old = node.policy or BucketPolicy()
+        if protection is not None:
+            old = protection.applied(old)
         wanted = old.replicas if replicas is None else replicas
         policy = BucketPolicy(
             wanted,
             min(old.replicas_min, wanted) if replicas_min is None else replicas_min,
             old.chunk_size if chunk_size is None else chunk_size,
             old.quota if quota is None else quota,
+            old.data if replicas is None else 0,
         )
         session = await self._sessions.get()
         op = wire.SetBucketPolicy(node.attributes.ino, policy, time.time_ns())
         await session.apply(op, sync=True)
         return policy
+
+    async def recode_bucket(self, name: str | bytes, progress: Progress | None = None) -> Recoded:
+        """Store what a bucket has in the form that its policy asks for now; see `recode`.
+
+        `progress` is called with the number of bytes stored since the last call.
+
+        Cancellation: what was stored anew stays so; another call goes on.
+
+        Raises:
+            MictlanError: NOT_FOUND; UNAVAILABLE, there are not peers enough for the form.
+        """
+        names = _bucket_names(name)
+        node = (await self._tree.find(names)).node
+        policy = node.policy or BucketPolicy()
+        peers = (await self.router.peer_map()).peers
+        there = sum(peer.state is not PeerState.DOWN for peer in peers)
+        wanted = protection_of(policy)
+        if policy.data and there < wanted.peer_count:
+            detail = f"{wanted} needs {wanted.peer_count} peers, and {there} are there"
+            raise MictlanError(Kind.UNAVAILABLE, "recode", show_path(names), detail)
+        session = await self._sessions.get()
+        recoder = Recoder(self._tree, self._chunks, session, policy, len(peers))
+        return await recoder.run(names, node.attributes.ino, progress or (lambda _: None))
 
     # --- what a mount could not commit --------------------------------------------------------
 

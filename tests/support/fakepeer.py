@@ -16,6 +16,7 @@ class FakePeer:
 
     Attributes:
         chunks: what it holds.
+        digests: of these as they came, whatever happened to them since.
         is_full: whether it refuses new chunks.
         frame_sizes: number of chunks in each frame it was sent.
     """
@@ -25,6 +26,7 @@ class FakePeer:
         self.url = f"http://peer-{number}:24000"
         self.zone = zone or f"zone-{number}"
         self.chunks: dict[ChunkId, bytes] = {}
+        self.digests: dict[ChunkId, bytes] = {}
         self.is_full = False
         self.frame_sizes: list[int] = []
 
@@ -49,6 +51,9 @@ class FakePeer:
         if request.method == "PUT":
             self._put(chunk_id, bytes.fromhex(request.headers[wire.HEADER_DIGEST]), request.body)
             return Response(201, {}, b"")
+        digest = request.headers.get(wire.HEADER_DIGEST)
+        if digest is not None and self.digests.get(chunk_id) != bytes.fromhex(digest):
+            raise MictlanError(Kind.NOT_FOUND, "get chunk", chunk_id.hex())
         start, end = request.headers["range"].removeprefix("bytes=").split("-")
         return Response(206, {}, self._get(chunk_id)[int(start) : int(end) + 1])
 
@@ -84,6 +89,8 @@ class FakePeer:
             raise MictlanError(Kind.NO_SPACE, "put chunk", chunk_id.hex())
         if digest_of([body]) != digest:
             raise MictlanError(Kind.CORRUPT, "put chunk", chunk_id.hex())
+        if self.digests.setdefault(chunk_id, digest) != digest:
+            raise MictlanError(Kind.CONFLICT, "put chunk", chunk_id.hex())
         self.chunks[chunk_id] = bytes(body)
 
     def _get(self, chunk_id: ChunkId) -> bytes:

@@ -14,6 +14,8 @@ from mictlanfs.errors import Kind
 from mictlanfs.model import (
     CHUNK_SIZE_BYTES_MAX,
     CHUNK_SIZE_BYTES_MIN,
+    DATA_FRAGMENTS_MAX,
+    DATA_FRAGMENTS_MIN,
     FILE_SIZE_BYTES_MAX,
     REPLICAS_MAX,
     XATTR_LIST_SIZE_BYTES_MAX,
@@ -172,3 +174,7 @@ def check_policy(policy: BucketPolicy) -> None:
         policy.chunk_size, CHUNK_SIZE_BYTES_MIN, CHUNK_SIZE_BYTES_MAX, "chunk_size", operation
     )
     check_range(policy.quota, 0, FILE_SIZE_BYTES_MAX, "quota", operation)
+    if policy.data:
+        check_range(policy.data, DATA_FRAGMENTS_MIN, DATA_FRAGMENTS_MAX, "data", operation)
+        # One more than the fragments of parity, of which there is at least one.
+        check_range(policy.replicas, 2, REPLICAS_MAX, "replicas", operation)

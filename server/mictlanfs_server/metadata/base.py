@@ -91,7 +91,9 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaCounts:
-    """Live chunks with too few replicas on the peers in question, and those with none.
+    """Live chunks with too few replicas on the peers in question, and those that cannot be read.
+
+    These have no copy there, or of a coded chunk fewer fragments than give it back.
 
     Attributes:
         inline: those that need none, since their bytes stand in the metadata.

@@ -258,6 +258,20 @@ INVARIANTS = (
         "a number that was retired is no peer any more",
         "SELECT number FROM retired_peer JOIN peer USING (number)",
     ),
+    Invariant(
+        "a coded chunk wants all of its fragments, more than are needed to read it",
+        """
+        SELECT hex(id) FROM chunk WHERE needed < 1 OR (needed > 1) <> (digests IS NOT NULL)
+            OR digests IS NOT NULL AND (length(digests) <> 32 * wanted OR needed >= wanted)
+        """,
+    ),
+    Invariant(
+        "a replica of a coded chunk is one of its fragments",
+        """
+        SELECT hex(chunk), rank FROM replica JOIN chunk ON chunk.id = replica.chunk
+        WHERE digests IS NOT NULL AND rank NOT BETWEEN 0 AND wanted - 1
+        """,
+    ),
     # --- records ---
     Invariant(
         "a record is of a file, of one content that it has or had, its pieces counted from 0",

@@ -25,6 +25,15 @@ from mictlanfs.model import (
     FileKind,
 )
 from mictlanfs_server.metadata.checks import check_time, existing, failure
+from mictlanfs_server.metadata.coded import (
+    add_replicas,
+    content_of,
+    fault_of,
+    is_readable,
+    known_content,
+    with_replicas,
+    without_peers,
+)
 from mictlanfs_server.metadata.inline import checked_bodies, keep_bodies
 from mictlanfs_server.metadata.quotas import check_quota, count
 from mictlanfs_server.metadata.removal import change_references
@@ -33,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mictlanfs import wire
-    from mictlanfs.model import ChunkId, PeerNumber
+    from mictlanfs.model import ChunkId
     from mictlanfs_server.metadata.rows import InodeRecord
     from mictlanfs_server.metadata.transaction import Transaction
 
@@ -67,8 +76,10 @@ def write_extents(tx: Transaction, op: wire.WriteExtents) -> Touched:
     _record_chunks(tx, record, fresh, references, bodies)
     end = max((extent.end for extent in op.extents), default=0)
     record.size = max(record.size, op.size, end)
-    changed_at_ns = record.ctime_ns
+    changed_at_ns, version = record.ctime_ns, record.content_version
     record.mark_content_changed(op.time_ns)
+    if op.is_same_content and tx.may_have_record():
+        tx.rows.records.renew(record.ino, version, record.content_version)
     # A link or a rename that came between the write and this is not undone.
     record.ctime_ns = max(record.ctime_ns, changed_at_ns)
     check_quota(tx, record, "write")
@@ -84,11 +95,11 @@ def _without_retired(tx: Transaction, op: wire.WriteExtents) -> wire.WriteExtent
         return op
     chunks = []
     for chunk in op.chunks:
-        left = tuple([number for number in chunk.peers if not tx.is_retired(number)])
-        if chunk.peers and not left:
+        left = without_peers(chunk, tx.is_retired)
+        if chunk.peers and not is_readable(left):
             detail = _named(chunk.id, "is on no peer any more: store the bytes again")
             raise failure(Kind.NO_DATA, "write", op.ino, detail)
-        chunks.append(Chunk(chunk.id, chunk.length, chunk.digest, left))
+        chunks.append(left)
     return msgspec.structs.replace(op, chunks=tuple(chunks))
 
 
@@ -106,22 +117,13 @@ def _check_chunks(
                 raise failure(Kind.INVALID, "write", op.ino, detail)
             fresh[chunk.id] = chunk
             continue
-        length, digest = (
-            (known.length, known.digest)
-            if known
-            else (fresh[chunk.id].length, fresh[chunk.id].digest)
-        )
-        if (length, digest) != (chunk.length, chunk.digest):
+        before = content_of(fresh[chunk.id]) if known is None else known_content(known)
+        if before != content_of(chunk):
             raise failure(Kind.INVALID, "write", op.ino, _named(chunk.id, "has other content"))
         if chunk.id in fresh:
             # Described twice: both know of peers.
-            fresh[chunk.id] = _with_peers(fresh[chunk.id], chunk.peers)
+            fresh[chunk.id] = with_replicas(fresh[chunk.id], chunk)
     return fresh
-
-
-def _with_peers(chunk: Chunk, peers: Sequence[PeerNumber]) -> Chunk:
-    added = tuple(peer for peer in peers if peer not in chunk.peers)
-    return Chunk(chunk.id, chunk.length, chunk.digest, chunk.peers + added)
 
 
 def _check_chunk(tx: Transaction, op: wire.WriteExtents, chunk: Chunk) -> None:
@@ -134,6 +136,8 @@ def _check_chunk(tx: Transaction, op: wire.WriteExtents, chunk: Chunk) -> None:
         raise failure(Kind.INVALID, "write", op.ino, detail)
     if not all(map(tx.is_peer, chunk.peers)):
         raise failure(Kind.INVALID, "write", op.ino, _named(chunk.id, "names an unknown peer"))
+    if chunk.coding is not None and (wrong := fault_of(chunk, chunk.coding)):
+        raise failure(Kind.INVALID, "write", op.ino, _named(chunk.id, wrong))
 
 
 def _check_extents(tx: Transaction, op: wire.WriteExtents, fresh: dict[ChunkId, Chunk]) -> None:
@@ -226,15 +230,7 @@ def _describe_again(tx: Transaction, chunks: Sequence[Chunk], fresh: dict[ChunkI
     for chunk in chunks:
         if chunk.id in fresh or not chunk.peers:
             continue
-        known_peers = tx.rows.replicas(chunk.id)
-        # Whoever repeats what was written long ago may name a copy that was given up since.
-        added = set(chunk.peers) - {*known_peers, *tx.rows.given_up(chunk.id)}
-        for peer in chunk.peers:
-            if peer in added:
-                tx.rows.add_replica(chunk.id, peer)
-        if added:
-            # Who adds a copy wants to have it: it is no surplus.
-            tx.rows.raise_wanted(chunk.id, len(known_peers) + len(added))
+        add_replicas(tx, chunk)
         tx.rows.delete_inline(chunk.id)
 
 
@@ -256,7 +252,7 @@ def _record_chunks(
             # Sent and not named, and nobody holds it.
             continue
         # With peers, dead at once, so that its copies are deleted.
-        copies = max(wanted, len(chunk.peers))
+        copies = max(wanted, len(chunk.peers)) if chunk.coding is None else chunk.coding.count
         tx.rows.insert_chunk(chunk, refs, copies, None if refs else tx.now_ns)
         tx.counts.chunks += refs > 0
         tx.counts.tombstones += refs == 0

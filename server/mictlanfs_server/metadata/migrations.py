@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MIGRATIONS = Migrations("mictlanfs-metadata")
 # "MICT": tells our files from any other SQLite database.
 APPLICATION_ID = 0x4D494354
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 # STRICT tables came with 3.37, RETURNING and MATERIALIZED before.
 SQLITE_VERSION_MIN = (3, 37, 0)
 
@@ -230,6 +230,16 @@ def _copies(database: Database) -> None:
     )
     database.execute("ALTER TABLE peer ADD COLUMN is_draining INTEGER NOT NULL DEFAULT 0")
     database.execute("PRAGMA user_version = 6")
+
+
+@MIGRATIONS(name="0007-coded-chunks")
+def _coded_chunks(database: Database) -> None:
+    # How many replicas of different rank, on peers that answer, give the chunk: 1 of copies. Of a
+    # coded chunk a replica is a fragment, its rank says which, and `wanted` is how many there are.
+    database.execute("ALTER TABLE chunk ADD COLUMN needed INTEGER NOT NULL DEFAULT 1")
+    # BLAKE3 of every fragment, 32 bytes each, in order of rank; null for copies.
+    database.execute("ALTER TABLE chunk ADD COLUMN digests BLOB")
+    database.execute("PRAGMA user_version = 7")
 
 
 def _make_space(connection: sqlite3.Connection, now_ns: int) -> None:

@@ -97,6 +97,8 @@ class ChunkRecord(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         is_inline: whether its bytes are in the metadata.
+        needed: replicas that give the chunk.
+        digests: of its fragments; None: its replicas are copies.
     """
 
     length: int
@@ -104,6 +106,8 @@ class ChunkRecord(msgspec.Struct, frozen=True, gc=False):
     refs: int
     is_dead: bool
     is_inline: bool
+    needed: int = 1
+    digests: bytes | None = None
 
 
 class BatchRecord(msgspec.Struct, frozen=True, gc=False):
@@ -152,6 +156,9 @@ class RecordRows(Protocol):
         self, ino: InodeNumber, content_version: int, pieces: Iterable[wire.RecordPiece]
     ) -> None:
         """Give a file a record in the place of the one it has, if any."""
+
+    def renew(self, ino: InodeNumber, before: int, after: int) -> None:
+        """Make the record of a file, if it is of content version `before`, one of `after`."""
 
     def delete(self, ino: InodeNumber) -> None:
         """Forget the record of an inode, and that it is a part."""
@@ -330,8 +337,11 @@ class Rows(Protocol):
     def replicas(self, chunk_id: ChunkId) -> tuple[PeerNumber, ...]:
         """The peers that hold a chunk, in the order of the writer."""
 
-    def add_replica(self, chunk_id: ChunkId, peer: PeerNumber) -> None:
-        """Record one more peer, last in the order."""
+    def ranks(self, chunk_id: ChunkId) -> tuple[int, ...]:
+        """The ranks of these replicas: of a coded chunk, which fragments they are."""
+
+    def add_replica(self, chunk_id: ChunkId, peer: PeerNumber, rank: int | None = None) -> None:
+        """Record one more peer, at a rank that is free, by default last in the order."""
 
     def raise_wanted(self, chunk_id: ChunkId, copies: int) -> None:
         """Want at least so many copies of a chunk."""

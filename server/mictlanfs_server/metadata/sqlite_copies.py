@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from mictlanfs.model import Chunk
+from mictlanfs.model import Chunk, Coding
 from mictlanfs_server.metadata.copies import (
     ChunkCopies,
     CopiesAsked,
@@ -53,8 +53,10 @@ _COPIES = """
     WHERE id = ? AND refs > 0 AND NOT EXISTS (SELECT 1 FROM inline WHERE inline.chunk = chunk.id)
 """
 _LOCATE = """
-    SELECT length, digest, (SELECT json_group_array(peer) FROM
-        (SELECT peer FROM replica WHERE replica.chunk = chunk.id ORDER BY rank))
+    SELECT length, digest, needed, digests, (SELECT json_group_array(peer) FROM
+        (SELECT peer FROM replica WHERE replica.chunk = chunk.id ORDER BY rank)),
+        (SELECT json_group_array(rank) FROM
+        (SELECT rank FROM replica WHERE replica.chunk = chunk.id ORDER BY rank))
     FROM chunk WHERE id = ? AND refs > 0
 """
 _PEER_CHUNKS = """
@@ -174,8 +176,9 @@ def locate(connection: sqlite3.Connection, ids: Sequence[ChunkId]) -> dict[Chunk
     for chunk_id in ids:
         row = connection.execute(_LOCATE, (chunk_id,)).fetchone()
         if row is not None:
-            length, digest, peers = row
-            found[chunk_id] = Chunk(chunk_id, length, digest, tuple(json.loads(peers)))
+            length, digest, needed, digests, peers, ranks = row
+            coding = digests and Coding(needed, digests, tuple(json.loads(ranks)))
+            found[chunk_id] = Chunk(chunk_id, length, digest, tuple(json.loads(peers)), coding)
     return found
 
 

@@ -25,6 +25,7 @@ from mictlanfs.model import (
     BucketPolicy,
     Chunk,
     ChunkId,
+    Coding,
     Extent,
     FileKind,
     InodeNumber,
@@ -60,13 +61,17 @@ _PAGE = """
     SELECT inode.*, dentry.name FROM dentry JOIN inode ON inode.ino = dentry.ino
     WHERE dentry.parent = ? AND dentry.name > ? ORDER BY dentry.name LIMIT ?
 """
-# One row for each extent: its file, itself, its chunk with the numbers of the peers as text.
+# One row for each extent: its file, itself, its chunk with the numbers of the peers as text, and of
+# a coded chunk, which fragments they hold.
 # (SQLite keeps the order of a subquery for group_concat, and the primary key has it anyway.)
 _EXTENTS = """
     SELECT e.ino, e.offset, e.length, e.chunk, e.chunk_offset, c.length, c.digest, (
         SELECT group_concat(peer)
         FROM (SELECT peer FROM replica WHERE chunk = e.chunk ORDER BY rank)
-    )
+    ), c.needed, c.digests, iif(c.digests IS NULL, NULL, (
+        SELECT group_concat(rank)
+        FROM (SELECT rank FROM replica WHERE chunk = e.chunk ORDER BY rank)
+    ))
     FROM extent AS e CROSS JOIN chunk AS c ON c.id = e.chunk
     WHERE e.ino = ?1 AND e.offset >= coalesce(
         (SELECT max(offset) FROM extent WHERE ino = ?1 AND offset <= ?2), ?2)
@@ -85,7 +90,10 @@ _PAGE_EXTENTS = """
     SELECT e.ino, e.offset, e.length, e.chunk, e.chunk_offset, c.length, c.digest, (
         SELECT group_concat(peer)
         FROM (SELECT peer FROM replica WHERE chunk = e.chunk ORDER BY rank)
-    )
+    ), c.needed, c.digests, iif(c.digests IS NULL, NULL, (
+        SELECT group_concat(rank)
+        FROM (SELECT rank FROM replica WHERE chunk = e.chunk ORDER BY rank)
+    ))
     FROM file
     CROSS JOIN extent AS e ON e.ino = file.ino AND (stop IS NULL OR e.offset < stop)
     CROSS JOIN chunk AS c ON c.id = e.chunk
@@ -459,14 +467,19 @@ def _content_of(rows: Iterable[Row]) -> _Content:
     """Extents and chunks from the rows of one file, in order of offset."""
     extents: list[Extent] = []
     chunks: dict[ChunkId, Chunk] = {}
-    for _, offset, length, chunk_id, chunk_offset, chunk_length, digest, peers in rows:
+    for _, offset, length, chunk_id, chunk_offset, chunk_length, digest, peers, *code in rows:
         extents.append(Extent(offset, length, chunk_id, chunk_offset))
         if chunk_id not in chunks:
-            chunks[chunk_id] = Chunk(chunk_id, chunk_length, digest, _peers(peers))
+            coding = _coding(*code)
+            chunks[chunk_id] = Chunk(chunk_id, chunk_length, digest, _numbers(peers), coding)
     return tuple(extents), tuple(chunks.values())
 
 
+def _coding(needed: int, digests: bytes | None, ranks: str | None) -> Coding | None:
+    return None if digests is None else Coding(needed, digests, _numbers(ranks))
+
+
 @lru_cache(maxsize=4096)
-def _peers(text: str | None) -> tuple[PeerNumber, ...]:
-    """Peer numbers from `1,2`. A space has few such combinations, and asks for them all day."""
+def _numbers(text: str | None) -> tuple[PeerNumber, ...]:
+    """Peer numbers, or ranks, from `1,2`: few combinations, which are asked for all day."""
     return tuple(PeerNumber(int(number)) for number in text.split(",")) if text else ()

@@ -58,6 +58,13 @@ class SqliteRecords:
             ),
         )
 
+    def renew(self, ino: InodeNumber, before: int, after: int) -> None:
+        """Make the record of a file, if it is of content version `before`, one of `after`."""
+        self._execute(
+            "UPDATE record SET content_version = ?3 WHERE ino = ?1 AND content_version = ?2",
+            (ino, before, after),
+        )
+
     def delete(self, ino: InodeNumber) -> None:
         """Forget the record of an inode, and that it is a part."""
         self._execute("DELETE FROM record WHERE ino = ?", (ino,))

@@ -301,21 +301,27 @@ class SqliteRows:
         """A chunk, live or dead."""
         row = self._execute(
             "SELECT length, digest, refs, dead_since_ns IS NOT NULL,"
-            " EXISTS (SELECT 1 FROM inline WHERE chunk = ?1) FROM chunk WHERE id = ?1",
+            " EXISTS (SELECT 1 FROM inline WHERE chunk = ?1), needed, digests"
+            " FROM chunk WHERE id = ?1",
             (chunk_id,),
         ).fetchone()
-        return ChunkRecord(row[0], row[1], row[2], bool(row[3]), bool(row[4])) if row else None
+        if row is None:
+            return None
+        return ChunkRecord(row[0], row[1], row[2], bool(row[3]), bool(row[4]), row[5], row[6])
 
     def insert_chunk(self, chunk: Chunk, refs: int, wanted: int, dead_since_ns: int | None) -> None:
         """Add a chunk and its replicas."""
+        coding = chunk.coding
+        needed, digests = (1, None) if coding is None else (coding.data, coding.digests)
         self._execute(
-            "INSERT INTO chunk VALUES (?, ?, ?, ?, ?, ?)",
-            (chunk.id, chunk.length, chunk.digest, refs, wanted, dead_since_ns),
+            "INSERT INTO chunk VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (chunk.id, chunk.length, chunk.digest, refs, wanted, dead_since_ns, needed, digests),
         )
         if chunk.peers:
+            ranks = range(len(chunk.peers)) if coding is None else coding.indices
             self._executemany(
                 "INSERT INTO replica VALUES (?, ?, ?)",
-                ((chunk.id, rank, peer) for rank, peer in enumerate(chunk.peers)),
+                ((chunk.id, rank, peer) for rank, peer in zip(ranks, chunk.peers, strict=True)),
             )
 
     def set_refs(self, chunk_id: ChunkId, refs: int, dead_since_ns: int | None) -> None:
@@ -350,9 +356,17 @@ class SqliteRows:
         rows = self._execute("SELECT peer FROM replica WHERE chunk = ? ORDER BY rank", (chunk_id,))
         return tuple([peer for (peer,) in rows.fetchall()])
 
-    def add_replica(self, chunk_id: ChunkId, peer: PeerNumber) -> None:
-        """Record one more peer, last in the order."""
-        self._execute(_ADD_REPLICA, (chunk_id, peer))
+    def ranks(self, chunk_id: ChunkId) -> tuple[int, ...]:
+        """The ranks of these replicas: of a coded chunk, which fragments they are."""
+        rows = self._execute("SELECT rank FROM replica WHERE chunk = ? ORDER BY rank", (chunk_id,))
+        return tuple([rank for (rank,) in rows.fetchall()])
+
+    def add_replica(self, chunk_id: ChunkId, peer: PeerNumber, rank: int | None = None) -> None:
+        """Record one more peer, at a rank that is free, by default last in the order."""
+        if rank is None:
+            self._execute(_ADD_REPLICA, (chunk_id, peer))
+        else:
+            self._execute("INSERT INTO replica VALUES (?, ?, ?)", (chunk_id, rank, peer))
 
     def raise_wanted(self, chunk_id: ChunkId, copies: int) -> None:
         """Want at least so many copies of a chunk."""

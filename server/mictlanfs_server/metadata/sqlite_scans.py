@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 _REPLICA_COUNTS = """
     WITH
     live(number) AS MATERIALIZED (SELECT value FROM json_each(?1)),
-    held(wanted, count) AS (
-        SELECT min(chunk.wanted, (SELECT count(*) FROM peer)), (
+    held(wanted, needed, count) AS (
+        SELECT max(min(chunk.wanted, (SELECT count(*) FROM peer)), needed), needed, (
             SELECT count(*) FROM replica
             WHERE replica.chunk = chunk.id AND replica.peer IN (SELECT number FROM live)
         )
         FROM chunk WHERE refs > 0 AND id NOT IN (SELECT chunk FROM inline)
     )
-    SELECT coalesce(sum(count < wanted), 0), coalesce(sum(count = 0), 0),
+    SELECT coalesce(sum(count < wanted), 0), coalesce(sum(count < needed), 0),
         (SELECT count(*) FROM inline)
     FROM held
 """
@@ -48,7 +48,7 @@ class SqliteScans:
         self._connection = connection
 
     def replica_counts(self, peers: Sequence[PeerNumber]) -> ReplicaCounts:
-        """Live chunks with too few replicas on `peers`, among them those with none."""
+        """Live chunks with too few replicas on `peers`, among them those that cannot be read."""
         row = self._connection.execute(_REPLICA_COUNTS, (json.dumps(list(peers)),)).fetchone()
         return ReplicaCounts(*row)
 

@@ -196,6 +196,10 @@ class ChunkHandlers:
 
     async def _get(self, request: Request, chunk_id: ChunkId) -> None:
         chunk, body = self._store.open(chunk_id)
+        digest = request.header(_DIGEST_HEADER)
+        if digest is not None and _digest(digest) != chunk.digest:
+            detail = "the peer has other bytes of that id: another fragment"
+            raise MictlanError(Kind.NOT_FOUND, "get chunk", chunk_id.hex(), detail)
         wanted = request.header(b"range")
         try:
             start, end = (0, chunk.length) if wanted is None else parse_range(wanted, chunk)

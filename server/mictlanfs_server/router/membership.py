@@ -16,7 +16,8 @@ so. Should the old store come back, so does its number. Removed peers stay out.
 
 Owns the numbers of peers and the version of the peer map. The version grows exactly when a writer
 should know: a new peer, another state, address, zone, machine or fullness, a capacity that differs
-by a hundredth. Space used changes all the time and goes along without a new version.
+by a hundredth, space used by a twentieth of the capacity. Smaller changes go along without a new
+version.
 """
 
 from __future__ import annotations
@@ -42,16 +43,23 @@ TEXT_LENGTH_MAX = 255
 URL_LENGTH_MAX = 2048
 SIZE_MAX = 2**63 - 1
 CAPACITY_CHANGE_MIN = 0.01
+# Of the capacity: what placement is off by until a writer hears of it.
+USED_CHANGE_MIN = 0.05
 
 
 @dataclass(slots=True)
 class _Peer:
-    """A peer; times by the monotonic clock."""
+    """A peer; times by the monotonic clock.
+
+    Attributes:
+        told_used: bytes, when the version last grew for the peer.
+    """
 
     info: PeerInfo
     last_seen_s: float
     chunk_count: int = 0
     store: str = ""
+    told_used: int = 0
 
 
 class Membership:
@@ -82,7 +90,8 @@ class Membership:
         stores = book.stores if book is not None else {}
         self._retired = dict(book.retired) if book is not None else {}
         self._peers = {
-            peer.id: _Peer(peer, now_s, store=stores.get(peer.number, "")) for peer in saved.peers
+            peer.id: _Peer(peer, now_s, store=stores.get(peer.number, ""), told_used=peer.used)
+            for peer in saved.peers
         }
         for peer in self._peers.values():
             self._enter(peer, PeerState.UP)
@@ -168,6 +177,7 @@ class Membership:
         self._retired.pop(number, None)
         peer = _Peer(_info_of(number, request), self._clock.monotonic_s())
         peer.chunk_count, peer.store = request.chunk_count, request.store_id
+        peer.told_used = request.used
         self._peers[request.id] = peer
         self._version += 1
         log.info("peer %s is new: number %d at %s", request.id, number, request.url)
@@ -188,7 +198,8 @@ class Membership:
         peer.last_seen_s = self._clock.monotonic_s()
         if before.state is not PeerState.UP:
             log.info("peer %s is up again after %.1f s", request.id, silent_s)
-        if is_news:
+        if is_news or abs(after.used - peer.told_used) >= USED_CHANGE_MIN * after.capacity > 0:
+            peer.told_used = after.used
             self._version += 1
 
     def leave(self, request: wire.PeerLeave) -> None:

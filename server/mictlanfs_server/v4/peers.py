@@ -18,8 +18,9 @@ from mictlanfs.client.peermap import PeerDirectory
 from mictlanfs.client.peers import PeerClient
 from mictlanfs.clock import Clock
 from mictlanfs.errors import Kind, MictlanError
-from mictlanfs.model import KIB, Buffer, Chunk, ChunkId, PeerInfo, PeerNumber
+from mictlanfs.model import KIB, BucketPolicy, Buffer, Chunk, ChunkId, PeerInfo, PeerNumber
 from mictlanfs.wirecopies import Locate, Located
+from mictlanfs_server.v4.codedpeers import CodedPeers
 
 if TYPE_CHECKING:
     from mictlanfs.client.transport import HttpTransport
@@ -51,6 +52,7 @@ class Peers:
         self._client = PeerClient(transport)
         self._directory = PeerDirectory(clock.monotonic_s)
         self._preferred = preferred
+        self._coded = CodedPeers(self._directory, self._put, self._get)
 
     async def refresh(self) -> Sequence[PeerInfo]:
         """All peers, as new as the space knows."""
@@ -79,6 +81,7 @@ class Peers:
         copies: int,
         copies_min: int,
         tried: set[PeerNumber],
+        code: BucketPolicy | None = None,
     ) -> Chunk:
         """Store a chunk durably on `copies` peers; fewer, down to `copies_min`, will do.
 
@@ -87,12 +90,21 @@ class Peers:
             body: all bytes of the chunk.
             copies: wanted.
             copies_min: that will do.
+            code: when the chunk is to be coded, if there are peers enough for it.
             tried: gets the number of every peer that may hold the chunk afterwards, also when this
                 fails or is cancelled.
 
         Raises:
             MictlanError: NO_SPACE, UNAVAILABLE, TIMED_OUT: too few peers took it.
         """
+        if code is not None and code.is_coded(chunk.length):
+            candidates = await self.candidates(chunk.id)
+            coded = await self._coded.store(chunk.id, body, code, candidates, tried)
+            if coded is not None:
+                return coded
+            if tried:
+                # Peers that hold a fragment take nothing else by this id.
+                await self.delete({chunk.id: tried})
         holders: list[PeerNumber] = []
         errors: list[MictlanError] = []
         for attempt in range(1, STORE_ATTEMPTS_MAX + 1):
@@ -144,6 +156,8 @@ class Peers:
     async def copy(self, chunk: Chunk, to: str) -> Chunk:
         """Store one more copy of a chunk that peers hold; the chunk with its new peer, if any.
 
+        A coded chunk is given back as it is: it has no copies.
+
         Args:
             chunk: read from whoever holds it.
             to: id of the peer that gets the copy unless it has one; empty: the best other one.
@@ -151,6 +165,9 @@ class Peers:
         Raises:
             MictlanError: no copy could be read; UNAVAILABLE, NO_SPACE: no other peer took it.
         """
+        if chunk.coding is not None:
+            # It has all the fragments there are, or healing makes what is missing.
+            return chunk
         others = [p for p in await self.candidates(chunk.id) if p.number not in chunk.peers]
         chosen = sorted(others, key=lambda peer: peer.id != to)
         if to and not any(peer.id == to for peer in chosen):
@@ -171,6 +188,8 @@ class Peers:
             MictlanError: CORRUPT, UNAVAILABLE or TIMED_OUT when no replica could be read.
         """
         await self.refresh()
+        if chunk.coding is not None:
+            return await self._fetch_coded(chunk, start, end)
         errors: list[MictlanError] = []
         body = await self._fetch_from_any(chunk, start, end, errors)
         if body is None and (moved := await self._moved(chunk)) is not None:
@@ -183,6 +202,15 @@ class Peers:
         detail = f"none of {len(errors)} copies can be read" if errors else "no peer holds it"
         kind = Kind.CORRUPT if errors else Kind.UNAVAILABLE
         raise MictlanError(kind, "get chunk", chunk.id.hex(), detail)
+
+    async def _fetch_coded(self, chunk: Chunk, start: int, end: int) -> Buffer:
+        try:
+            return await self._coded.fetch(chunk, start, end)
+        except MictlanError:
+            moved = await self._moved(chunk)
+            if moved is None:
+                raise
+        return await self._coded.fetch(moved, start, end)
 
     async def _fetch_from_any(
         self, chunk: Chunk, start: int, end: int, errors: list[MictlanError]
@@ -214,6 +242,19 @@ class Peers:
             return None
         await self.refresh()
         return found
+
+    async def _get(self, peer: PeerInfo, fragment: wire.FrameChunk, start: int, end: int) -> Buffer:
+        """Bytes `[start, end)` of a fragment, verified when they are all of it."""
+        try:
+            body = await self._client.get(peer.url, fragment.id, start, end, fragment.digest)
+            if len(body) == fragment.length and await digest(body) != fragment.digest:
+                log.error("peer %s sent a wrong fragment of %s", peer.id, fragment.id.hex())
+                raise MictlanError(Kind.CORRUPT, "get chunk", fragment.id.hex(), f"peer {peer.id}")
+        except MictlanError as error:
+            self._note(peer, error)
+            raise
+        self._directory.answered(peer.number)
+        return body
 
     # --- deleting --------------------------------------------------------------------------------
 

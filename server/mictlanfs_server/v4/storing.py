@@ -197,7 +197,9 @@ class _Stream:
             async with room:
                 policy, copies = self._wanted.policy, self._wanted.copies
                 copies_min = min(policy.replicas_min, copies)
-                return await self._peers.store(chunk, body, copies, copies_min, tried)
+                # Who asks for more copies than survive what the code does gets copies.
+                code = policy if copies <= policy.replicas else None
+                return await self._peers.store(chunk, body, copies, copies_min, tried, code)
 
         self._uploads.append(asyncio.create_task(upload(), name="v4-upload"))
 

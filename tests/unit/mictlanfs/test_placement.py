@@ -1,12 +1,14 @@
 from collections import Counter
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from mictlanfs.identifiers import new_chunk_id
-from mictlanfs.model import ChunkId, PeerInfo, PeerState
-from mictlanfs.placement import rank
+from mictlanfs.model import ChunkId, PeerInfo, PeerNumber, PeerState
+from mictlanfs.placement import by_space, rank
 from tests.support.strategies import chunk_ids, peer, peer_lists
 
 # Fixed, so that the tolerances below hold in every run.
@@ -97,3 +99,37 @@ def test_the_choice_never_changes_between_versions() -> None:
         [3, 1, 0, 2],
         [0, 3, 2, 1],
     ]
+
+
+def test_peers_of_one_size_get_chunks_in_proportion_to_the_space_left() -> None:
+    peers = [peer(0, capacity=1000), replace(peer(1, capacity=1000), used=500)]
+    counts = Counter(rank(chunk_id, peers, by_space)[0].number for chunk_id in CHUNKS)
+    assert counts[PeerNumber(0)] / len(CHUNKS) == pytest.approx(2 / 3, abs=0.03)
+
+
+def test_peers_of_any_size_become_full_together() -> None:
+    sizes = {1: 400, 2: 800, 3: 1600}
+    # The first one comes with data, the others are new.
+    used = {1: 200, 2: 0, 3: 0}
+    for chunk_id in CHUNKS[:2470]:
+        peers = [replace(peer(n, capacity=sizes[n]), used=used[n]) for n in sizes]
+        used[rank(chunk_id, peers, by_space)[0].number] += 1
+    factors = [used[n] / sizes[n] for n in sizes]
+    assert min(factors) > 0.9
+    assert max(factors) - min(factors) < 0.06
+    assert all(used[n] <= sizes[n] for n in sizes)
+
+
+def test_a_peer_without_space_left_still_has_some_weight() -> None:
+    # What is known of its use is old: it says itself when it is full.
+    assert by_space(replace(peer(1, capacity=1000), used=1000)) == pytest.approx(10)
+    assert by_space(replace(peer(1, capacity=0), used=0)) == 1
+
+
+@given(chunk_ids, peer_lists)
+def test_the_order_of_old_chunks_stays_while_peers_fill_up(
+    chunk_id: ChunkId, peers: list[PeerInfo]
+) -> None:
+    fuller = [replace(p, used=p.capacity // 2) for p in peers]
+    before, after = rank(chunk_id, peers), rank(chunk_id, fuller)
+    assert [p.number for p in after] == [p.number for p in before]

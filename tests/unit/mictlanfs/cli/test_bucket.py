@@ -20,6 +20,14 @@ from tests.unit.mictlanfs.cli.conftest import Run
             BucketPolicy(replicas=1, chunk_size=MIB // 16),
         ),
         (["--quota", "10G"], BucketPolicy(quota=10 * 1024 * MIB)),
+        (["--code", "3+2"], BucketPolicy(3, 2, data=3)),
+        (
+            ["--code", "8+3", "--at-least", "8", "--quota", "1M"],
+            BucketPolicy(4, 1, 4 * MIB, MIB, 8),
+        ),
+        (["--replicas", "3", "--at-least", "2"], BucketPolicy(3, 2)),
+        (["--resiliency", "0"], BucketPolicy(1, 1)),
+        (["--resiliency", "high"], BucketPolicy(4, 2, data=2)),
     ],
 )
 def test_a_bucket_is_made_with_its_policy(
@@ -45,6 +53,16 @@ def test_a_bucket_is_made_with_its_policy(
         (["x", "--chunk-size", "much"], Exit.USAGE),
         (["x", "--quota", "much"], Exit.USAGE),
         (["x", "--quota", "10000000T"], Exit.USAGE),
+        (["x", "--code", "3"], Exit.USAGE),
+        (["x", "--code", "1+1"], Exit.USAGE),
+        (["x", "--code", "3+2", "--at-least", "2"], Exit.USAGE),
+        (["x", "--code", "3+2", "--replicas", "2"], Exit.USAGE),
+        (["x", "--resiliency", "4"], Exit.USAGE),
+        (["x", "--reliability", "1"], Exit.USAGE),
+        (["x", "--reliability", "0.9999999999"], Exit.USAGE),
+        (["x", "--reliability", "0.9", "--failure-rate", "2"], Exit.USAGE),
+        (["x", "--reliability", "0.9", "--failure-rate", "none=0.1"], Exit.USAGE),
+        (["x", "--years", "2"], Exit.USAGE),
         ([], Exit.USAGE),
     ],
 )
@@ -73,6 +91,28 @@ def test_a_bucket_shows_its_policy(cli: Run, space: FakeSpace) -> None:
     assert cli("bucket", "info", "none").code == Exit.NOT_FOUND
 
 
+def test_a_bucket_shows_its_code(cli: Run, space: FakeSpace) -> None:
+    assert cli("bucket", "set", "b", "--code", "4+2").code == 0
+    text = cli("bucket", "info", "b").text
+    assert "code      4+2, at least 5 fragments while peers are down" in text
+    assert "copies    3, at least 2 while peers are down" in text
+    assert json.loads(cli("bucket", "info", "b", "--json").text)["code"] == "4+2"
+    assert cli("bucket", "set", "b", "--replicas", "2").code == 0
+    assert space.router.find(b"b").policy == BucketPolicy(2, 1, 64 * 1024)
+    assert json.loads(cli("bucket", "info", "b", "--json").text)["code"] is None
+
+
+def test_a_bucket_is_made_for_a_reliability(cli: Run, space: FakeSpace) -> None:
+    ids = [peer.id for peer in space.router.peers]
+    rates = [f"--failure-rate={peer}=0.1" for peer in ids]
+    done = cli("bucket", "create", "new", "--reliability", "0.98", *rates, "--failure-rate", "0.5")
+    assert done.code == 0
+    assert done.text == (
+        "2 copies on 3 peers: kept over 1 year with a probability of 0.99, 2.00 times the space\n"
+    )
+    assert space.router.find(b"new").policy == BucketPolicy(2, 1)
+
+
 def test_a_bucket_shows_its_quota_and_what_it_uses(cli: Run, space: FakeSpace) -> None:
     space.router.used = 3 * MIB
     assert "used      3.0 MiB, no quota" in cli("bucket", "info", "b").text
@@ -91,6 +131,8 @@ def test_a_bucket_shows_its_quota_and_what_it_uses(cli: Run, space: FakeSpace) -
         (["--quota", "0"], {"quota": 0}),
         (["--replicas", "1"], {"replicas": 1, "replicas_min": 1}),
         (["--replicas", "4", "--chunk-size", "1M"], {"replicas": 4, "chunk_size": MIB}),
+        (["--at-least", "3"], {"replicas_min": 3}),
+        (["--code", "5+1", "--at-least", "6"], {"replicas": 2, "replicas_min": 2, "data": 5}),
     ],
 )
 def test_only_what_is_given_of_a_policy_is_changed(

@@ -74,6 +74,12 @@ DAMAGES = {
     "INSERT INTO given_up SELECT chunk, peer, 0 FROM replica": "was given up",
     "INSERT INTO given_up VALUES (x'00', 77, 0)": "was given up",
     "INSERT INTO retired_peer VALUES (1, 'peer-1', '', 0)": "was retired",
+    "UPDATE chunk SET needed = 0": "a coded chunk wants",
+    "UPDATE chunk SET needed = 2": "a coded chunk wants",
+    "UPDATE chunk SET digests = x'00'": "a coded chunk wants",
+    "UPDATE chunk SET needed = 2, digests = zeroblob(32 * wanted)": "a coded chunk wants",
+    "UPDATE chunk SET needed = 2, wanted = 3, digests = zeroblob(96);"
+    " UPDATE replica SET rank = 3 WHERE rank = 1": "one of its fragments",
     "INSERT INTO record VALUES (99, 0, 0, 1, x'')": "a record is of a file",
     "INSERT INTO record VALUES (3, 0, 0, 1, x'')": "a record is of a file",
     "UPDATE record SET position = 1": "a record is of a file",

@@ -56,6 +56,7 @@ def test_migrations_are_recorded_by_name(tmp_path: Path) -> None:
             "0004-sessions-with-leases",
             "0005-records",
             "0006-copies",
+            "0007-coded-chunks",
         ]
         assert len(applied) == SCHEMA_VERSION
 

@@ -225,6 +225,7 @@ def test_migration_counts_what_an_older_program_wrote(space_maker: SpaceMaker) -
             " DROP INDEX replica_peer; DROP TABLE given_up; DROP TABLE retired_peer;"
             " DROP TABLE peer_store; DROP TABLE move_order;"
             " ALTER TABLE peer DROP COLUMN is_draining;"
+            " ALTER TABLE chunk DROP COLUMN needed; ALTER TABLE chunk DROP COLUMN digests;"
             " DELETE FROM _sqlite_migrations WHERE name > '0002'; PRAGMA user_version = 1"
         )
     migrate(path, 1)

@@ -170,6 +170,23 @@ async def test_head_tells_length_and_digest_without_the_bytes(client: Client, le
 
 
 @pytest.mark.parametrize("length", [1000, LARGE])
+@on_asyncio
+async def test_a_chunk_is_given_to_those_who_expect_it_and_to_no_others(
+    client: Client, length: int
+) -> None:
+    chunk, body = make_chunk(length)
+    await client.put(chunk, body)
+    expected = {wire.HEADER_DIGEST: chunk.digest.hex(), "Range": "bytes=0-9"}
+    answer = await client.ask("GET", path_of(chunk), headers=expected)
+    assert (answer.status, answer.body) == (206, body[:10])
+    other = {**expected, wire.HEADER_DIGEST: bytes(32).hex()}
+    answer = await client.ask("GET", path_of(chunk), headers=other)
+    assert answer.error.kind is Kind.NOT_FOUND
+    wrong = {**expected, wire.HEADER_DIGEST: "no digest"}
+    assert (await client.ask("GET", path_of(chunk), headers=wrong)).error.kind is Kind.INVALID
+
+
+@pytest.mark.parametrize("length", [1000, LARGE])
 @pytest.mark.parametrize(
     ("wanted", "start", "end"),
     [

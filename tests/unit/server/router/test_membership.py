@@ -307,11 +307,23 @@ def test_after_a_restart_every_peer_counts_as_up_with_a_fresh_timer() -> None:
 def test_version_stays_when_nothing_of_interest_changed(cluster: Cluster) -> None:
     cluster.announce(announce(1, capacity=1000, used=0))
     before = cluster.membership.version
-    for used in (1, 500, 1000):
+    for used in (1, 25, 49, 0, 49):
         cluster.announce(announce(1, capacity=1000, used=used, chunk_count=used))
     cluster.wait(1)
     assert cluster.membership.version == before
-    assert cluster.peers[0].used == 1000
+    assert cluster.peers[0].used == 49
+
+
+def test_version_grows_with_every_twentieth_of_the_capacity_that_is_used_or_freed(
+    cluster: Cluster,
+) -> None:
+    cluster.announce(announce(1, capacity=1000, used=0))
+    versions = []
+    for used in (49, 50, 99, 100, 900, 851, 850):
+        cluster.announce(announce(1, capacity=1000, used=used))
+        versions.append(cluster.membership.version)
+    first = versions[0]
+    assert [version - first for version in versions] == [0, 1, 1, 2, 3, 3, 4]
 
 
 @pytest.mark.parametrize(

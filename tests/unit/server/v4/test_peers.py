@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from mictlanfs.client.transport import HttpTransport, Response
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.identifiers import new_chunk_id
 from mictlanfs.model import (
+    BucketPolicy,
     Buffer,
     Chunk,
     ChunkId,
@@ -22,6 +24,7 @@ from mictlanfs.model import (
     PeerState,
     Struct,
 )
+from mictlanfs.protection import coded
 from mictlanfs.wirecopies import Locate, Located
 from mictlanfs_server.v4.peers import Peers
 from tests.unit.server.router.fakes import FakeClock
@@ -75,9 +78,12 @@ class FakePeers(HttpTransport):
         data = b"".join([body] if isinstance(body, Buffer) else body or [])
         name = path.rpartition("/")[2]
         if method == "PUT":
-            held[name] = data
+            if held.setdefault(name, data) != data:
+                raise MictlanError(Kind.CONFLICT, method, url)
             return Response(201, {}, b"")
         if method == "GET":
+            if name not in held:
+                raise MictlanError(Kind.NOT_FOUND, method, url)
             start, end = (headers or {})["range"].removeprefix("bytes=").split("-")
             return Response(206, {}, held[name][int(start) : int(end) + 1])
         asked, _ = wire.unframe(data, wire.FrameDelete)
@@ -226,3 +232,52 @@ def test_what_came_to_nothing_is_deleted_and_a_dead_peer_is_no_error() -> None:
         assert [len(held) for _, held in sorted(transport.chunks.items())] == [300, 0, 0]
 
     run(scenario)
+
+
+# --- coded chunks --------------------------------------------------------------------------------
+
+CODE = coded(3, 2).applied(BucketPolicy())
+LARGE = bytes(range(256)) * 1025
+
+
+async def stored_coded(peers: Peers, tried: set[PeerNumber]) -> Chunk:
+    chunk = wire.FrameChunk(new_chunk_id(), len(LARGE), digest_of([LARGE]))
+    return await peers.store(chunk, LARGE, 3, 2, tried, CODE)
+
+
+def test_a_coded_chunk_is_read_without_any_two_of_its_peers() -> None:
+    async def scenario(peers: Peers, transport: FakePeers) -> None:
+        tried: set[PeerNumber] = set()
+        chunk = await stored_coded(peers, tried)
+        assert chunk.coding is not None
+        assert tried == set(chunk.peers) == {1, 2, 3, 4, 5}
+        assert chunk.digest == digest_of([LARGE])
+        for lost in combinations(range(1, 6), 2):
+            transport.dead = {f"peer{number}" for number in lost}
+            assert await peers.fetch(chunk, 0, len(LARGE)) == LARGE
+            assert await peers.fetch(chunk, 80_000, 180_000) == LARGE[80_000:180_000]
+        assert await peers.copy(chunk, "") == chunk
+
+    run(scenario, count=5)
+
+
+def test_a_damaged_fragment_is_passed_over() -> None:
+    async def scenario(peers: Peers, transport: FakePeers) -> None:
+        chunk = await stored_coded(peers, set())
+        for number in chunk.peers[:2]:
+            held = transport.chunks[f"peer{number}"]
+            held[chunk.id.hex()] = bytes(len(held[chunk.id.hex()]))
+        assert await peers.fetch(chunk, 0, len(LARGE)) == LARGE
+
+    run(scenario, count=5)
+
+
+def test_with_too_few_peers_for_a_code_there_are_copies() -> None:
+    async def scenario(peers: Peers, transport: FakePeers) -> None:
+        transport.dead = {"peer1", "peer2"}
+        for _ in range(3):
+            chunk = await stored_coded(peers, set())
+            assert (chunk.coding, sorted(chunk.peers)) == (None, [3, 4, 5])
+            assert await peers.fetch(chunk, 0, len(LARGE)) == LARGE
+
+    run(scenario, count=5)
