@@ -124,7 +124,7 @@ class Extent(Struct, frozen=True):
 
 
 class Coding(Struct, frozen=True):
-    """How the bytes of a chunk are spread over fragments, each on a peer of its own (ADR 0017).
+    """How the bytes of a chunk are spread over fragments, each on a peer of its own (ADR 0018).
 
     Any `data` of the fragments give the chunk back. The first `data` are its bytes, cut into equal
     parts, the last filled up with zeros; see `mictlanfs.fragments`. A peer stores a fragment under

@@ -134,6 +134,7 @@ class Path:
     FRAME_GET: Final = PREFIX + "/frames/get"
     FRAME_DELETE: Final = PREFIX + "/frames/delete"
     FRAME_PULL: Final = PREFIX + "/frames/pull"
+    FRAGMENT_MAKE: Final = PREFIX + "/fragments/make"
     LOCATE: Final = PREFIX + "/locate"
     UPKEEP: Final = PREFIX + "/upkeep"
     PEER_DRAIN: Final = PREFIX + "/peer/drain"

@@ -21,14 +21,17 @@ class _Kept:
     """How the content of a file is kept.
 
     Attributes:
-        copies_min: copies of the chunk on peers that has the fewest; 0 without such chunks.
+        copies_min: copies of the chunk on peers that has the fewest; 0 without such chunks. Of a
+            coded one, as many copies as would survive the same losses.
         inline_count: chunks that are in the metadata and on no peer.
+        coded_count: chunks that are on peers as fragments.
     """
 
     extent_count: int
     chunk_count: int
     copies_min: int
     inline_count: int
+    coded_count: int
 
 
 @click.command()
@@ -55,6 +58,7 @@ def stat(space: SpaceChoice, path: str, *, as_json: bool) -> None:
         description["chunks"] = kept.chunk_count
         description["copies"] = kept.copies_min
         description["inline"] = kept.inline_count
+        description["coded"] = kept.coded_count
         print_json(description)
     else:
         _print(raw_path, node, kept)
@@ -65,21 +69,29 @@ async def _kept(client: SpaceClient, node: Node) -> _Kept:
 
     extent_count = 0
     copies: dict[bytes, int] = {}
+    coded: set[bytes] = set()
     if node.attributes.kind is FileKind.FILE:
         async with aclosing(client.extents(node)) as pages:
             async for page in pages:
                 extent_count += len(page.extents)
-                copies.update({chunk.id: len(chunk.peers) for chunk in page.chunks})
+                for chunk in page.chunks:
+                    copies[chunk.id] = len(chunk.peers)
+                    if chunk.coding is not None:
+                        copies[chunk.id] -= chunk.coding.data - 1
+                        coded.add(chunk.id)
     on_peers = [count for count in copies.values() if count]
     inline_count = len(copies) - len(on_peers)
-    return _Kept(extent_count, len(copies), min(on_peers, default=0), inline_count)
+    return _Kept(extent_count, len(copies), min(on_peers, default=0), inline_count, len(coded))
 
 
 def _described(kept: _Kept) -> str:
     parts = [str(kept.chunk_count)]
     if kept.inline_count:
         parts.append(f"{kept.inline_count} in the metadata")
-    if kept.inline_count < kept.chunk_count or not kept.chunk_count:
+    if kept.coded_count:
+        parts.append(f"{kept.coded_count} as fragments")
+        parts.append(f"each survives the loss of any {kept.copies_min - 1}")
+    elif kept.inline_count < kept.chunk_count or not kept.chunk_count:
         parts.append(f"at least {kept.copies_min} copies of each on peers")
     return ", ".join(parts)
 
@@ -111,6 +123,9 @@ def _print(path: bytes, node: Node, kept: _Kept) -> None:
         lines.append(("chunks", _described(kept)))
     if node.policy is not None:
         chunk_size = format_size(node.policy.chunk_size)
-        lines.append(("policy", f"{node.policy.replicas} copies, chunks of {chunk_size}"))
+        kept_as = f"{node.policy.replicas} copies"
+        if node.policy.data:
+            kept_as = f"{node.policy.data}+{node.policy.parity} code, small chunks {kept_as}"
+        lines.append(("policy", f"{kept_as}, chunks of {chunk_size}"))
     for name, value in lines:
         click.echo(f"{name:9} {value}")

@@ -244,9 +244,7 @@ class ChunkStore:
         if not chunk.peers and self._inline is not None:
             return memoryview(await self._inline.fetch(chunk))[start:end]
         if chunk.coding is not None:
-            return await self._retrying(
-                self._retry, lambda: self._fetch_coded(chunk, start, end)
-            )
+            return await self._retrying(self._retry, lambda: self._fetch_coded(chunk, start, end))
 
         async def attempt() -> Buffer:
             errors: list[MictlanError] = []
@@ -279,7 +277,7 @@ class ChunkStore:
         if self._locator is None:
             return None
         found = await self._locator.locate(chunk)
-        if found is None or set(found.peers) <= set(chunk.peers):
+        if found is None or (set(found.peers) <= set(chunk.peers) and found.coding == chunk.coding):
             return None
         log.info("chunk %s is elsewhere now: %s", chunk.id.hex(), found.peers)
         # One of them may have joined since.

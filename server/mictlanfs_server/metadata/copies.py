@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from mictlanfs.model import Chunk, ChunkId, PeerNumber
+from mictlanfs.model import Chunk, ChunkId, Coding, PeerNumber
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class ChunkCopies:
         wanted: copies that it should have.
         peers: that hold one, in the order of the writer.
         given_up: that may still hold one which does not count any more.
+        coding: when what they hold are fragments, in the order of `peers`.
     """
 
     id: ChunkId
@@ -36,6 +37,12 @@ class ChunkCopies:
     wanted: int
     peers: tuple[PeerNumber, ...]
     given_up: tuple[PeerNumber, ...] = ()
+    coding: Coding | None = None
+
+    @property
+    def needed(self) -> int:
+        """Copies, or fragments, that give the chunk back."""
+        return 1 if self.coding is None else self.coding.data
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +61,12 @@ class CopiesAsked:
 
 
 class ShortChunk(NamedTuple):
-    """A chunk with fewer counted copies than wanted."""
+    """A chunk with fewer counted copies than wanted.
+
+    Attributes:
+        copies: of a coded chunk, as many copies as would survive the same losses; 0 or less when it
+            can only be read from peers that do not count.
+    """
 
     id: ChunkId
     copies: int
@@ -163,6 +175,17 @@ class CopyStore(Protocol):
         """
         ...
 
+    async def move_fragments(
+        self, moved: Sequence[tuple[ChunkId, int, PeerNumber]], *, delete_at_ns: int
+    ) -> list[tuple[ChunkId, PeerNumber]]:
+        """Record fragments of coded chunks that are durable on peers, durably.
+
+        Each is given up, to be deleted at that time, on the peer that had it before. A dead chunk
+        takes them too. Returns those that no row stands for, on peers that have no row of the
+        chunk: it is forgotten, the peer is retired, or gave up an earlier one.
+        """
+        ...
+
     async def drop_replicas(
         self,
         dropped: Mapping[ChunkId, Sequence[PeerNumber]],
@@ -172,9 +195,10 @@ class CopyStore(Protocol):
     ) -> list[ChunkId]:
         """Give up copies of live chunks, durably; they are deleted at that time.
 
-        The row of the last copy stays. With `counted` a row goes only while the chunk keeps as many
-        copies as it wants on those peers, or one on each of them. Returns the chunks of which a row
-        stayed for that reason; others, and rows that are not there, are passed over.
+        The row of the last copy stays, of a coded chunk those of the last fragments that give it
+        back. With `counted` a row goes only while the chunk keeps as many copies as it wants on
+        those peers, or one on each of them. Returns the chunks of which a row stayed for that
+        reason; others, and rows that are not there, are passed over.
         """
         ...
 

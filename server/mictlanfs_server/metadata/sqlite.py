@@ -48,6 +48,7 @@ from mictlanfs_server.metadata.sqlite_copies import (
     drop_replicas,
     forget_given_up,
     locate,
+    move_fragments,
     purge_retired,
     read_move_orders,
     read_peer_book,
@@ -291,6 +292,12 @@ class SqliteStore:
         return await self._change(
             lambda rows: add_replicas(rows, added, raises_wanted=raises_wanted), sync=True
         )
+
+    async def move_fragments(
+        self, moved: Sequence[tuple[ChunkId, int, PeerNumber]], *, delete_at_ns: int
+    ) -> list[tuple[ChunkId, PeerNumber]]:
+        """Record fragments that are durable on peers; those that no row stands for."""
+        return await self._change(lambda rows: move_fragments(rows, moved, delete_at_ns), sync=True)
 
     async def drop_replicas(
         self,

@@ -34,13 +34,13 @@ _SURVEY = """
     readable(number) AS MATERIALIZED (SELECT value FROM json_each(?5))
     SELECT chunk.id, length,
         coalesce(sum(peer IN (SELECT number FROM counted)), 0) AS copies,
-        coalesce(sum(peer IN (SELECT number FROM readable)), 0) AS readable_copies,
-        coalesce(sum(peer IN (SELECT number FROM steady)), 0) > wanted AS is_surplus
+        coalesce(sum(peer IN (SELECT number FROM readable)), 0) >= needed AS is_readable,
+        coalesce(sum(peer IN (SELECT number FROM steady)), 0) > wanted AS is_surplus, needed
     FROM chunk LEFT JOIN replica ON replica.chunk = chunk.id
     WHERE chunk.id > ?1 AND chunk.id <= ?2 AND refs > 0
     GROUP BY chunk.id
     HAVING (
-        copies < min(wanted, (SELECT count(*) FROM counted)) OR is_surplus OR readable_copies = 0
+        copies < min(wanted, (SELECT count(*) FROM counted)) OR is_surplus OR NOT is_readable
     ) AND (
         count(peer) > 0 OR NOT EXISTS (SELECT 1 FROM inline WHERE inline.chunk = chunk.id))
 """
@@ -48,7 +48,9 @@ _COPIES = """
     SELECT id, length, digest, wanted,
         (SELECT json_group_array(peer) FROM
             (SELECT peer FROM replica WHERE replica.chunk = chunk.id ORDER BY rank)),
-        (SELECT json_group_array(peer) FROM given_up WHERE given_up.chunk = chunk.id)
+        (SELECT json_group_array(peer) FROM given_up WHERE given_up.chunk = chunk.id),
+        needed, digests, (SELECT json_group_array(rank) FROM
+            (SELECT rank FROM replica WHERE replica.chunk = chunk.id ORDER BY rank))
     FROM chunk
     WHERE id = ? AND refs > 0 AND NOT EXISTS (SELECT 1 FROM inline WHERE inline.chunk = chunk.id)
 """
@@ -65,8 +67,8 @@ _PEER_CHUNKS = """
 """
 _ONLY_COPIES = """
     SELECT count(*) FROM replica JOIN chunk ON chunk.id = replica.chunk
-    WHERE peer = ?1 AND refs > 0 AND NOT EXISTS (
-        SELECT 1 FROM replica AS other WHERE other.chunk = replica.chunk
+    WHERE peer = ?1 AND refs > 0 AND needed > (
+        SELECT count(*) FROM replica AS other WHERE other.chunk = replica.chunk
             AND other.peer IN (SELECT value FROM json_each(?2)))
 """
 _GIVEN_UP = """
@@ -97,11 +99,11 @@ class SqliteCopies:
         peers = [json.dumps(list(part)) for part in (asked.counted, asked.steady, asked.readable)]
         short, surplus, unreadable_count = [], [], 0
         rows = self._connection.execute(_SURVEY, (start, last, *peers))
-        for chunk_id, length, copies, readable_copies, is_surplus in rows:
+        for chunk_id, length, copies, is_readable, is_surplus, needed in rows:
             if is_surplus:
                 surplus.append(chunk_id)
-            elif readable_copies:
-                short.append(ShortChunk(chunk_id, copies, length))
+            elif is_readable:
+                short.append(ShortChunk(chunk_id, copies - needed + 1, length))
             else:
                 unreadable_count += 1
         return CopiesPage(
@@ -135,7 +137,8 @@ class SqliteCopies:
             if row is not None:
                 length, digest, wanted = row[1:4]
                 peers, given_up = tuple(json.loads(row[4])), tuple(json.loads(row[5]))
-                found.append(ChunkCopies(chunk_id, length, digest, wanted, peers, given_up))
+                coding = row[7] and Coding(row[6], row[7], tuple(json.loads(row[8])))
+                found.append(ChunkCopies(chunk_id, length, digest, wanted, peers, given_up, coding))
         return found
 
     def peer_chunks(self, peer: PeerNumber, after: ChunkId | None, count_max: int) -> list[ChunkId]:
@@ -212,7 +215,7 @@ def add_replicas(
     for chunk_id, peers in added.items():
         chunk = rows.chunk(chunk_id)
         holders = set(rows.replicas(chunk_id))
-        takes_none = chunk is None or chunk.is_inline
+        takes_none = chunk is None or chunk.is_inline or chunk.digests is not None
         given_up = set(rows.given_up(chunk_id))
         for peer in peers:
             if takes_none or peer in given_up or peer not in known_peers:
@@ -222,6 +225,28 @@ def add_replicas(
                 holders.add(peer)
         if raises_wanted and not takes_none:
             rows.raise_wanted(chunk_id, len(holders))
+    return refused
+
+
+def move_fragments(
+    rows: SqliteRows, moved: Sequence[tuple[ChunkId, int, PeerNumber]], delete_at_ns: int
+) -> list[tuple[ChunkId, PeerNumber]]:
+    """Record fragments in the place of those that other peers had; those that no row stands for."""
+    refused: list[tuple[ChunkId, PeerNumber]] = []
+    known_peers = rows.peer_numbers()
+    for chunk_id, index, peer in moved:
+        chunk = rows.chunk(chunk_id)
+        held = dict(zip(rows.ranks(chunk_id), rows.replicas(chunk_id), strict=True))
+        if peer in held.values():
+            # It has this one, or another one, which has to be given up first.
+            continue
+        takes_none = chunk is None or chunk.digests is None
+        if takes_none or peer in rows.given_up(chunk_id) or peer not in known_peers:
+            refused.append((chunk_id, peer))
+            continue
+        if index in held:
+            _remove(rows.connection, chunk_id, [held[index]], delete_at_ns, known_peers)
+        rows.add_replica(chunk_id, peer, index)
     return refused
 
 
@@ -244,7 +269,7 @@ def drop_replicas(
             if peer not in left:
                 continue
             rest = [other for other in left if other != peer]
-            if not _is_enough(rows, chunk_id, rest, counted):
+            if not _is_enough(rows, chunk_id, chunk.needed, rest, counted):
                 kept.append(chunk_id)
                 break
             left = rest
@@ -256,16 +281,17 @@ def drop_replicas(
 def _is_enough(
     rows: SqliteRows,
     chunk_id: ChunkId,
+    needed: int,
     holders: Sequence[PeerNumber],
     counted: Collection[PeerNumber] | None,
 ) -> bool:
     if counted is None:
-        return bool(holders)
+        return len(holders) >= needed
     (wanted,) = rows.connection.execute(
         "SELECT wanted FROM chunk WHERE id = ?", (chunk_id,)
     ).fetchone()
     copies = sum(peer in counted for peer in holders)
-    return copies >= max(1, min(int(wanted), len(counted)))
+    return copies >= max(needed, min(int(wanted), len(counted)))
 
 
 def _remove(

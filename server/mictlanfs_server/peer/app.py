@@ -37,6 +37,7 @@ from mictlanfs_server.peer.index import Index
 from mictlanfs_server.peer.localserver import LocalServer
 from mictlanfs_server.peer.metrics import families
 from mictlanfs_server.peer.pulling import Puller
+from mictlanfs_server.peer.rebuilding import Rebuilder
 from mictlanfs_server.peer.recovery import reconcile
 from mictlanfs_server.peer.registration import Registration, reachable_url
 from mictlanfs_server.peer.sharers import Sharers
@@ -116,7 +117,11 @@ class PeerApp:
             self._on_refused,
             on_welcome=lambda space_id: self._local.listen(space_id, settings.peer_id),
         )
-        self._chunks = ChunkHandlers(self.store, Puller(self.store, self._transport))
+        self._chunks = ChunkHandlers(
+            self.store,
+            Puller(self.store, self._transport),
+            Rebuilder(self.store, self._transport),
+        )
         self._meters = Meters()
         self._door = LazyDoor(self._open_door)
         self._looks = {path: answering(look) for path, look in self._look_handlers().items()}

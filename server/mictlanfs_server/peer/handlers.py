@@ -19,11 +19,13 @@ from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.identifiers import chunk_id_from_hex
 from mictlanfs.model import CHUNK_ID_SIZE_BYTES, SMALL_CHUNK_SIZE_BYTES, Buffer, ChunkId
 from mictlanfs.wirecopies import PullChunks
+from mictlanfs.wirefragments import MakeFragment
 from mictlanfs_server.bodies import EXTENSION, RequestBody
 from mictlanfs_server.http import error_response, to_mictlan_error
 from mictlanfs_server.peer.backends.base import StoredChunk
 from mictlanfs_server.peer.buffers import BufferPool, LentBuffers
 from mictlanfs_server.peer.pulling import Puller
+from mictlanfs_server.peer.rebuilding import Rebuilder
 from mictlanfs_server.peer.store import ChunkStore, check_length
 
 if TYPE_CHECKING:
@@ -138,9 +140,10 @@ class Request(NamedTuple):
 class ChunkHandlers:
     """An ASGI application for the paths that `is_ours` recognises."""
 
-    def __init__(self, store: ChunkStore, puller: Puller) -> None:
+    def __init__(self, store: ChunkStore, puller: Puller, rebuilder: Rebuilder) -> None:
         self._store = store
         self._puller = puller
+        self._rebuilder = rebuilder
         self._buffers = BufferPool()
         self._chunk_verbs = {
             "PUT": self._put,
@@ -153,6 +156,7 @@ class ChunkHandlers:
             wire.Path.FRAME_GET: self._get_frame,
             wire.Path.FRAME_DELETE: self._delete_frame,
             wire.Path.FRAME_PULL: self._pull_frame,
+            wire.Path.FRAGMENT_MAKE: self._make_fragment,
         }
 
     def is_ours(self, path: str) -> bool:
@@ -276,6 +280,11 @@ class ChunkHandlers:
                 for chunk, error in zip(header.chunks, errors, strict=True)
             ],
         )
+
+    async def _make_fragment(self, request: Request) -> None:
+        header, _ = wire.unframe(await _body(request), MakeFragment)
+        answer = b"".join(wire.frame(await self._rebuilder.make(header)))
+        await request.answer(200, [_BYTES_TYPE], answer)
 
 
 def parse_range(value: bytes, chunk: StoredChunk) -> tuple[int, int]:

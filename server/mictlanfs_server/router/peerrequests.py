@@ -13,6 +13,7 @@ from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Buffer, ChunkId
 from mictlanfs.wirecopies import PullChunks
+from mictlanfs.wirefragments import FragmentMade, MakeFragment
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,23 @@ async def delete_on_peer(
         for chunk_id, result in zip(ids, results, strict=True)
         if result.error is None or result.error.kind == Kind.NOT_FOUND.value
     ]
+
+
+async def make_fragment(transport: Transport, target: str, request: MakeFragment) -> FragmentMade:
+    """Have the peer at `target` get a fragment of a chunk.
+
+    Raises:
+        MictlanError: the target does not answer, or refuses; it may have the fragment.
+    """
+    response = await transport.request(
+        "POST",
+        target + wire.Path.FRAGMENT_MAKE,
+        body=wire.frame(request),
+        timeout_s=PULL_TIMEOUT_S,
+    )
+    if response.status != 200:
+        raise wire.decode_error(response.status, response.body)
+    return wire.unframe(response.body, FragmentMade)[0]
 
 
 async def pull(

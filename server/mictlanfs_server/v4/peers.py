@@ -238,7 +238,7 @@ class Peers:
             log.info("chunk %s is not located: %s", chunk.id.hex(), error)
             return None
         [found] = answer.chunks
-        if found is None or set(found.peers) <= set(chunk.peers):
+        if found is None or (set(found.peers) <= set(chunk.peers) and found.coding == chunk.coding):
             return None
         await self.refresh()
         return found

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 from random import Random
 from threading import Event, Thread
+from urllib.request import urlopen
 
 import pytest
 
 from mictlanfs.model import KIB, MIB
-from tests.support.spaces import LooseServers, free_ports, mictlanfs, mounted, wait_until
+from tests.support.spaces import (
+    LooseServers,
+    Space,
+    free_ports,
+    mictlanfs,
+    mounted,
+    running_space,
+    wait_until,
+)
 
 pytestmark = pytest.mark.fuse
 
@@ -41,15 +52,16 @@ def servers(tmp_path: Path) -> Iterator[LooseServers]:
 
 
 class Work:
-    """Writes files and reads them back until told to stop; an error of the system ends it.
+    """Reads files until told to stop, and writes some first; an error of the system ends it.
 
     Attributes:
         bodies: what was written and synced, by name.
         error: what the application saw.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, count_max: int = 60) -> None:
         self._folder = folder
+        self._count_max = count_max
         self._is_stopping = Event()
         self._random = Random(5)
         self._thread = Thread(target=self._run)
@@ -73,7 +85,8 @@ class Work:
             for number, size in enumerate(cycle(SIZES)):
                 if self._is_stopping.is_set():
                     return
-                self._write(f"f{number}", self._random.randbytes(size))
+                if number < self._count_max:
+                    self._write(f"f{number}", self._random.randbytes(size))
                 self._read()
         except (OSError, AssertionError) as error:
             self.error = error
@@ -118,3 +131,59 @@ def test_two_peers_lost_for_good_while_writing_and_reading_cost_no_error(
         for name, body in work.bodies.items():
             assert (mount.path / "coded" / name).read_bytes() == body
     assert servers.status()["lost_count"] == 0
+
+
+def test_old_data_is_coded_and_read_by_every_door_without_two_peers(
+    servers: LooseServers, tmp_path: Path
+) -> None:
+    def command(*words: str | Path) -> str:
+        return mictlanfs(*words, "--uri", servers.uri).stdout
+
+    body = Random(9).randbytes(3 * MIB + 5)
+    (tmp_path / "f").write_bytes(body)
+    command("bucket", "create", "plain", "--chunk-size", "1M")
+    command("put", tmp_path / "f", "plain/f")
+    command("bucket", "set", "plain", "--code", "3+2")
+    assert command("bucket", "recode", "plain") == "stored 3.0 MiB of 1 file anew\n"
+    assert "as fragments" in command("stat", "plain/f")
+    for index in (2, 4):
+        servers.kill(f"peer-{index}")
+    command("get", "plain/f", tmp_path / "g")
+    assert (tmp_path / "g").read_bytes() == body
+    address = re.search(r"@([^/]+)/", servers.uri)
+    assert address is not None
+    with urlopen(f"http://{address.group(1)}/api/v4/buckets/plain/f") as answer:
+        assert answer.read() == body
+
+
+@pytest.mark.timeout(300)
+def test_two_peers_destroyed_come_back_empty_and_are_filled_again_without_being_asked(
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "data"
+    with running_space(data, 5) as space:
+        space.command("bucket", "create", "coded", "--code", "3+2")
+        with mounted(space.uri, tmp_path, "memory=64M", "cache_size=16M") as mount:
+            with Work(mount.path / "coded", count_max=20) as work:
+                work.wait_for(2 * len(SIZES))
+                for name in ("peer-0", "peer-3"):
+                    # As one step, or the one that is started again might find a part of it.
+                    (data / name).rename(tmp_path / name)
+                    space.kill(name)
+                    shutil.rmtree(tmp_path / name)
+                wait_until(lambda: is_whole(space), "redundancy is back")
+            assert work.error is None
+            # Nothing of what two others have is needed now.
+            for name in ("peer-1", "peer-2"):
+                (data / name).rename(tmp_path / name)
+                space.kill(name)
+            mount.remount_cold()
+            for name, body in work.bodies.items():
+                assert (mount.path / "coded" / name).read_bytes() == body
+
+
+def is_whole(space: Space) -> bool:
+    """Whether the two peers are back as others, and no chunk is short."""
+    status = json.loads(space.command("status", "--json", check=False).stdout)
+    numbers = {peer["number"] for peer in status["peers"]}
+    return bool({6, 7} <= numbers and status["is_healthy"])

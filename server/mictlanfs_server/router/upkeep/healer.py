@@ -78,7 +78,8 @@ class Healer:
         self._clock = clock
         self._grace_s = settings.gc_grace_s
         self._table = StandingTable(settings.heal_delay_s)
-        self._mover = Mover(store, transport, Pace(settings.heal_rate, clock))
+        pace = Pace(settings.heal_rate, clock)
+        self._mover = Mover(store, transport, pace, self._give_up_at_ns)
         self._woken = asyncio.Event()
         self._signature: object = None
         self._look_at_s = 0.0
@@ -258,11 +259,15 @@ class Healer:
         kept = await self._store.drop_replicas(
             {chunk_id: going[chunk_id] for chunk_id in confirmed},
             counted=counted,
-            delete_at_ns=self._clock.wall_ns() + int(self._grace_s * 1e9),
+            delete_at_ns=self._give_up_at_ns(),
         )
         self.tally.trimmed_count += sum(
             len(going[chunk_id]) for chunk_id in confirmed if chunk_id not in kept
         )
+
+    def _give_up_at_ns(self) -> int:
+        """When nobody looks any more for what is given up now."""
+        return self._clock.wall_ns() + int(self._grace_s * 1e9)
 
     async def delete_given_up(self) -> int:
         """Delete copies that were given up, where their time has come and peers answer."""

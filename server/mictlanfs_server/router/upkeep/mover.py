@@ -16,14 +16,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.fragments import fragment_size
 from mictlanfs.wirecopies import PULL_SIZE_BYTES_MAX
 from mictlanfs_server.router.peerrequests import delete_on_peer, pull
+from mictlanfs_server.router.upkeep.fragments import FragmentMaker
 from mictlanfs_server.router.upkeep.planning import Copy
 
 if TYPE_CHECKING:
@@ -106,12 +108,23 @@ class _Round:
 
 
 class Mover:
-    """Makes copies, one list after the other; used by one task at a time."""
+    """Makes copies, one list after the other; used by one task at a time.
 
-    def __init__(self, store: CopyStore, transport: Transport, pace: Pace) -> None:
+    Args:
+        give_up_at_ns: when a fragment that moves now may be deleted where it was.
+    """
+
+    def __init__(
+        self,
+        store: CopyStore,
+        transport: Transport,
+        pace: Pace,
+        give_up_at_ns: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._store = store
         self._transport = transport
         self._pace = pace
+        self._fragments = FragmentMaker(store, transport, give_up_at_ns)
 
     async def make(
         self, copies: Sequence[Copy], standing: Standing, *, raises_wanted: bool = False
@@ -141,7 +154,7 @@ class Mover:
         Cancellation: nothing has changed but for that.
         """
         checks = [
-            Copy(chunk, tuple(number for number in going[chunk.id]), keeper)
+            _check_of(chunk, going[chunk.id], keeper)
             for chunk in chunks
             for keeper in chunk.peers
             if keeper in standing.up and keeper not in going[chunk.id]
@@ -152,8 +165,9 @@ class Mover:
 
     async def _serve(self, this: _Round, copies: Sequence[Copy]) -> Moved:
         queues: dict[PeerNumber, list[Copy]] = defaultdict(list)
+        fragments: dict[PeerNumber, list[Copy]] = defaultdict(list)
         for copy in copies:
-            queues[copy.target].append(copy)
+            (queues if copy.chunk.coding is None else fragments)[copy.target].append(copy)
         turns = asyncio.Semaphore(TARGETS_AT_ONCE)
 
         async def serve(target: PeerNumber) -> None:
@@ -161,9 +175,11 @@ class Mover:
                 left = queues[target]
                 while left:
                     left = await self._pass(this, target, left)
+                for copy in fragments[target]:
+                    await self._make_fragment(this, copy)
 
         async with asyncio.TaskGroup() as tasks:
-            for target in queues:
+            for target in {**queues, **fragments}:
                 tasks.create_task(serve(target))
         return this.moved
 
@@ -208,6 +224,33 @@ class Mover:
         await self._record(this, made, target)
         return again
 
+    async def _make_fragment(self, this: _Round, copy: Copy) -> None:
+        """Make one fragment, or look at one."""
+        assert copy.chunk.coding is not None
+        if copy.target in this.silent:
+            this.moved.failed.append(copy)
+            return
+        size = fragment_size(copy.chunk.length, copy.chunk.coding.data)
+        if not this.is_check:
+            # What the target reads is that, or as many times as much as there are data fragments.
+            await self._pace.take(size)
+        made = await self._fragments.make(
+            copy.chunk,
+            copy.index,
+            copy.target,
+            this.standing,
+            this.silent,
+            is_check=this.is_check,
+        )
+        if made.is_silent:
+            this.silent.add(copy.target)
+        if not made.is_made:
+            this.moved.failed.append(copy)
+            this.moved.reasons.add(made.reason)
+        elif not this.is_check:
+            this.moved.copies.append(copy)
+            this.moved.size += size
+
     async def _record(self, this: _Round, made: list[Copy], target: PeerNumber) -> None:
         if this.is_check or not made:
             return
@@ -223,6 +266,14 @@ class Mover:
         if bad:
             log.warning("%d chunks have copies that are missing or bad: these go", len(bad))
             await self._store.drop_replicas(bad)
+
+
+def _check_of(chunk: ChunkCopies, going: Collection[PeerNumber], keeper: PeerNumber) -> Copy:
+    """The look at the copy of `keeper`, which it gets from those in `going` if it has none."""
+    if chunk.coding is None:
+        return Copy(chunk, tuple(going), keeper)
+    # From any of the others: it may have to be computed.
+    return Copy(chunk, chunk.peers, keeper, chunk.coding.indices[chunk.peers.index(keeper)])
 
 
 def _note_failure(this: _Round, copy: Copy, source: PeerNumber, error: MictlanError) -> None:

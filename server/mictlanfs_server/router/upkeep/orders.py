@@ -157,7 +157,8 @@ class Orders:
         planned = [
             Copy(chunk, sources_of(chunk, standing), target)
             for chunk in chunks
-            if target not in chunk.peers
+            # A fragment is on one peer only.
+            if target not in chunk.peers and chunk.coding is None
         ]
         moved = await self._mover.make(planned, standing, raises_wanted=True)
         self._tally.moved(moved)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from mictlanfs import placement
 from mictlanfs.model import ChunkId, PeerInfo, PeerNumber
 from mictlanfs_server.metadata.copies import ChunkCopies
+from mictlanfs_server.router.upkeep.fragmentplans import Place, missing_places, moving_places
 from mictlanfs_server.router.upkeep.standing import Standing
 
 
@@ -23,18 +24,28 @@ class Copy:
     Attributes:
         sources: peers that hold the chunk, the best first; at least one.
         target: that gets it.
+        index: of the fragment, when the chunk is coded.
     """
 
     chunk: ChunkCopies
     sources: tuple[PeerNumber, ...]
     target: PeerNumber
+    index: int = -1
 
 
 def missing_copies(chunk: ChunkCopies, standing: Standing) -> list[Copy]:
     """The copies that bring a chunk to what it should have; fewer, or none, when it cannot be."""
+    if chunk.coding is not None:
+        ranked = ranked_targets(chunk, standing)
+        return _fragments(chunk, missing_places(chunk, chunk.coding, standing, ranked), standing)
     enough = min(chunk.wanted, len(standing.counted))
     present = [number for number in chunk.peers if number in standing.counted]
     return _copies(chunk, standing, enough - len(present), present)
+
+
+def _fragments(chunk: ChunkCopies, places: Sequence[Place], standing: Standing) -> list[Copy]:
+    sources = sources_of(chunk, standing)
+    return [Copy(chunk, sources, place.target, place.index) for place in places]
 
 
 def _copies(
@@ -75,8 +86,11 @@ def best_holders(
 def surplus_copies(chunk: ChunkCopies, standing: Standing) -> list[PeerNumber]:
     """The copies that a chunk can give up: those ranked last on steady peers.
 
-    Copies on peers that are not there stay: nobody knows, and they may be the last some day.
+    Copies on peers that are not there stay: nobody knows, and they may be the last some day. Of a
+    coded chunk nothing is too much: each fragment has one row.
     """
+    if chunk.coding is not None:
+        return []
     steady = [number for number in chunk.peers if number in standing.steady]
     return best_holders(chunk.id, steady, standing)[chunk.wanted :]
 
@@ -84,7 +98,7 @@ def surplus_copies(chunk: ChunkCopies, standing: Standing) -> list[PeerNumber]:
 def can_leave(chunk: ChunkCopies, number: PeerNumber, standing: Standing) -> bool:
     """Whether a chunk has all its copies, on peers that answer, without that on a drained peer."""
     others = [other for other in chunk.peers if other != number and other in standing.up]
-    return len(others) >= max(1, min(chunk.wanted, len(standing.counted)))
+    return len(others) >= max(chunk.needed, min(chunk.wanted, len(standing.counted)))
 
 
 def rebalancing_copies(chunk: ChunkCopies, standing: Standing) -> list[Copy]:
@@ -92,6 +106,9 @@ def rebalancing_copies(chunk: ChunkCopies, standing: Standing) -> list[Copy]:
 
     As few as there can be: a copy in a place where a writer would put one never moves.
     """
+    if chunk.coding is not None:
+        ranked = ranked_targets(chunk, standing)
+        return _fragments(chunk, moving_places(chunk, chunk.coding, standing, ranked), standing)
     sources = sources_of(chunk, standing)
     enough = min(chunk.wanted, len(standing.counted))
     ideal = ranked_targets(chunk, standing)[:enough]

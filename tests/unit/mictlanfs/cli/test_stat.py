@@ -3,7 +3,8 @@ import json
 import pytest
 
 from mictlanfs.cli.exits import Exit
-from mictlanfs.model import FileKind
+from mictlanfs.model import BucketPolicy, Chunk, Coding, FileKind, PeerNumber
+from mictlanfs.protection import coded
 from tests.support.fakespace import FakeSpace
 from tests.unit.mictlanfs.cli.conftest import Run
 from tests.unit.mictlanfs.client.making import CHUNK, pattern
@@ -57,6 +58,20 @@ def test_a_chunk_short_of_copies_shows(cli: Run, stored: FakeSpace) -> None:
         chunk.id, chunk.length, chunk.digest, chunk.peers[:1]
     )
     assert json.loads(cli("stat", "--json", "b/f").text)["copies"] == 1
+
+
+def test_fragments_are_shown_by_the_losses_that_they_survive(cli: Run, stored: FakeSpace) -> None:
+    for extent in stored.router.find(b"b", b"f").extents[:2]:
+        chunk = stored.router.chunks[extent.chunk_id]
+        peers = tuple(PeerNumber(number) for number in range(5))
+        coding = Coding(3, bytes(5 * 32), tuple(range(5)))
+        stored.router.chunks[chunk.id] = Chunk(chunk.id, CHUNK, chunk.digest, peers, coding)
+    stored.router.find(b"b", b"f").policy = coded(3, 2).applied(BucketPolicy())
+    shown = lines(cli("stat", "b/f").text)
+    assert shown["chunks"] == "4, 2 as fragments, each survives the loss of any 1"
+    assert shown["policy"] == "3+2 code, small chunks 3 copies, chunks of 4.0 MiB"
+    described = json.loads(cli("stat", "--json", "b/f").text)
+    assert (described["coded"], described["copies"]) == (2, 2)
 
 
 def test_what_is_not_there_has_its_code(cli: Run, space: FakeSpace) -> None:

@@ -16,6 +16,14 @@ from mictlanfs.model import (
 )
 from mictlanfs.protection import coded
 from mictlanfs_server.metadata.check import find_damage
+from mictlanfs_server.metadata.copies import CopiesAsked
+from mictlanfs_server.metadata.sqlite_copies import (
+    SqliteCopies,
+    add_replicas,
+    drop_replicas,
+    locate,
+    move_fragments,
+)
 from mictlanfs_server.metadata.sqlite_scans import SqliteScans
 from mictlanfs_server.metadata.sqlite_upkeep import save_peers
 from tests.unit.server.metadata.space import DIGEST, Space, peer_info
@@ -190,6 +198,76 @@ def test_the_same_bytes_in_other_chunks_leave_a_record_true(
         space.do(op)
         [found] = space.reads.records(wire.GetRecords((file,))).records
         assert found.pieces == ()
+
+
+# --- copies ---
+
+
+def move(space: Space, *moved: tuple[Chunk, int, PeerNumber]) -> list[PeerNumber]:
+    """Record fragments; the peers for which no row stands."""
+    rows = [(chunk.id, index, peer) for chunk, index, peer in moved]
+    return [peer for _, peer in move_fragments(space.rows, rows, 77)]
+
+
+def held(space: Space, chunk: Chunk) -> dict[int, PeerNumber]:
+    return dict(zip(space.rows.ranks(chunk.id), space.rows.replicas(chunk.id), strict=True))
+
+
+def test_a_fragment_moves_from_one_peer_to_another(space: Space, file: InodeNumber) -> None:
+    chunk = coded_chunk((P1, P2, P3), (0, 1, 4))
+    space.do(write(file, chunk))
+    assert move(space, (chunk, 1, P4), (chunk, 3, P5)) == []
+    assert held(space, chunk) == {0: P1, 1: P4, 3: P5, 4: P3}
+    assert space.rows.given_up(chunk.id) == (P2,)
+    # Once more it changes nothing, and a peer that has a fragment gets no other one.
+    assert move(space, (chunk, 1, P4), (chunk, 2, P4)) == []
+    assert held(space, chunk) == {0: P1, 1: P4, 3: P5, 4: P3}
+    # What was given up there is not deleted yet.
+    assert move(space, (chunk, 2, P2)) == [P2]
+    assert find_damage(space.connection) == []
+
+
+def test_fragments_of_what_is_not_there_or_not_coded_have_no_row(
+    space: Space, file: InodeNumber
+) -> None:
+    copies = Chunk(new_chunk_id(), LENGTH, DIGEST, (P2, P1))
+    space.do(write(file, copies))
+    assert move(space, (coded_chunk(), 0, P1), (copies, 1, P3)) == [P1, P3]
+    chunk = coded_chunk((P1, P2, P3), (0, 1, 4))
+    space.do(write(file, chunk))
+    assert move(space, (chunk, 2, PeerNumber(99))) == [99]
+    assert add_replicas(space.rows, {chunk.id: [P4]}, raises_wanted=False) == [(chunk.id, P4)]
+
+
+def test_rows_stay_that_are_needed_to_read_a_chunk(space: Space, file: InodeNumber) -> None:
+    chunk = coded_chunk((P1, P2, P3, P4), (0, 1, 2, 3))
+    space.do(write(file, chunk))
+    assert drop_replicas(space.rows, {chunk.id: [P2, P3]}, None, 0) == [chunk.id]
+    assert held(space, chunk) == {0: P1, 2: P3, 3: P4}
+
+
+def test_a_survey_knows_what_a_code_needs(space: Space, file: InodeNumber) -> None:
+    whole, short = coded_chunk(), coded_chunk((P1, P2, P3, P4), (0, 1, 2, 3))
+    space.do(write(file, whole, short))
+    copies = SqliteCopies(space.connection)
+
+    def survey(*live: PeerNumber) -> tuple[dict[Chunk, int], int]:
+        page = copies.survey(CopiesAsked(live, live, live), None, 100)
+        assert page.surplus == ()
+        found = {one.id: one.copies for one in page.short}
+        return {c: found[c.id] for c in (whole, short) if c.id in found}, page.unreadable_count
+
+    # As many copies as survive the same losses.
+    assert survey(P1, P2, P3, P4, P5) == ({short: 2}, 0)
+    assert survey(P1, P2, P3) == ({}, 0)
+    assert survey(P1, P2, P5) == ({}, 1)
+    assert [chunk.coding for chunk in copies.copies([whole.id])] == [
+        Coding(3, digests_of(5), (0, 1, 2, 3, 4))
+    ]
+    assert copies.only_copies_count(P1, (P2, P3, P4)) == 0
+    assert copies.only_copies_count(P1, (P2, P3)) == 2
+    located = locate(space.connection, [short.id])
+    assert located == {short.id: short}
 
 
 def test_a_policy_of_before_has_no_code() -> None:

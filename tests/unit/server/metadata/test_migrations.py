@@ -65,13 +65,18 @@ def test_database_of_a_newer_version_is_refused_in_one_line_and_unchanged(tmp_pa
     path = tmp_path / "metadata.db"
     migrate(path, 1)
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 7")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     before = path.read_bytes()
     with pytest.raises(UsageError) as raised:
         migrate(path, 1)
     line = str(raised.value)
     assert "\n" not in line
-    for part in (str(path), "version 7", f"up to {SCHEMA_VERSION}", "newer program"):
+    for part in (
+        str(path),
+        f"version {SCHEMA_VERSION + 1}",
+        f"up to {SCHEMA_VERSION}",
+        "newer program",
+    ):
         assert part in line
     assert path.read_bytes() == before
 

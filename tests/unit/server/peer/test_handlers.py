@@ -22,6 +22,7 @@ from mictlanfs_server.peer.capacity import Capacity
 from mictlanfs_server.peer.handlers import ChunkHandlers, parse_range
 from mictlanfs_server.peer.index import Index
 from mictlanfs_server.peer.pulling import Puller
+from mictlanfs_server.peer.rebuilding import Rebuilder
 from mictlanfs_server.peer.store import ChunkStore
 from tests.unit.server.peer.making import (
     LARGE,
@@ -47,6 +48,11 @@ class Answer:
     def error(self) -> MictlanError:
         assert self.headers["content-type"] == "application/json"
         return wire.decode_error(self.status, self.body)
+
+
+def handlers_of(store: ChunkStore) -> ChunkHandlers:
+    transport = HttpTransport()
+    return ChunkHandlers(store, Puller(store, transport), Rebuilder(store, transport))
 
 
 @dataclass
@@ -133,7 +139,7 @@ def client(tmp_path: Path) -> Iterator[Client]:
     index = Index(tmp_path / "index.sqlite", fsync=False)
     capacity = Capacity(256 * MIB, 0, lambda: None, lambda: index.totals.used_bytes)
     store = ChunkStore(index, MemoryBackend(), capacity)
-    yield Client(ChunkHandlers(store, Puller(store, HttpTransport())), store)
+    yield Client(handlers_of(store), store)
     store.close()
 
 
@@ -626,11 +632,7 @@ def check_answer(factory: pytest.TempPathFactory, body: bytes, path: str) -> Non
     capacity = Capacity(MIB, 0, lambda: None, lambda: index.totals.used_bytes)
     store = ChunkStore(index, MemoryBackend(), capacity)
     try:
-        answer = asyncio.run(
-            Client(ChunkHandlers(store, Puller(store, HttpTransport())), store).ask(
-                "POST", path, body
-            )
-        )
+        answer = asyncio.run(Client(handlers_of(store), store).ask("POST", path, body))
     finally:
         store.close()
     assert answer.status < 500
