@@ -52,6 +52,7 @@ REPLICAS_MAX = 5
 DATA_FRAGMENTS_MIN = 2
 DATA_FRAGMENTS_MAX = 16
 PARITY_FRAGMENTS_MAX = REPLICAS_MAX - 1
+TRASH_DAYS_MAX = 36_500
 
 
 class Struct(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -191,6 +192,8 @@ class BucketPolicy(Struct, frozen=True, gc=False):
         quota: bytes of content that the files of the bucket may have together, 0: no limit.
         data: fragments that the bytes of a chunk of at least 64 KiB are cut into, 2 to 16; 0: they
             are kept as copies.
+        trash_days: for how long what is removed or overwritten from now on is kept, 0 to 36500;
+            0: not at all.
     """
 
     replicas: int = REPLICAS_DEFAULT
@@ -198,6 +201,7 @@ class BucketPolicy(Struct, frozen=True, gc=False):
     chunk_size: int = CHUNK_SIZE_BYTES_DEFAULT
     quota: int = 0
     data: int = 0
+    trash_days: int = 0
 
     @property
     def parity(self) -> int:

@@ -67,6 +67,20 @@ from mictlanfs.wirerecords import SetRecord as SetRecord
 from mictlanfs.wirestatus import PeerStatus as PeerStatus
 from mictlanfs.wirestatus import SessionStatus as SessionStatus
 from mictlanfs.wirestatus import SpaceStatus as SpaceStatus
+from mictlanfs.wiretrash import TRASH_EMPTIED_MAX as TRASH_EMPTIED_MAX
+from mictlanfs.wiretrash import TRASH_PAGE_MAX as TRASH_PAGE_MAX
+from mictlanfs.wiretrash import CreateSnapshot as CreateSnapshot
+from mictlanfs.wiretrash import Emptied as Emptied
+from mictlanfs.wiretrash import EmptyTrash as EmptyTrash
+from mictlanfs.wiretrash import ListSnapshots as ListSnapshots
+from mictlanfs.wiretrash import ListTrash as ListTrash
+from mictlanfs.wiretrash import RemoveSnapshot as RemoveSnapshot
+from mictlanfs.wiretrash import Restore as Restore
+from mictlanfs.wiretrash import SnapshotInfo as SnapshotInfo
+from mictlanfs.wiretrash import Snapshots as Snapshots
+from mictlanfs.wiretrash import TrashItem as TrashItem
+from mictlanfs.wiretrash import TrashPage as TrashPage
+from mictlanfs.wiretrash import TrashReason as TrashReason
 
 PROTOCOL_VERSION: Final = 1
 PREFIX: Final = "/mictlanfs/v1"
@@ -140,6 +154,11 @@ class Path:
     PEER_DRAIN: Final = PREFIX + "/peer/drain"
     PEER_REMOVE: Final = PREFIX + "/peer/remove"
     PEER_CLONE: Final = PREFIX + "/peer/clone"
+    TRASH_LIST: Final = PREFIX + "/trash/list"
+    TRASH_EMPTY: Final = PREFIX + "/trash/empty"
+    SNAPSHOT_CREATE: Final = PREFIX + "/snapshot/create"
+    SNAPSHOT_REMOVE: Final = PREFIX + "/snapshot/remove"
+    SNAPSHOT_LIST: Final = PREFIX + "/snapshot/list"
 
 
 # --- sessions ------------------------------------------------------------------------------------
@@ -362,7 +381,8 @@ class Claim(Struct, frozen=True):
 # --- operations: the op log ----------------------------------------------------------------------
 #
 # Applied in order. `time_ns` is the writer's clock and becomes ctime (and mtime where POSIX says
-# so) of what the operation touches. Results carry the attributes of every inode touched.
+# so) of what the operation touches. Results carry the attributes of every inode touched. What
+# touches an inode of a snapshot fails with READ_ONLY.
 
 
 class MakeNode(Struct, frozen=True, tag="make"):
@@ -419,7 +439,7 @@ class Unlink(Struct, frozen=True, tag="unlink"):
 class RemoveDirectory(Struct, frozen=True, tag="rmdir"):
     """Remove an empty directory, in the root: an empty bucket. Result: the directory, the parent.
 
-    Errors: NOT_FOUND, NOT_DIRECTORY, NOT_EMPTY.
+    Errors: NOT_FOUND, NOT_DIRECTORY, NOT_EMPTY (also of a bucket that has snapshots).
     """
 
     parent: InodeNumber
@@ -556,6 +576,7 @@ Operation = (
     | SetBucketPolicy
     | SetRecord
     | PutPart
+    | Restore
 )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import SessionId
-from mictlanfs_server.metadata import attributes, content, names, records, removal
+from mictlanfs_server.metadata import attributes, content, names, records, removal, restoring
 from mictlanfs_server.metadata.rows import BatchRecord, InodeRecord
 from mictlanfs_server.metadata.transaction import Transaction
 
@@ -45,6 +45,7 @@ APPLIED: dict[type[Any], Callable[[Transaction, Any], list[InodeRecord]]] = {
     wire.SetBucketPolicy: attributes.set_bucket_policy,
     wire.SetRecord: records.set_record,
     wire.PutPart: records.put_part,
+    wire.Restore: restoring.restore,
 }
 
 

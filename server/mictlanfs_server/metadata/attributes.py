@@ -18,6 +18,7 @@ from mictlanfs.model import (
     DATA_FRAGMENTS_MIN,
     FILE_SIZE_BYTES_MAX,
     REPLICAS_MAX,
+    TRASH_DAYS_MAX,
     XATTR_LIST_SIZE_BYTES_MAX,
     XATTR_NAME_SIZE_BYTES_MAX,
     XATTR_VALUE_SIZE_BYTES_MAX,
@@ -160,6 +161,7 @@ def set_bucket_policy(tx: Transaction, op: wire.SetBucketPolicy) -> Touched:
     check_policy(op.policy)
     tx.rows.set_policy(op.ino, op.policy)
     tx.rows.note_policies_changed()
+    tx.forget_places()
     tx.change(record)
     record.mark_changed(op.time_ns)
     return [record]
@@ -178,3 +180,4 @@ def check_policy(policy: BucketPolicy) -> None:
         check_range(policy.data, DATA_FRAGMENTS_MIN, DATA_FRAGMENTS_MAX, "data", operation)
         # One more than the fragments of parity, of which there is at least one.
         check_range(policy.replicas, 2, REPLICAS_MAX, "replicas", operation)
+    check_range(policy.trash_days, 0, TRASH_DAYS_MAX, "trash_days", operation)

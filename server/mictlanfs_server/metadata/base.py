@@ -80,6 +80,8 @@ class Counts:
         chunks: live ones.
         tombstones: dead chunks of which peers may still hold copies.
         bytes_logical: bytes of files that are not holes, each once however many copies exist.
+        trash_items, trash_bytes: what buckets keep of what they lost; it counts nowhere else.
+        snapshots: complete ones. What is in them counts nowhere else.
     """
 
     buckets: int
@@ -87,6 +89,9 @@ class Counts:
     chunks: int
     tombstones: int
     bytes_logical: int
+    trash_items: int = 0
+    trash_bytes: int = 0
+    snapshots: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,107 @@ class DeadChunk:
     peers: tuple[PeerNumber, ...]
 
 
-class MetadataStore(CopyStore, Protocol):
+@dataclass(frozen=True, slots=True)
+class SnapshotPlan:
+    """A snapshot to be taken.
+
+    Attributes:
+        root: the directory.
+        name: of the snapshot in its bucket.
+        path: of the directory, from the root, with the bucket.
+    """
+
+    bucket: InodeNumber
+    root: InodeNumber
+    name: bytes
+    path: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRecord:
+    """A snapshot that is complete; `root` is the number that its directory has outside of it."""
+
+    number: int
+    bucket: InodeNumber
+    root: InodeNumber
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotTree:
+    """A directory with all that is below it.
+
+    Attributes:
+        directories: each behind the one that holds it.
+        linked: what has not exactly one name, and is no directory.
+        names: in it, and one for itself.
+        nbytes: allocated to files in it.
+    """
+
+    directories: tuple[InodeNumber, ...]
+    linked: tuple[InodeNumber, ...]
+    names: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CopyPlace:
+    """Where copying goes on: behind a name of the directory at `index`; empty: at its start."""
+
+    index: int = 0
+    after: bytes = b""
+
+
+class SnapshotStore(Protocol):
+    """What a metadata store offers to those who take and remove snapshots.
+
+    Copying is done in slices, and the caller sees to it that the tree does not change meanwhile.
+    """
+
+    async def snapshots(self, request: wire.ListSnapshots) -> wire.Snapshots:
+        """Those that are complete. Raises NOT_FOUND."""
+        ...
+
+    async def snapshot(self, bucket: bytes, name: bytes) -> SnapshotRecord | None:
+        """One that is complete."""
+        ...
+
+    async def snapshot_tree(self, root: InodeNumber, names_max: int) -> SnapshotTree:
+        """Walk a directory, in a thread. Raises NOT_FOUND, TOO_LARGE."""
+        ...
+
+    async def begin_snapshot(self, plan: SnapshotPlan) -> int:
+        """Reserve name and number of a snapshot, whose time is now. Raises EXISTS, NOT_FOUND."""
+        ...
+
+    async def copy_names(
+        self, number: int, tree: SnapshotTree, place: CopyPlace, count_max: int
+    ) -> CopyPlace | None:
+        """Copy at most `count_max` names from `place` on. Returns the next place, None at the end.
+
+        At the end files with several names get right what they have of them.
+        """
+        ...
+
+    async def copy_extents(
+        self, number: int, after: tuple[InodeNumber, int], count_max: int
+    ) -> tuple[InodeNumber, int] | None:
+        """Copy extents behind inode and offset. Returns the last one copied, None at the end."""
+        ...
+
+    async def publish_snapshot(self, number: int, plan: SnapshotPlan, tree: SnapshotTree) -> None:
+        """Show a snapshot whose copy is complete, durably."""
+        ...
+
+    async def drop_snapshot(self, number: int) -> None:
+        """Show a snapshot no more, durably; `reclaim` lets go of it. Can be repeated."""
+        ...
+
+    async def drop_unfinished_snapshots(self) -> int:
+        """Drop all that were begun and not published; returns how many."""
+        ...
+
+
+class MetadataStore(CopyStore, SnapshotStore, Protocol):
     """The metadata of one space."""
 
     @property
@@ -218,6 +323,14 @@ class MetadataStore(CopyStore, Protocol):
         self, inodes: Collection[InodeNumber], places: Collection[tuple[InodeNumber, bytes]]
     ) -> KeysFound:
         """Find the keys of inodes, and of what names stand for; cheap for thousands."""
+        ...
+
+    async def trash(self, request: wire.ListTrash) -> wire.TrashPage:
+        """Read a page of the trash."""
+        ...
+
+    async def empty_trash(self, request: wire.EmptyTrash) -> wire.Emptied:
+        """Let items of the trash expire now; `reclaim` lets go of them."""
         ...
 
     async def buckets(self) -> wire.Buckets:

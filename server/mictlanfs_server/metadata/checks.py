@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import NAME_SIZE_BYTES_MAX, ROOT_INODE, TIME_NS_MAX, TIME_NS_MIN, InodeNumber
+from mictlanfs.snapshotnumbers import SNAPSHOTS_NAME, is_unchangeable
 
 if TYPE_CHECKING:
     from mictlanfs_server.metadata.rows import InodeRecord
@@ -52,7 +53,9 @@ def check_time(time_ns: int, operation: str) -> None:
 
 
 def existing(tx: Transaction, ino: InodeNumber, operation: str) -> InodeRecord:
-    """An inode that exists, with or without a name. Raises NOT_FOUND."""
+    """An inode that exists, with or without a name, to change it. Raises NOT_FOUND, READ_ONLY."""
+    if is_unchangeable(ino):
+        raise failure(Kind.READ_ONLY, operation, ino, "it is part of a snapshot")
     record = tx.inode(ino)
     if record is None:
         raise failure(Kind.NOT_FOUND, operation, ino)
@@ -80,3 +83,9 @@ def check_root_name(parent: InodeNumber, name: bytes, operation: str) -> None:
     if parent == ROOT_INODE and name == RESERVED_ROOT_NAME:
         detail = "this name is reserved for the control files of the mount"
         raise failure(Kind.NOT_PERMITTED, operation, name, detail)
+
+
+def check_new_name(parent: InodeRecord, name: bytes, operation: str) -> None:
+    """Raises EXISTS for the name under which a bucket shows its snapshots."""
+    if name == SNAPSHOTS_NAME and parent.parent == ROOT_INODE != parent.ino:
+        raise failure(Kind.EXISTS, operation, name, "the snapshots of the bucket are there")

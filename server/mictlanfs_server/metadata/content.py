@@ -37,6 +37,7 @@ from mictlanfs_server.metadata.coded import (
 from mictlanfs_server.metadata.inline import checked_bodies, keep_bodies
 from mictlanfs_server.metadata.quotas import check_quota, count
 from mictlanfs_server.metadata.removal import change_references
+from mictlanfs_server.metadata.trash import keep_version
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -273,21 +274,12 @@ def check_size(record: InodeRecord, size: int, operation: str) -> None:
 
 
 def truncate(tx: Transaction, record: InodeRecord, size: int, time_ns: int) -> None:
-    """Give a file, already being changed, another size: cut extents or make a hole."""
-    if size < record.size and record.allocated:
-        old = tx.rows.extents_touching(record.ino, size, FILE_SIZE_BYTES_MAX)
-        removed = [row for row in old if row.end > size]
-        added = [
-            Extent(row.offset, size - row.offset, row.chunk_id, row.chunk_offset)
-            for row in removed
-            if row.offset < size
-        ]
-        change_rows(tx, record, removed, added)
-        references: dict[ChunkId, int] = {}
-        for row, difference in [(row, -1) for row in removed] + [(row, 1) for row in added]:
-            references[row.chunk_id] = references.get(row.chunk_id, 0) + difference
-        for chunk_id in change_references(tx, references):
-            tx.rows.delete_inline(chunk_id)
+    """Give a file, already being changed, another size: cut extents or make a hole.
+
+    What a file held that is cut to nothing is kept, if its bucket keeps what it loses.
+    """
+    if record.allocated and not (size == 0 and keep_version(tx, record)):
+        _cut(tx, record, size)
     if size == record.size:
         # ftruncate(2) changes the times all the same, but nobody's cached bytes are stale.
         record.mark_changed(time_ns)
@@ -295,3 +287,21 @@ def truncate(tx: Transaction, record: InodeRecord, size: int, time_ns: int) -> N
         return
     record.size = size
     record.mark_content_changed(time_ns)
+
+
+def _cut(tx: Transaction, record: InodeRecord, size: int) -> None:
+    if size >= record.size:
+        return
+    old = tx.rows.extents_touching(record.ino, size, FILE_SIZE_BYTES_MAX)
+    removed = [row for row in old if row.end > size]
+    added = [
+        Extent(row.offset, size - row.offset, row.chunk_id, row.chunk_offset)
+        for row in removed
+        if row.offset < size
+    ]
+    change_rows(tx, record, removed, added)
+    references: dict[ChunkId, int] = {}
+    for row, difference in [(row, -1) for row in removed] + [(row, 1) for row in added]:
+        references[row.chunk_id] = references.get(row.chunk_id, 0) + difference
+    for chunk_id in change_references(tx, references):
+        tx.rows.delete_inline(chunk_id)

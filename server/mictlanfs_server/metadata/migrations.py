@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MIGRATIONS = Migrations("mictlanfs-metadata")
 # "MICT": tells our files from any other SQLite database.
 APPLICATION_ID = 0x4D494354
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 # STRICT tables came with 3.37, RETURNING and MATERIALIZED before.
 SQLITE_VERSION_MIN = (3, 37, 0)
 
@@ -240,6 +240,66 @@ def _coded_chunks(database: Database) -> None:
     # BLAKE3 of every fragment, 32 bytes each, in order of rank; null for copies.
     database.execute("ALTER TABLE chunk ADD COLUMN digests BLOB")
     database.execute("PRAGMA user_version = 7")
+
+
+@MIGRATIONS(name="0008-trash-and-snapshots")
+def _trash_and_snapshots(database: Database) -> None:
+    # As `policy` has it, so that it is cheap to know that no bucket keeps what it loses.
+    database.execute("ALTER TABLE bucket ADD COLUMN trash_days INTEGER NOT NULL DEFAULT 0")
+    database.execute("CREATE INDEX bucket_trash ON bucket (ino) WHERE trash_days > 0")
+    # What was removed or overwritten and is kept. Its extents, extended attributes and record stay,
+    # by its number. The inode is there as long as a session sustains it, and gone then.
+    database.execute(
+        """
+        CREATE TABLE trash (
+            ino INTEGER NOT NULL PRIMARY KEY,
+            path BLOB NOT NULL,                 -- that it had, from the root, without '/' before it
+            removed_ns INTEGER NOT NULL,        -- the router's clock
+            expires_ns INTEGER NOT NULL,        -- 0 when it was given up
+            reason INTEGER NOT NULL,            -- wire.TrashReason
+            kind INTEGER NOT NULL,              -- from here on as in `inode`
+            mode INTEGER NOT NULL,
+            uid INTEGER NOT NULL,
+            gid INTEGER NOT NULL,
+            size INTEGER NOT NULL,
+            atime_ns INTEGER NOT NULL,
+            mtime_ns INTEGER NOT NULL,
+            rdev INTEGER NOT NULL,
+            allocated INTEGER NOT NULL,         -- 0 while the inode is there
+            content_version INTEGER NOT NULL,
+            has_xattrs INTEGER NOT NULL,
+            target BLOB NOT NULL
+        ) STRICT
+        """
+    )
+    database.execute("CREATE INDEX trash_path ON trash (path, removed_ns, ino)")
+    database.execute("CREATE INDEX trash_expires ON trash (expires_ns)")
+    # Inode I is I + 2^62 + number * 2^40 in a snapshot: `mictlanfs.snapshotnumbers`. All tables
+    # hold its rows beside those of live inodes; the counters in `meta` do not count them.
+    database.execute(
+        """
+        CREATE TABLE snapshot (
+            number INTEGER NOT NULL PRIMARY KEY,  -- never reused
+            bucket INTEGER NOT NULL,
+            name BLOB,                          -- null: dropped, its rows are being let go
+            root INTEGER NOT NULL,              -- the directory that it is of
+            path BLOB NOT NULL,                 -- that it had, from the root, with the bucket
+            created_ns INTEGER NOT NULL,        -- the router's clock
+            is_ready INTEGER NOT NULL,          -- 1 when it is complete, and to be seen
+            names INTEGER NOT NULL,             -- in it, and one for itself
+            nbytes INTEGER NOT NULL             -- allocated to its files
+        ) STRICT
+        """
+    )
+    database.execute("CREATE UNIQUE INDEX snapshot_name ON snapshot (bucket, name)")
+    #   trash_count, trash_bytes    rows of `trash`, the sum of `trash.allocated`
+    #   next_snapshot               the next number of a snapshot
+    #   snapshot_changes            how often one came or went
+    database.execute(
+        "INSERT INTO meta VALUES"
+        " ('trash_count', 0), ('trash_bytes', 0), ('next_snapshot', 1), ('snapshot_changes', 0)"
+    )
+    database.execute("PRAGMA user_version = 8")
 
 
 def _make_space(connection: sqlite3.Connection, now_ns: int) -> None:

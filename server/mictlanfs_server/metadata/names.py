@@ -26,6 +26,7 @@ from mictlanfs_server.metadata.checks import (
     OWNER_MAX,
     PERMISSIONS_MAX,
     check_name,
+    check_new_name,
     check_range,
     check_root_name,
     check_time,
@@ -37,6 +38,7 @@ from mictlanfs_server.metadata.checks import (
 from mictlanfs_server.metadata.quotas import check_quota, moved
 from mictlanfs_server.metadata.removal import drop
 from mictlanfs_server.metadata.rows import InodeRecord
+from mictlanfs_server.metadata.trash import item_of
 
 if TYPE_CHECKING:
     from mictlanfs_server.metadata.transaction import Transaction
@@ -59,6 +61,7 @@ def make_node(tx: Transaction, op: wire.MakeNode) -> Touched:
         detail = "the top directory holds buckets only; create this inside a bucket"
         raise failure(Kind.NOT_PERMITTED, "make", op.name, detail)
     check_root_name(op.parent, op.name, "make")
+    check_new_name(parent, op.name, "make")
     _check_new_inode(tx, op)
     is_directory = op.kind is FileKind.DIRECTORY
     record = InodeRecord(
@@ -98,10 +101,15 @@ def _check_new_inode(tx: Transaction, op: wire.MakeNode) -> None:
         raise failure(Kind.INVALID, "make", op.name, "a symlink, and nothing else, has a target")
     if len(op.target) > SYMLINK_SIZE_BYTES_MAX:
         raise failure(Kind.NAME_TOO_LONG, "make", op.name, "the target is too long")
-    if not tx.is_handed_out(op.ino):
-        raise failure(Kind.INVALID, "make", op.ino, "this number was not handed out")
-    if tx.inode(op.ino) is not None:
-        raise failure(Kind.INVALID, "make", op.ino, "this number is in use")
+    check_number(tx, op.ino, "make")
+
+
+def check_number(tx: Transaction, ino: InodeNumber, operation: str) -> None:
+    """Raises INVALID for a number that a new inode cannot have."""
+    if not tx.is_handed_out(ino):
+        raise failure(Kind.INVALID, operation, ino, "this number was not handed out")
+    if tx.inode(ino) is not None:
+        raise failure(Kind.INVALID, operation, ino, "this number is in use")
 
 
 def change_entries(
@@ -131,6 +139,7 @@ def link(tx: Transaction, op: wire.Link) -> Touched:
     if op.parent == ROOT_INODE:
         detail = "the top directory holds buckets only; link it inside a bucket"
         raise failure(Kind.NOT_PERMITTED, "link", op.name, detail)
+    check_new_name(parent, op.name, "link")
     if record.nlink == 0:
         raise failure(Kind.NOT_FOUND, "link", op.ino, "its last name was removed")
     if record.nlink >= LINK_COUNT_MAX:
@@ -150,7 +159,8 @@ def unlink(tx: Transaction, op: wire.Unlink) -> Touched:
         raise failure(Kind.IS_DIRECTORY, "unlink", op.name)
     tx.rows.delete_entry(op.parent, op.name)
     change_entries(tx, parent, op.time_ns, entries=-1, directories=0)
-    _lose_name(tx, record, op.parent, op.time_ns, sustain=op.sustain)
+    place = (op.parent, op.name)
+    _lose_name(tx, record, place, op.time_ns, wire.TrashReason.REMOVED, sustain=op.sustain)
     return [record, parent]
 
 
@@ -161,10 +171,21 @@ def remove_directory(tx: Transaction, op: wire.RemoveDirectory) -> Touched:
         raise failure(Kind.NOT_DIRECTORY, "rmdir", op.name)
     if record.size:
         raise failure(Kind.NOT_EMPTY, "rmdir", op.name)
+    _check_no_snapshots(tx, op.parent, record, "rmdir")
     tx.rows.delete_entry(op.parent, op.name)
     change_entries(tx, parent, op.time_ns, entries=-1, directories=-1)
-    _lose_name(tx, record, op.parent, op.time_ns, sustain=op.sustain)
+    place = (op.parent, op.name)
+    _lose_name(tx, record, place, op.time_ns, wire.TrashReason.REMOVED, sustain=op.sustain)
     return [record, parent]
+
+
+def _check_no_snapshots(
+    tx: Transaction, parent: InodeNumber, record: InodeRecord, operation: str
+) -> None:
+    """Raises NOT_EMPTY when a bucket, which is to be removed, has snapshots."""
+    if parent == ROOT_INODE and tx.rows.has_snapshots(record.ino):
+        detail = "the bucket has snapshots: remove them first"
+        raise failure(Kind.NOT_EMPTY, operation, record.ino, detail)
 
 
 def _named(
@@ -187,9 +208,16 @@ def _target_of_entry(tx: Transaction, ino: InodeNumber) -> InodeRecord:
 
 
 def _lose_name(
-    tx: Transaction, record: InodeRecord, parent: InodeNumber, time_ns: int, *, sustain: bool
+    tx: Transaction,
+    record: InodeRecord,
+    place: tuple[InodeNumber, bytes],
+    time_ns: int,
+    reason: wire.TrashReason,
+    *,
+    sustain: bool,
 ) -> None:
-    """What the loss of a name in `parent`, already removed, means to the inode."""
+    """What the loss of a name, directory and bytes of it, means to the inode; it is removed."""
+    parent, name = place
     tx.change(record)
     bucket = tx.bucket_of(record) if record.allocated else None
     record.mark_changed(time_ns)
@@ -205,7 +233,9 @@ def _lose_name(
     if record.allocated:
         moved(tx, record, bucket)
     if record.nlink == 0:
-        drop(tx, record, sustain=sustain)
+        # A bucket is nothing that could be put back: its policy is gone.
+        item = None if parent == ROOT_INODE else item_of(tx, record, parent, name, reason)
+        drop(tx, record, item, sustain=sustain)
 
 
 # --- rename --------------------------------------------------------------------------------------
@@ -217,6 +247,7 @@ def rename(tx: Transaction, op: wire.Rename) -> Touched:
     check_name(op.new_name, "rename")
     parent, source = _named(tx, op.parent, op.name, op.time_ns, "rename")
     new_parent = open_directory(tx, op.new_parent, "rename")
+    check_new_name(new_parent, op.new_name, "rename")
     target_ino = tx.rows.entry(op.new_parent, op.new_name)
     target = None if target_ino is None else _target_of_entry(tx, target_ino)
     if op.mode == wire.RenameMode.NO_REPLACE and target is not None:
@@ -235,7 +266,7 @@ def rename(tx: Transaction, op: wire.Rename) -> Touched:
         check_quota(tx, new_parent, "rename")
         return [source, parent, new_parent, target]
     if target is not None:
-        _check_replaceable(op, source, target)
+        _check_replaceable(tx, op, source, target)
     _move(tx, op, parent, source, new_parent, target)
     check_quota(tx, new_parent, "rename")
     return [source, parent, new_parent, *([target] if target else [])]
@@ -266,13 +297,16 @@ def _check_root_rules(op: wire.Rename) -> None:
         raise failure(Kind.NOT_PERMITTED, "rename", op.name, detail)
 
 
-def _check_replaceable(op: wire.Rename, source: InodeRecord, target: InodeRecord) -> None:
+def _check_replaceable(
+    tx: Transaction, op: wire.Rename, source: InodeRecord, target: InodeRecord
+) -> None:
     if source.is_directory and not target.is_directory:
         raise failure(Kind.NOT_DIRECTORY, "rename", op.new_name)
     if target.is_directory and not source.is_directory:
         raise failure(Kind.IS_DIRECTORY, "rename", op.new_name)
     if target.is_directory and target.size:
         raise failure(Kind.NOT_EMPTY, "rename", op.new_name)
+    _check_no_snapshots(tx, op.new_parent, target, "rename")
 
 
 def _exchange(
@@ -317,7 +351,8 @@ def _move(
     )
     _settle(tx, source, op.parent, op.new_parent, op.time_ns)
     if target is not None:
-        _lose_name(tx, target, op.new_parent, op.time_ns, sustain=op.sustain)
+        place = (op.new_parent, op.new_name)
+        _lose_name(tx, target, place, op.time_ns, wire.TrashReason.REPLACED, sustain=op.sustain)
 
 
 def _settle(
@@ -330,6 +365,8 @@ def _settle(
     """Tell a moved inode where it is now."""
     tx.change(record)
     record.mark_changed(time_ns)
+    if record.is_directory:
+        tx.forget_places()
     if record.parent != new_parent:
         bucket = tx.bucket_of(record)
         record.parent = new_parent

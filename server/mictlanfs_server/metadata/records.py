@@ -18,6 +18,7 @@ from mictlanfs.errors import Kind
 from mictlanfs.model import FILE_SIZE_BYTES_MAX, ChunkId, Extent, FileKind, InodeNumber
 from mictlanfs_server.metadata.checks import (
     check_name,
+    check_new_name,
     check_range,
     check_time,
     existing,
@@ -112,6 +113,7 @@ def put_part(tx: Transaction, op: wire.PutPart) -> Touched:
     parent = open_directory(tx, op.parent, "part")
     record = _file(tx, op.ino, "part")
     _check_part(tx, op, record)
+    check_new_name(parent, op.ball, "part")
     records = tx.rows.records
     in_place = records.part_at(op.parent, op.ball, op.count, op.index)
     for known in (in_place, records.part(op.ino)):

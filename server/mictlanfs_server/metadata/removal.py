@@ -2,7 +2,7 @@
 
 ::
 
-    named --last name goes--> sustained --Release, end of session--> let go
+    named --last name goes--> sustained --Release, end of session--> let go, or kept (`trash`)
       |                                                               ^
       +----------------------- nobody has it open --------------------+
 
@@ -17,23 +17,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mictlanfs.model import FileKind, InodeNumber, SessionId
+from mictlanfs_server.metadata import trash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mictlanfs.model import ChunkId
-    from mictlanfs_server.metadata.rows import InodeRecord
+    from mictlanfs_server.metadata.rows import InodeRecord, TrashRecord
     from mictlanfs_server.metadata.transaction import Transaction
 
 EXTENTS_AT_ONCE_MAX = 64
 
 
-def drop(tx: Transaction, record: InodeRecord, *, sustain: bool) -> None:
-    """Sustain an inode that has lost its last name, or let it go."""
+def drop(tx: Transaction, record: InodeRecord, item: TrashRecord | None, *, sustain: bool) -> None:
+    """Sustain an inode that has lost its last name, or let it go; `item` is what is kept of it."""
     if sustain and tx.session:
         tx.rows.add_sustained(tx.session, record.ino)
     elif not tx.rows.is_sustained(record.ino):
-        _let_go(tx, record)
+        if item is None:
+            _let_go(tx, record)
+        else:
+            trash.keep(tx, record, item, is_announced=False)
+        return
+    if item is not None:
+        trash.announce(tx, item)
 
 
 def release(tx: Transaction, session: SessionId, ino: InodeNumber) -> None:
@@ -41,25 +48,35 @@ def release(tx: Transaction, session: SessionId, ino: InodeNumber) -> None:
     if not tx.rows.delete_sustained(session, ino):
         return
     record = tx.inode(ino)
-    if record is not None and record.nlink == 0 and not tx.rows.is_sustained(ino):
+    if record is None or record.nlink or tx.rows.is_sustained(ino):
+        return
+    item = tx.rows.trash.get(ino) if tx.may_have_trash() else None
+    if item is None:
         _let_go(tx, record)
+    else:
+        trash.keep(tx, record, item, is_announced=True)
 
 
 def _let_go(tx: Transaction, record: InodeRecord) -> None:
-    ino = record.ino
     if record.allocated:
-        extents = tx.rows.first_extents(ino, EXTENTS_AT_ONCE_MAX + 1)
-        if len(extents) > EXTENTS_AT_ONCE_MAX:
-            tx.rows.add_doomed(ino)
-        else:
-            tx.rows.delete_extents(ino, extents)
-            drop_references(tx, (extent.chunk_id for extent in extents))
+        _let_content_go(tx, record.ino)
         tx.counts.bytes_logical -= record.allocated
     if record.has_xattrs:
-        tx.rows.delete_xattrs(ino)
+        tx.rows.delete_xattrs(record.ino)
     if record.kind is FileKind.FILE and tx.may_have_record():
-        tx.rows.records.delete(ino)
+        tx.rows.records.delete(record.ino)
     tx.delete(record)
+
+
+def _let_content_go(tx: Transaction, ino: InodeNumber) -> int:
+    """Let go of all extents of a number, at once or by and by; returns how many at once."""
+    extents = tx.rows.first_extents(ino, EXTENTS_AT_ONCE_MAX + 1)
+    if len(extents) > EXTENTS_AT_ONCE_MAX:
+        tx.rows.add_doomed(ino)
+        return 0
+    tx.rows.delete_extents(ino, extents)
+    drop_references(tx, (extent.chunk_id for extent in extents))
+    return len(extents)
 
 
 def drop_references(tx: Transaction, chunk_ids: Iterable[ChunkId]) -> None:
@@ -98,7 +115,7 @@ def change_references(tx: Transaction, change: dict[ChunkId, int]) -> list[Chunk
 
 
 def reclaim(tx: Transaction, count_max: int) -> bool:
-    """Let go of a slice of what ended sessions sustained and of doomed inodes.
+    """Let go of a slice of what ended sessions sustained, of doomed inodes, of expired trash.
 
     Handles at most `count_max` inodes or extents. Returns whether anything is left.
     """
@@ -112,10 +129,38 @@ def reclaim(tx: Transaction, count_max: int) -> bool:
         return True
     doomed = tx.rows.any_doomed()
     if doomed is None:
-        return False
+        return _reclaim_trash(tx, count_max)
     extents = tx.rows.first_extents(doomed, count_max)
     tx.rows.delete_extents(doomed, extents)
     drop_references(tx, (extent.chunk_id for extent in extents))
     if len(extents) < count_max:
         tx.rows.delete_doomed(doomed)
     return True
+
+
+def _reclaim_trash(tx: Transaction, count_max: int) -> bool:
+    """Let go of items of the trash whose time is over, as long as they have few extents."""
+    left = count_max
+    items = tx.rows.trash.expired(tx.now_ns, count_max)
+    for item in items:
+        tx.rows.trash.delete(item.ino)
+        tx.counts.trash_items -= 1
+        left -= 1
+        # What is still open is let go when it is closed, as if it had not been kept.
+        if tx.inode(item.ino) is None:
+            left -= _let_item_go(tx, item)
+        if left <= 0:
+            break
+    return bool(items)
+
+
+def _let_item_go(tx: Transaction, item: TrashRecord) -> int:
+    count = 0
+    if item.allocated:
+        count = _let_content_go(tx, item.ino)
+        tx.counts.trash_bytes -= item.allocated
+    if item.has_xattrs:
+        tx.rows.delete_xattrs(item.ino)
+    if item.kind is FileKind.FILE and tx.may_have_record():
+        tx.rows.records.delete(item.ino)
+    return count

@@ -134,6 +134,32 @@ class PartRecord(msgspec.Struct, frozen=True, gc=False):
     index: int
 
 
+class TrashRecord(msgspec.Struct, gc=False):
+    """A row of `trash`: the fields of its place, then those of an inode.
+
+    Attributes:
+        allocated: 0 while the inode is still there.
+    """
+
+    ino: InodeNumber
+    path: bytes
+    removed_ns: int
+    expires_ns: int
+    reason: wire.TrashReason
+    kind: FileKind
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    atime_ns: int = 0
+    mtime_ns: int = 0
+    rdev: int = 0
+    allocated: int = 0
+    content_version: int = 0
+    has_xattrs: bool = False
+    target: bytes = b""
+
+
 class CountChange(msgspec.Struct, gc=False):
     """What a transaction adds to the counters of the space."""
 
@@ -141,6 +167,8 @@ class CountChange(msgspec.Struct, gc=False):
     chunks: int = 0
     tombstones: int = 0
     bytes_logical: int = 0
+    trash_items: int = 0
+    trash_bytes: int = 0
 
 
 class RecordRows(Protocol):
@@ -189,12 +217,48 @@ class RecordRows(Protocol):
         """Forget that a file is a part, if it is one."""
 
 
+class TrashRows(Protocol):
+    """The table `trash`, and what else belongs to its items."""
+
+    def has_any(self) -> bool:
+        """Whether there is any item."""
+
+    def is_wanted(self) -> bool:
+        """Whether any bucket keeps what it loses."""
+
+    def get(self, ino: InodeNumber) -> TrashRecord | None:
+        """An item; None also for a number that none can have."""
+
+    def put(self, item: TrashRecord) -> None:
+        """Add or replace an item."""
+
+    def delete(self, ino: InodeNumber) -> None:
+        """Remove an item alone, without what belongs to it."""
+
+    def expired(self, now_ns: int, count_max: int) -> list[TrashRecord]:
+        """Items whose time is over, the first ones first."""
+
+    def move_extents(self, ino: InodeNumber, new_ino: InodeNumber) -> None:
+        """Give all content of an inode to another number, which has none."""
+
+    def move_all(self, ino: InodeNumber, new_ino: InodeNumber) -> None:
+        """Give content, extended attributes and record to another number, which has none."""
+
+    def give_up(self, path: bytes, before_ns: int, count_max: int) -> wire.Emptied:
+        """Let items expire now that lie at a path or below it and were removed before a time."""
+
+
 class Rows(Protocol):
     """The tables of schema.sql and of the migrations, inside one transaction."""
 
     @property
     def records(self) -> RecordRows:
         """Those of records."""
+        ...
+
+    @property
+    def trash(self) -> TrashRows:
+        """Those of the trash."""
         ...
 
     # --- savepoints, which nest ---
@@ -247,6 +311,9 @@ class Rows(Protocol):
     def any_parent(self, ino: InodeNumber) -> InodeNumber | None:
         """The oldest directory that holds a name of `ino`, None when there is no name."""
 
+    def name_in(self, parent: InodeNumber, ino: InodeNumber) -> bytes | None:
+        """A name of `ino` in a directory, None when there is none."""
+
     # --- extended attributes ---
 
     def xattr_exists(self, ino: InodeNumber, name: bytes) -> bool:
@@ -295,6 +362,9 @@ class Rows(Protocol):
 
         None when there are more than `names_max` names in it.
         """
+
+    def has_snapshots(self, bucket: InodeNumber) -> bool:
+        """Whether a bucket has snapshots, or one is being taken."""
 
     def note_policies_changed(self) -> None:
         """Say that inodes may have another policy than before: caches of it are stale."""

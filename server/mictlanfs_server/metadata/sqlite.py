@@ -26,13 +26,17 @@ from mictlanfs.model import (
     PeerNumber,
     SessionId,
 )
-from mictlanfs_server.metadata import apply
+from mictlanfs_server.metadata import apply, sqlite_snapshots
 from mictlanfs_server.metadata.base import (
+    CopyPlace,
     Counts,
     DeadChunk,
     KeysFound,
     ReplicaCounts,
     SessionRecord,
+    SnapshotPlan,
+    SnapshotRecord,
+    SnapshotTree,
 )
 from mictlanfs_server.metadata.copies import (
     ChunkCopies,
@@ -58,6 +62,12 @@ from mictlanfs_server.metadata.sqlite_copies import (
 from mictlanfs_server.metadata.sqlite_keys import SqliteKeys
 from mictlanfs_server.metadata.sqlite_reads import SqliteReads
 from mictlanfs_server.metadata.sqlite_scans import SqliteScans
+from mictlanfs_server.metadata.sqlite_snapshot_reads import (
+    find_snapshot,
+    read_snapshots,
+    read_tree,
+)
+from mictlanfs_server.metadata.sqlite_trash import read_trash
 from mictlanfs_server.metadata.sqlite_upkeep import (
     forget_replicas,
     read_peers,
@@ -215,6 +225,17 @@ class SqliteStore:
         """Find the keys of inodes, and of what names stand for."""
         return self._keys.find(inodes, places)
 
+    async def trash(self, request: wire.ListTrash) -> wire.TrashPage:
+        """Read a page of the trash."""
+        return read_trash(self._connection, request)
+
+    async def empty_trash(self, request: wire.EmptyTrash) -> wire.Emptied:
+        """Let items of the trash expire now; `reclaim` lets go of them."""
+        path, before_ns = request.path, request.before_ns
+        return await self._change(
+            lambda rows: rows.trash.give_up(path, before_ns, wire.TRASH_EMPTIED_MAX)
+        )
+
     async def buckets(self) -> wire.Buckets:
         """All buckets in order of names."""
         return self._reads.buckets()
@@ -226,6 +247,65 @@ class SqliteStore:
     async def counts(self) -> Counts:
         """The counters of the space; cheap."""
         return self._reads.counts()
+
+    # --- snapshots -------------------------------------------------------------------------------
+
+    async def snapshots(self, request: wire.ListSnapshots) -> wire.Snapshots:
+        """Those that are complete."""
+        return read_snapshots(self._connection, request)
+
+    async def snapshot(self, bucket: bytes, name: bytes) -> SnapshotRecord | None:
+        """One that is complete."""
+        return find_snapshot(self._connection, bucket, name)
+
+    async def snapshot_tree(self, root: InodeNumber, names_max: int) -> SnapshotTree:
+        """Walk a directory, in a thread."""
+        return await self._scan(lambda: read_tree(self._scan_connection, root, names_max))
+
+    async def begin_snapshot(self, plan: SnapshotPlan) -> int:
+        """Reserve name and number of a snapshot, whose time is now."""
+        now_ns = self._wall_ns()
+        return await self._change(lambda rows: sqlite_snapshots.begin(rows, plan, now_ns))
+
+    async def copy_names(
+        self, number: int, tree: SnapshotTree, place: CopyPlace, count_max: int
+    ) -> CopyPlace | None:
+        """Copy at most `count_max` names from `place` on."""
+        following = await self._change(
+            lambda rows: sqlite_snapshots.copy_names(
+                rows, number, tree.directories, place, count_max
+            )
+        )
+        if following is None:
+            for start in range(0, len(tree.linked), count_max):
+                await self._settle_links(number, tree.linked[start : start + count_max])
+        return following
+
+    async def _settle_links(self, number: int, inodes: Sequence[InodeNumber]) -> None:
+        await self._change(lambda rows: sqlite_snapshots.settle_links(rows, number, inodes))
+
+    async def copy_extents(
+        self, number: int, after: tuple[InodeNumber, int], count_max: int
+    ) -> tuple[InodeNumber, int] | None:
+        """Copy extents behind inode and offset."""
+        return await self._change(
+            lambda rows: sqlite_snapshots.copy_extents(rows, number, after, count_max)
+        )
+
+    async def publish_snapshot(self, number: int, plan: SnapshotPlan, tree: SnapshotTree) -> None:
+        """Show a snapshot whose copy is complete, durably."""
+        await self._change(
+            lambda rows: sqlite_snapshots.publish(rows, number, plan, tree),
+            sync=True,
+        )
+
+    async def drop_snapshot(self, number: int) -> None:
+        """Show a snapshot no more, durably; `reclaim` lets go of it."""
+        await self._change(lambda rows: sqlite_snapshots.drop(rows, number), sync=True)
+
+    async def drop_unfinished_snapshots(self) -> int:
+        """Drop all that were begun and not published; returns how many."""
+        return await self._change(sqlite_snapshots.drop_unfinished)
 
     # --- peers -----------------------------------------------------------------------------------
 
@@ -365,6 +445,13 @@ class SqliteStore:
     async def reclaim(self, count_max: int) -> bool:
         """Let go of a slice of what nobody uses. Returns whether anything may be left."""
         # Asked often and most often for nothing, which should not cost a transaction.
-        if not self._reads.has_garbage():
+        now_ns = self._wall_ns()
+        if not self._reads.has_garbage(now_ns):
             return False
-        return await self._change(lambda rows: apply.reclaim(rows, self._wall_ns(), count_max))
+
+        def work(rows: SqliteRows) -> bool:
+            if apply.reclaim(rows, now_ns, count_max):
+                return True
+            return sqlite_snapshots.let_go(rows, now_ns, count_max)
+
+        return await self._change(work)

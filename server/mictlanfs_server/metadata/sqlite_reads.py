@@ -32,6 +32,7 @@ from mictlanfs.model import (
     Node,
     PeerNumber,
 )
+from mictlanfs.snapshotnumbers import SNAPSHOTS_NAME, bucket_of_directory
 from mictlanfs_server.metadata.base import Counts
 from mictlanfs_server.metadata.checks import INTEGER_MAX, failure
 from mictlanfs_server.metadata.rows import KINDS
@@ -39,6 +40,7 @@ from mictlanfs_server.metadata.sqlite_inline import InlineReader, read_bodies
 from mictlanfs_server.metadata.sqlite_keys import is_own_key
 from mictlanfs_server.metadata.sqlite_records import read_records
 from mictlanfs_server.metadata.sqlite_rows import decode_policy
+from mictlanfs_server.metadata.sqlite_snapshot_reads import row_of_directory, snapshots_row
 
 if TYPE_CHECKING:
     import sqlite3
@@ -161,6 +163,8 @@ class SqliteReads:
         if not 0 < parent <= INTEGER_MAX:
             return None
         row: Row | None = self._execute(_BY_NAME, (parent, name)).fetchone()
+        if row is None and name == SNAPSHOTS_NAME:
+            row = snapshots_row(self._connection, parent)
         return row
 
     def _by_dots(self, parent: InodeNumber, name: bytes) -> Row:
@@ -176,7 +180,7 @@ class SqliteReads:
         row: Row | None = None
         if 0 < ino <= INTEGER_MAX:
             row = self._execute(_BY_NUMBER, (ino,)).fetchone()
-        return row
+        return row or row_of_directory(self._connection, ino)
 
     def _inode(self, ino: InodeNumber, operation: str) -> Row:
         row = self._by_number(ino)
@@ -216,6 +220,8 @@ class SqliteReads:
         while here not in self._policies:
             way.append(here)
             row = self._execute("SELECT parent FROM inode WHERE ino = ?", (here,)).fetchone()
+            if row is None and (bucket := bucket_of_directory(here)) is not None:
+                row = (bucket,)
             if row is None or row[0] == ROOT_INODE:
                 self._policies[here] = self._bucket_policy(here)
                 break
@@ -396,6 +402,8 @@ class SqliteReads:
                     "SELECT name FROM dentry WHERE ino = ? AND parent = ? ORDER BY name LIMIT 1",
                     (here[0], here[_PARENT]),
                 ).fetchone()
+                if bucket_of_directory(here[0]) is not None:
+                    found = (SNAPSHOTS_NAME,)
                 if found is None:
                     raise failure(Kind.NOT_FOUND, "path", request.ino, "it has no name any more")
                 names.append(found[0])
@@ -406,11 +414,14 @@ class SqliteReads:
         """All single values of the space; see the table `meta`."""
         return dict(self._execute("SELECT name, value FROM meta").fetchall())
 
-    def has_garbage(self) -> bool:
-        """Whether ended sessions or doomed inodes wait for the reclaimer."""
+    def has_garbage(self, now_ns: int) -> bool:
+        """Whether anything waits for the reclaimer, with expired trash and dropped snapshots."""
         (has_any,) = self._execute(
             "SELECT EXISTS (SELECT 1 FROM session WHERE is_ended = 1)"
             " OR EXISTS (SELECT 1 FROM doomed)"
+            " OR EXISTS (SELECT 1 FROM snapshot WHERE name IS NULL)"
+            " OR EXISTS (SELECT 1 FROM trash WHERE expires_ns <= ?)",
+            (now_ns,),
         ).fetchone()
         return bool(has_any)
 
@@ -419,12 +430,18 @@ class SqliteReads:
         with _Snapshot(self._connection):
             values = self.values()
             (buckets,) = self._execute("SELECT count(*) FROM bucket").fetchone()
+            (snapshots,) = self._execute(
+                "SELECT count(*) FROM snapshot WHERE is_ready = 1"
+            ).fetchone()
         return Counts(
             buckets,
             int(values["inode_count"]),
             int(values["chunk_count"]),
             int(values["tombstone_count"]),
             int(values["bytes_logical"]),
+            int(values["trash_count"]),
+            int(values["trash_bytes"]),
+            snapshots,
         )
 
 

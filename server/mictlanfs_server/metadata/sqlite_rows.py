@@ -28,6 +28,7 @@ from mictlanfs_server.metadata.rows import (
     InodeRecord,
 )
 from mictlanfs_server.metadata.sqlite_records import SqliteRecords
+from mictlanfs_server.metadata.sqlite_trash import SqliteTrash
 
 if TYPE_CHECKING:
     import sqlite3
@@ -82,12 +83,14 @@ class SqliteRows:
     Attributes:
         connection: for statements that only SQLite's form needs.
         records: the rows of records.
+        trash: the rows of the trash.
         has_policy_change: whether `note_policies_changed` was called since this was set to False.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self.records = SqliteRecords(connection)
+        self.trash = SqliteTrash(connection)
         self._execute = connection.execute
         self._executemany = connection.executemany
         self.has_policy_change = False
@@ -125,6 +128,8 @@ class SqliteRows:
             (change.chunks, "chunk_count"),
             (change.tombstones, "tombstone_count"),
             (change.bytes_logical, "bytes_logical"),
+            (change.trash_items, "trash_count"),
+            (change.trash_bytes, "trash_bytes"),
         )
         for difference, name in differences:
             if difference:
@@ -179,6 +184,12 @@ class SqliteRows:
         """The oldest directory that holds a name of `ino`, None when there is no name."""
         sql = "SELECT parent FROM dentry WHERE ino = ? ORDER BY parent LIMIT 1"
         row = self._execute(sql, (ino,)).fetchone()
+        return row[0] if row else None
+
+    def name_in(self, parent: InodeNumber, ino: InodeNumber) -> bytes | None:
+        """A name of `ino` in a directory, None when there is none."""
+        sql = "SELECT name FROM dentry WHERE ino = ? AND parent = ? ORDER BY name LIMIT 1"
+        row = self._execute(sql, (ino, parent)).fetchone()
         return row[0] if row else None
 
     # --- extended attributes ---
@@ -238,9 +249,9 @@ class SqliteRows:
         """Make an inode a bucket or change its policy."""
         blob = _policy_encoder.encode(policy)
         self._execute(
-            "INSERT INTO bucket (ino, policy) VALUES (?, ?)"
-            " ON CONFLICT (ino) DO UPDATE SET policy = excluded.policy",
-            (bucket, blob),
+            "INSERT INTO bucket (ino, policy, trash_days) VALUES (?, ?, ?) ON CONFLICT (ino)"
+            " DO UPDATE SET policy = excluded.policy, trash_days = excluded.trash_days",
+            (bucket, blob, policy.trash_days),
         )
 
     def delete_bucket(self, bucket: InodeNumber) -> None:
@@ -261,6 +272,11 @@ class SqliteRows:
         # One row is the directory itself, and one more tells that there are too many.
         count, use = self._execute(_TREE_USE, (directory, names_max + 2)).fetchone()
         return None if count > names_max + 1 else use
+
+    def has_snapshots(self, bucket: InodeNumber) -> bool:
+        """Whether a bucket has snapshots, or one is being taken."""
+        sql = "SELECT 1 FROM snapshot WHERE bucket = ? AND name IS NOT NULL LIMIT 1"
+        return self._execute(sql, (bucket,)).fetchone() is not None
 
     def note_policies_changed(self) -> None:
         """Say that inodes may have another policy than before: caches of it are stale."""

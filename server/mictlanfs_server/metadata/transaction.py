@@ -52,6 +52,10 @@ class Transaction:
         self._peers: frozenset[PeerNumber] | None = None
         self._retired: frozenset[PeerNumber] | None = None
         self._has_records: bool | None = None
+        self._has_trash: bool | None = None
+        self._keeps_trash: bool | None = None
+        self._trash_days: dict[InodeNumber, int] = {}
+        self._paths: dict[InodeNumber, bytes] = {}
 
     # --- operations ---
 
@@ -71,6 +75,8 @@ class Transaction:
         self.uses = self._uses_before
         if self._is_stored_before is not None:
             self._is_stored = {**self._is_stored, **self._is_stored_before}
+        self._next_ino = None
+        self.forget_places()
 
     def keep(self) -> None:
         """End the operation; its effect is part of the batch."""
@@ -153,6 +159,13 @@ class Transaction:
             self._next_ino = self.rows.counter("next_ino")
         return ROOT_INODE < ino < self._next_ino
 
+    def new_number(self) -> InodeNumber:
+        """An inode number that nobody ever had, for the router itself."""
+        ino = self.rows.counter("next_ino")
+        self.rows.set_counter("next_ino", ino + 1)
+        self._next_ino = None
+        return InodeNumber(ino)
+
     # --- what lies around an inode ---
 
     def is_below(self, record: InodeRecord, ancestor: InodeNumber) -> bool:
@@ -195,6 +208,52 @@ class Transaction:
     def note_record(self) -> None:
         """Say that an inode has got a record."""
         self._has_records = True
+
+    # --- trash ---
+
+    def keeps_trash(self) -> bool:
+        """Whether any bucket keeps what it loses: in most spaces none does."""
+        if self._keeps_trash is None:
+            self._keeps_trash = self.rows.trash.is_wanted()
+        return self._keeps_trash
+
+    def may_have_trash(self) -> bool:
+        """Whether an inode without a name may have an item of the trash waiting for it."""
+        if self._has_trash is None:
+            # What this batch adds is sustained, and never let go without being looked for.
+            self._has_trash = self.rows.trash.has_any() or self.keeps_trash()
+        return self._has_trash
+
+    def trash_days(self, bucket: InodeNumber) -> int:
+        """For how many days a bucket keeps what it loses."""
+        days = self._trash_days.get(bucket)
+        if days is None:
+            policy = self.rows.policy(bucket)
+            days = self._trash_days[bucket] = policy.trash_days if policy else 0
+        return days
+
+    def path_of(self, directory: InodeNumber) -> bytes:
+        """The path of a directory with a name, from the root, with that of its bucket."""
+        way: list[tuple[InodeNumber, bytes]] = []
+        here = directory
+        while here != ROOT_INODE and here not in self._paths:
+            record = self.inode(here)
+            assert record is not None, "a directory is in none"
+            name = self.rows.name_in(record.parent, here)
+            assert name is not None, "a directory has no name"
+            way.append((here, name))
+            here = record.parent
+        path = self._paths.get(here, b"")
+        for passed, name in reversed(way):
+            path = path + b"/" + name if path else name
+            self._paths[passed] = path
+        return path
+
+    def forget_places(self) -> None:
+        """Directories may have other names, or buckets other policies, than a moment ago."""
+        self._keeps_trash = self._has_trash = None
+        self._trash_days.clear()
+        self._paths.clear()
 
     def is_peer(self, number: PeerNumber) -> bool:
         """Whether the peer map has a peer with this number."""

@@ -85,6 +85,12 @@ def _part(wanted: Wanted, op: wire.PutPart) -> None:
     wanted.made.add(op.ball_ino)
 
 
+def _restore(wanted: Wanted, op: wire.Restore) -> None:
+    # The item has no name: nobody else can look at it.
+    wanted.keys.add(op.parent)
+    wanted.made.add(op.ino)
+
+
 def _nothing(wanted: Wanted, op: wire.Release) -> None:
     """What a session sustained has no name: nobody else can look at it."""
 
@@ -103,6 +109,7 @@ TOUCHED: Final[dict[type[Any], Callable[[Wanted, Any], None]]] = {
     wire.SetBucketPolicy: _change,
     wire.SetRecord: _record,
     wire.PutPart: _part,
+    wire.Restore: _restore,
 }
 
 

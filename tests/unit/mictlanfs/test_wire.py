@@ -51,6 +51,7 @@ def test_tags_of_operations_are_those_of_the_protocol() -> None:
         "policy",
         "record",
         "part",
+        "restore",
     }
 
 

@@ -25,11 +25,14 @@ from mictlanfs.model import (
     PeerState,
     SessionId,
 )
-from mictlanfs_server.metadata import apply
+from mictlanfs.snapshotnumbers import SNAPSHOT_INODES_FIRST, SNAPSHOT_SPAN, inode_base
+from mictlanfs_server.metadata import apply, sqlite_snapshots
+from mictlanfs_server.metadata.base import CopyPlace, SnapshotPlan
 from mictlanfs_server.metadata.check import find_damage
 from mictlanfs_server.metadata.migrations import migrate
 from mictlanfs_server.metadata.sqlite_reads import SqliteReads
 from mictlanfs_server.metadata.sqlite_rows import SqliteRows
+from mictlanfs_server.metadata.sqlite_snapshot_reads import read_tree
 from mictlanfs_server.metadata.sqlite_upkeep import save_peers
 
 CREATED_NS = 1_000
@@ -221,6 +224,37 @@ class Space:
         chunk = inline_chunk(body)
         self.write_all(ino, (Extent(offset, len(body), chunk.id, 0),), (chunk,), 0, (body,))
         return chunk
+
+    def snapshot(self, bucket: int, name: bytes, root: int | None = None) -> InodeNumber:
+        """Take a snapshot; the number that the directory has in it."""
+        directory = InodeNumber(bucket if root is None else root)
+        plan = SnapshotPlan(InodeNumber(bucket), directory, name, b"path")
+        with self.transaction():
+            number = sqlite_snapshots.begin(self.rows, plan, self.clock_ns)
+        tree = read_tree(self.connection, directory, 10_000)
+        place: CopyPlace | None = CopyPlace()
+        while place is not None:
+            with self.transaction():
+                place = sqlite_snapshots.copy_names(
+                    self.rows, number, tree.directories, place, 1000
+                )
+        after: tuple[InodeNumber, int] | None = (InodeNumber(0), -1)
+        while after is not None:
+            with self.transaction():
+                after = sqlite_snapshots.copy_extents(self.rows, number, after, 1000)
+        with self.transaction():
+            sqlite_snapshots.settle_links(self.rows, number, tree.linked)
+            sqlite_snapshots.publish(self.rows, number, plan, tree)
+        return InodeNumber(inode_base(number) + directory)
+
+    def drop_snapshot(self, root: InodeNumber) -> None:
+        """Remove a snapshot; `let_snapshots_go` does the rest."""
+        with self.transaction():
+            sqlite_snapshots.drop(self.rows, (root - SNAPSHOT_INODES_FIRST) // SNAPSHOT_SPAN)
+
+    def let_snapshots_go(self, count_max: int = 256) -> bool:
+        with self.transaction():
+            return sqlite_snapshots.let_go(self.rows, self.clock_ns, count_max)
 
     def truncate(self, ino: int, size: int) -> Attributes:
         (attributes,) = self.do(wire.SetAttributes(InodeNumber(ino), self.tick(), size=size))

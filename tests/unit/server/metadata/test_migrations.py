@@ -57,6 +57,7 @@ def test_migrations_are_recorded_by_name(tmp_path: Path) -> None:
             "0005-records",
             "0006-copies",
             "0007-coded-chunks",
+            "0008-trash-and-snapshots",
         ]
         assert len(applied) == SCHEMA_VERSION
 

@@ -226,6 +226,9 @@ def test_migration_counts_what_an_older_program_wrote(space_maker: SpaceMaker) -
             " DROP TABLE peer_store; DROP TABLE move_order;"
             " ALTER TABLE peer DROP COLUMN is_draining;"
             " ALTER TABLE chunk DROP COLUMN needed; ALTER TABLE chunk DROP COLUMN digests;"
+            " DROP INDEX bucket_trash; ALTER TABLE bucket DROP COLUMN trash_days;"
+            " DROP TABLE trash; DROP TABLE snapshot;"
+            " DELETE FROM meta WHERE name LIKE 'trash_%' OR name LIKE '%snapshot%';"
             " DELETE FROM _sqlite_migrations WHERE name > '0002'; PRAGMA user_version = 1"
         )
     migrate(path, 1)

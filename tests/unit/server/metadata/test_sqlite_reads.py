@@ -400,16 +400,16 @@ def test_policy_is_cached_until_it_is_forgotten(space: Space, bucket: InodeNumbe
 
 
 def test_garbage_is_seen_until_it_is_reclaimed(space: Space, bucket: InodeNumber) -> None:
-    assert not space.reads.has_garbage()
+    assert not space.reads.has_garbage(0)
     file = space.make(bucket, b"file")
     write_many(space, file, 100)
     space.unlink(bucket, b"file")
-    assert space.reads.has_garbage()
+    assert space.reads.has_garbage(0)
     while space.reclaim():
         pass
-    assert not space.reads.has_garbage()
+    assert not space.reads.has_garbage(0)
     space.rows.end_session(space.open_session("second"))
-    assert space.reads.has_garbage()
+    assert space.reads.has_garbage(0)
 
 
 def test_counts_follow_what_is_made_and_removed(space: Space, bucket: InodeNumber) -> None:
