@@ -39,7 +39,11 @@ class SessionStatus(msgspec.Struct, frozen=True):
 
 
 class SpaceStatus(msgspec.Struct, frozen=True):
-    """The state of a space, for people and scripts. Sizes in bytes, times in seconds."""
+    """The state of a space, for people and scripts. Sizes in bytes, times in seconds.
+
+    Attributes:
+        trash_count, trash_bytes: what buckets keep of what they lost; counted nowhere else.
+    """
 
     space_id: str
     router_id: str
@@ -58,3 +62,6 @@ class SpaceStatus(msgspec.Struct, frozen=True):
     bytes_logical: int
     inline_count: int = 0
     upkeep: UpkeepStatus = UpkeepStatus()
+    trash_count: int = 0
+    trash_bytes: int = 0
+    snapshot_count: int = 0

@@ -29,6 +29,12 @@ def _policy_options(command: _Command) -> _Command:
     """The options that say how a bucket keeps its data; what is not given is None."""
     for decorate in (
         click.option(
+            "--trash-days",
+            type=click.IntRange(0, 36_500),
+            metavar="N",
+            help="For how long removed and overwritten files are kept; 0: not at all.",
+        ),
+        click.option(
             "--quota", type=SizeType(), metavar="SIZE", help="Of its files together; 0: no limit."
         ),
         click.option(
@@ -63,6 +69,7 @@ def create(
     protection: ProtectionOptions,
     chunk_size: int | None,
     quota: int | None,
+    trash_days: int | None,
 ) -> None:
     """Make a bucket."""
     from mictlanfs.cli.running import run_on_space
@@ -70,10 +77,15 @@ def create(
 
     protection.check()
     _check_sizes(chunk_size, quota)
-    is_default = not protection.is_given and chunk_size is None and quota is None
+    others = (chunk_size, quota, trash_days)
+    is_default = not protection.is_given and all(given is None for given in others)
 
     async def work(client: SpaceClient) -> None:
-        policy = BucketPolicy(chunk_size=chunk_size or CHUNK_SIZE_BYTES_DEFAULT, quota=quota or 0)
+        policy = BucketPolicy(
+            chunk_size=chunk_size or CHUNK_SIZE_BYTES_DEFAULT,
+            quota=quota or 0,
+            trash_days=trash_days or 0,
+        )
         if protection.is_given:
             policy = (await protection.protection(client, policy)).applied(policy)
         await client.make_bucket(name, None if is_default else policy)
@@ -92,13 +104,16 @@ def set_policy(
     protection: ProtectionOptions,
     chunk_size: int | None,
     quota: int | None,
+    trash_days: int | None,
 ) -> None:
     """Change how a bucket keeps what is written from now on, and how much it may hold."""
     from mictlanfs.cli.running import run_on_space
 
     protection.check()
-    if not protection.is_given and chunk_size is None and quota is None:
-        raise click.UsageError("say what to change, for example --code, --replicas or --quota")
+    others = (chunk_size, quota, trash_days)
+    if not protection.is_given and all(given is None for given in others):
+        options = "--code, --replicas, --chunk-size, --quota or --trash-days"
+        raise click.UsageError(f"say what to change: {options}")
     _check_sizes(chunk_size, quota)
 
     async def work(client: SpaceClient) -> None:
@@ -106,7 +121,13 @@ def set_policy(
         if protection.is_given:
             old = (await client.bucket(name)).policy
             wanted = await protection.protection(client, old)
-        await client.set_bucket_policy(name, protection=wanted, chunk_size=chunk_size, quota=quota)
+        await client.set_bucket_policy(
+            name,
+            protection=wanted,
+            chunk_size=chunk_size,
+            quota=quota,
+            trash_days=trash_days,
+        )
 
     run_on_space(space, "bucket set", work)
 
@@ -158,7 +179,7 @@ def list_buckets(space: SpaceChoice, *, as_json: bool) -> None:
 @space_options
 def info(space: SpaceChoice, name: str, *, as_json: bool) -> None:
     """Show how a bucket keeps its data."""
-    from mictlanfs.cli.output import local_time, print_json, quoted
+    from mictlanfs.cli.output import counted, local_time, print_json, quoted
     from mictlanfs.cli.running import run_on_space
     from mictlanfs.config import format_size
 
@@ -179,6 +200,8 @@ def info(space: SpaceChoice, name: str, *, as_json: bool) -> None:
     click.echo(f"chunks    of at most {format_size(policy.chunk_size)}")
     limit = f" of {format_size(policy.quota)}" if policy.quota else ", no quota"
     click.echo(f"used      {format_size(found.used)}{limit}")
+    kept = f"for {counted(policy.trash_days, 'day')}" if policy.trash_days else "no"
+    click.echo(f"trash     {kept}")
     click.echo(f"modified  {local_time(found.attributes.mtime_ns)}")
 
 
@@ -207,6 +230,7 @@ def _described(info: BucketInfo) -> dict[str, object]:
         "code": f"{info.policy.data}+{info.policy.parity}" if info.policy.data else None,
         "chunk_size": info.policy.chunk_size,
         "quota": info.policy.quota,
+        "trash_days": info.policy.trash_days,
         "used": info.used,
         "mtime_ns": info.attributes.mtime_ns,
     }

@@ -55,6 +55,8 @@ COMMANDS: dict[str, Listed] = {
     "rm": Listed("Remove files and directories."),
     "exists": Listed("Tell by the exit code whether something exists."),
     "bucket": Listed("Make, list, show, change and remove buckets."),
+    "trash": Listed("List, restore and give up removed and overwritten files."),
+    "snapshot": Listed("Take, list and remove snapshots of buckets and directories."),
     "recover": Listed("List, show, re-apply and export what a mount could not commit."),
     "peer": Listed("List, empty, remove and clone the peers of a space."),
     "heal": Listed("Make missing copies of chunks now."),

@@ -70,6 +70,11 @@ def lines(status: SpaceStatus) -> Iterator[str]:
     yield f"copies    {_copies_line(status)}{_inline_part(status)}"
     if (line := _upkeep_line(status.upkeep)) is not None:
         yield f"upkeep    {line}"
+    if status.trash_count or status.snapshot_count:
+        yield (
+            f"kept      {counted(status.trash_count, 'item')} in the trash, "
+            f"{format_size(status.trash_bytes)}; {counted(status.snapshot_count, 'snapshot')}"
+        )
     for problem in status.problems:
         yield f"problem   {problem}"
 

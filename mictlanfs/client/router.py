@@ -36,6 +36,8 @@ T = TypeVar("T")
 REQUEST_TIMEOUT_S = 15.0
 # What may have to wait until a session that does not give up its leases is fenced.
 LEASED_TIMEOUT_S = 40.0
+# What also copies, with others held up meanwhile.
+SNAPSHOT_TIMEOUT_S = 180.0
 # On top of the time after which the router answers that nothing happened.
 EVENTS_MARGIN_S = 5.0
 
@@ -257,6 +259,26 @@ class RouterClient:
         """What the bucket that an inode is or lies in uses, and its quota."""
         return await self._ask(wire.Path.BUCKET_USE, wire.GetBucketUse(ino), wire.BucketUse)
 
+    async def list_trash(self, request: wire.ListTrash) -> wire.TrashPage:
+        """Read a page of the trash."""
+        return await self._ask(wire.Path.TRASH_LIST, request, wire.TrashPage)
+
+    async def empty_trash(self, request: wire.EmptyTrash) -> wire.Emptied:
+        """Give up some of the trash."""
+        return await self._ask(wire.Path.TRASH_EMPTY, request, wire.Emptied)
+
+    async def create_snapshot(self, request: wire.CreateSnapshot) -> wire.SnapshotInfo:
+        """Take a snapshot; waits for mounts, and for the copy. Never tried again here."""
+        return await self._work(wire.Path.SNAPSHOT_CREATE, request, wire.SnapshotInfo)
+
+    async def remove_snapshot(self, request: wire.RemoveSnapshot) -> None:
+        """Remove a snapshot; waits for mounts. Never tried again here."""
+        await self._work(wire.Path.SNAPSHOT_REMOVE, request, wire.Done)
+
+    async def snapshots(self, request: wire.ListSnapshots) -> tuple[wire.SnapshotInfo, ...]:
+        """The snapshots of a bucket, or of all."""
+        return (await self._ask(wire.Path.SNAPSHOT_LIST, request, wire.Snapshots)).snapshots
+
     async def peer_map(self) -> PeerMap:
         """The present peer map."""
         return await self._ask(wire.Path.PEER_MAP, wire.Done(), PeerMap)
@@ -293,6 +315,12 @@ class RouterClient:
             return msgspec.json.decode(response.body, type=wire.SpaceStatus)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             raise MictlanError(Kind.PROTOCOL, "decode", "status", str(error)) from error
+
+    async def _work(self, path: str, message: Struct, answer: type[T]) -> T:
+        """Ask for what takes long, and would be refused when it is asked for again."""
+        body = wire.encode(message)
+        response = await self._send("POST", path, body, NO_RETRY, timeout_s=SNAPSHOT_TIMEOUT_S)
+        return wire.decode(response.body, answer)
 
     async def _ask(
         self, path: str, message: Struct, answer: type[T], retry: RetryPolicy | None = None

@@ -34,6 +34,7 @@ from mictlanfs.client.retry import RetryPolicy
 from mictlanfs.client.router import RouterClient
 from mictlanfs.client.sources import open_source
 from mictlanfs.client.transport import HttpTransport
+from mictlanfs.client.trash import Trash
 from mictlanfs.client.tree import Tree
 from mictlanfs.client.upload import Uploader, new_directories
 from mictlanfs.errors import Kind, MictlanError
@@ -122,7 +123,11 @@ class Listing:
 
 
 class SpaceClient:
-    """The verbs; made by `open_space`. All raise `MictlanError` and none retries by itself."""
+    """The verbs; made by `open_space`. All raise `MictlanError` and none retries by itself.
+
+    Attributes:
+        trash: what buckets keep of what they lost.
+    """
 
     def __init__(
         self,
@@ -136,6 +141,7 @@ class SpaceClient:
         self._sessions = sessions
         self._caller = caller
         self._tree = Tree(router)
+        self.trash = Trash(router, self._tree, sessions, caller)
         self._chunks = chunks
         self._uploader = Uploader(self._tree, chunks, caller, inline_size_max)
         self._downloader = Downloader(self._tree, chunks)
@@ -345,9 +351,14 @@ class SpaceClient:
         """Remove an empty bucket, or with `recursive` all that is in it as well.
 
         Raises:
-            MictlanError: NOT_FOUND, NOT_EMPTY.
+            MictlanError: NOT_FOUND, NOT_EMPTY: it is not, or it has snapshots.
         """
-        await self._remove(_bucket_names(name), recursive=recursive, progress=progress)
+        names = _bucket_names(name)
+        # Known before anything is removed.
+        if recursive and await self.snapshots(name):
+            detail = "it has snapshots: remove them first"
+            raise MictlanError(Kind.NOT_EMPTY, "remove", show_path(names), detail)
+        await self._remove(names, recursive=recursive, progress=progress)
 
     async def buckets(self) -> tuple[wire.BucketInfo, ...]:
         """All buckets, in order of names."""
@@ -374,10 +385,13 @@ class SpaceClient:
         chunk_size: int | None = None,
         quota: int | None = None,
         protection: Protection | None = None,
+        trash_days: int | None = None,
     ) -> BucketPolicy:
         """Change what is given of how a bucket keeps its new data; `quota` 0: no limit.
 
         `protection` says all of copies and code; `replicas` says that there are copies and no code.
+        What it loses from now on is kept for `trash_days`; what it has lost, as long as before.
+
         Copies that suffice while peers are down are never more than those wanted.
 
         Raises:
@@ -394,6 +408,7 @@ class SpaceClient:
             old.chunk_size if chunk_size is None else chunk_size,
             old.quota if quota is None else quota,
             old.data if replicas is None else 0,
+            old.trash_days if trash_days is None else trash_days,
         )
         session = await self._sessions.get()
         op = wire.SetBucketPolicy(node.attributes.ino, policy, time.time_ns())
@@ -422,6 +437,39 @@ class SpaceClient:
         session = await self._sessions.get()
         recoder = Recoder(self._tree, self._chunks, session, policy, len(peers))
         return await recoder.run(names, node.attributes.ino, progress or (lambda _: None))
+
+    # --- snapshots -------------------------------------------------------------------------------
+
+    async def create_snapshot(self, path: str | bytes, name: str | bytes) -> wire.SnapshotInfo:
+        """Keep a bucket, or a directory in one, as it is now: to be read at `.snapshots/NAME`.
+
+        Waits for mounts to store what they changed there. Not tried again: after TIMED_OUT or
+        UNAVAILABLE `snapshots` tells whether it was taken.
+
+        Raises:
+            MictlanError: NOT_FOUND, NOT_DIRECTORY, EXISTS, READ_ONLY, TOO_LARGE, INVALID.
+        """
+        request = wire.CreateSnapshot(parse_path(path), _snapshot_name(name))
+        return await self.router.create_snapshot(request)
+
+    async def snapshots(self, bucket: str | bytes = "") -> tuple[wire.SnapshotInfo, ...]:
+        """The snapshots of a bucket, or of all buckets, in order of names.
+
+        Raises:
+            MictlanError: NOT_FOUND.
+        """
+        names = _bucket_names(bucket) if bucket else (b"",)
+        return await self.router.snapshots(wire.ListSnapshots(names[0]))
+
+    async def remove_snapshot(self, bucket: str | bytes, name: str | bytes) -> None:
+        """Give up a snapshot.
+
+        Raises:
+            MictlanError: NOT_FOUND.
+        """
+        (bucket_name,) = _bucket_names(bucket)
+        request = wire.RemoveSnapshot(bucket_name, _snapshot_name(name))
+        await self.router.remove_snapshot(request)
 
     # --- what a mount could not commit --------------------------------------------------------
 
@@ -485,3 +533,11 @@ def _bucket_names(name: str | bytes) -> Names:
     if len(names) != 1:
         raise MictlanError(Kind.INVALID, "use bucket", repr(name), "it is not the name of a bucket")
     return names
+
+
+def _snapshot_name(name: str | bytes) -> bytes:
+    """The name of a snapshot. Raises INVALID when it is empty or more than one name."""
+    names = parse_path(name)
+    if len(names) != 1:
+        raise MictlanError(Kind.INVALID, "use snapshot", repr(name), "it cannot name a snapshot")
+    return names[0]

@@ -77,6 +77,7 @@ class FakeRouter:
         commits: every batch received, repeated ones too.
         used: what every bucket is said to use.
         upkeep: requests about copies and peers.
+        trash, snapshots: what is kept.
         before_apply: called with each operation before it is applied; may raise.
         inodes_per_grant, extents_page_max: smaller for tests of what comes after the first.
     """
@@ -94,6 +95,8 @@ class FakeRouter:
     extents_page_max: int = wire.EXTENTS_PAGE_MAX
     used: int = 0
     upkeep: list[Struct] = field(default_factory=list)
+    trash: list[wire.TrashItem] = field(default_factory=list)
+    snapshots: list[wire.SnapshotInfo] = field(default_factory=list)
     before_apply: Callable[[wire.Operation], None] = lambda op: None
     _inode_next: int = 2
     _epoch: int = 0
@@ -445,6 +448,50 @@ class FakeRouter:
     def _release(self, op: wire.Release) -> tuple[Attributes, ...]:
         return ()
 
+    # --- what is kept: as a test says ------------------------------------------------------------
+
+    def _list_trash(self, request: wire.ListTrash) -> wire.TrashPage:
+        behind = [
+            item
+            for item in self.trash
+            if (item.path + b"/").startswith(request.path and request.path + b"/")
+            and (item.path, item.removed_ns, item.ino) > request.after
+        ]
+        # Two to a page, so that there are several.
+        return wire.TrashPage(tuple(behind[:2]), len(behind) <= 2)
+
+    def _empty_trash(self, request: wire.EmptyTrash) -> wire.Emptied:
+        gone = [item for item in self.trash if item.removed_ns < request.before_ns]
+        self.trash = [item for item in self.trash if item not in gone[:2]]
+        return wire.Emptied(len(gone[:2]), sum(item.nbytes for item in gone[:2]), len(gone) <= 2)
+
+    def _restore(self, op: wire.Restore) -> tuple[Attributes, ...]:
+        (item,) = [item for item in self.trash if item.ino == op.item]
+        if item.is_open:
+            raise MictlanError(Kind.BUSY, "restore")
+        made = wire.MakeNode(
+            *(op.parent, op.name, op.ino, item.kind, item.mode, item.uid, item.gid, op.time_ns)
+        )
+        touched = self._make(made)
+        self.trash.remove(item)
+        return touched
+
+    def _list_snapshots(self, request: wire.ListSnapshots) -> wire.Snapshots:
+        found = [one for one in self.snapshots if request.bucket in {b"", one.bucket}]
+        return wire.Snapshots(tuple(found))
+
+    def _create_snapshot(self, request: wire.CreateSnapshot) -> wire.SnapshotInfo:
+        path = b"/".join(request.path)
+        self.snapshots.append(wire.SnapshotInfo(request.path[0], request.name, path, 0, 3, 2048))
+        return self.snapshots[-1]
+
+    def _remove_snapshot(self, request: wire.RemoveSnapshot) -> wire.Done:
+        for one in self.snapshots:
+            if (one.bucket, one.name) == (request.bucket, request.name):
+                self.snapshots.remove(one)
+                return wire.Done()
+        raise MictlanError(Kind.NOT_FOUND, "snapshot")
+
 
 _HANDLERS: dict[str, tuple[type[Any], Callable[[FakeRouter, Any], Struct]]] = {
     wire.Path.SESSION_OPEN: (wire.OpenSession, FakeRouter._open_session),
@@ -467,6 +514,11 @@ _HANDLERS: dict[str, tuple[type[Any], Callable[[FakeRouter, Any], Struct]]] = {
     wire.Path.PEER_DRAIN: (DrainPeer, FakeRouter._drain),
     wire.Path.PEER_REMOVE: (RemovePeer, FakeRouter._remove),
     wire.Path.PEER_CLONE: (ClonePeer, FakeRouter._clone),
+    wire.Path.TRASH_LIST: (wire.ListTrash, FakeRouter._list_trash),
+    wire.Path.TRASH_EMPTY: (wire.EmptyTrash, FakeRouter._empty_trash),
+    wire.Path.SNAPSHOT_LIST: (wire.ListSnapshots, FakeRouter._list_snapshots),
+    wire.Path.SNAPSHOT_CREATE: (wire.CreateSnapshot, FakeRouter._create_snapshot),
+    wire.Path.SNAPSHOT_REMOVE: (wire.RemoveSnapshot, FakeRouter._remove_snapshot),
 }
 _APPLY: dict[type[Any], Callable[[FakeRouter, Any], tuple[Attributes, ...]]] = {
     wire.MakeNode: FakeRouter._make,
@@ -477,4 +529,5 @@ _APPLY: dict[type[Any], Callable[[FakeRouter, Any], tuple[Attributes, ...]]] = {
     wire.WriteExtents: FakeRouter._write,
     wire.SetBucketPolicy: FakeRouter._set_policy,
     wire.Release: FakeRouter._release,
+    wire.Restore: FakeRouter._restore,
 }

@@ -131,6 +131,8 @@ class _Router:
     async def _build(self, transport: Transport) -> _Parts:
         settings, clock, store = self._settings, self._clock, self._store
         saved = await store.peer_map()
+        if unfinished := await store.drop_unfinished_snapshots():
+            log.warning("%d snapshots were not completed and are removed", unfinished)
         membership = Membership(
             clock,
             store.space_id,

@@ -100,7 +100,7 @@ class LeaseGate:
                     ticket = table.wait(session, keys, event.set, is_write=False)
                 else:
                     table.change_keys(ticket, keys)
-                await self._until_clear(ticket, event)
+                await self.until_clear(ticket, event)
             raise _restless("read")
         finally:
             if ticket is not None:
@@ -129,7 +129,7 @@ class LeaseGate:
                 if self.table.is_clear(ticket):
                     stamp = self.table.grant_writes(ticket)
                     return wire.Acquired(tuple(sorted(keys)), nodes, found, stamp)
-                await self._until_clear(ticket, event)
+                await self.until_clear(ticket, event)
             raise _restless("acquire")
         finally:
             if ticket is not None:
@@ -193,13 +193,17 @@ class LeaseGate:
                     self.table.change_keys(ticket, keys)
                 if self.table.is_clear(ticket):
                     return keys
-                await self._until_clear(ticket, event)
+                await self.until_clear(ticket, event)
             raise _restless("commit")
         finally:
             if ticket is not None:
                 self.table.withdraw(ticket)
 
-    async def _until_clear(self, ticket: Ticket, event: asyncio.Event) -> None:
+    async def until_clear(self, ticket: Ticket, event: asyncio.Event) -> None:
+        """Wait until nothing is in the way of a ticket, whose `wake` sets `event`.
+
+        Raises FENCED, UNAVAILABLE when the router stops.
+        """
         self._waiting.add(event)
         try:
             while not (ticket.failed or self.table.is_clear(ticket) or self._is_stopping):

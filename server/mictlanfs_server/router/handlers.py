@@ -16,6 +16,7 @@ from mictlanfs.model import REPLICAS_DEFAULT, PeerMap, PeerState, Struct
 from mictlanfs_server.router.membership import check_protocol
 from mictlanfs_server.router.reading import Read, Reading
 from mictlanfs_server.router.routes import MessageRoute
+from mictlanfs_server.router.snapshots import Snapshotter
 
 if TYPE_CHECKING:
     from mictlanfs_server.metadata.base import MetadataStore
@@ -62,10 +63,12 @@ class RouterHandlers:
         self._sessions = sessions
         self._membership = membership
         self._peer_map = peer_map
+        self._reading = Reading(store, sessions, gate)
+        self._snapshots = Snapshotter(store, gate, self._resolve)
 
     def routes(self) -> list[MessageRoute]:
         """All messages a router answers."""
-        path = wire.Path
+        path, snapshots = wire.Path, self._snapshots
         return [
             MessageRoute(path.COMMIT, wire.Commit, self.commit, "apply a batch of operations"),
             MessageRoute(path.LEASE_ACQUIRE, wire.Acquire, self.acquire, "get leases for writing"),
@@ -98,11 +101,20 @@ class RouterHandlers:
             MessageRoute(path.PEER_LEAVE, wire.PeerLeave, self.leave, "a peer stops in order"),
             MessageRoute(path.PEER_LEAVE_COST, wire.GetLeaveCost, self.leave_cost, "weigh a leave"),
             *self._upkeep.routes(),
+            MessageRoute(path.TRASH_LIST, wire.ListTrash, self.list_trash, "list the trash"),
+            MessageRoute(path.TRASH_EMPTY, wire.EmptyTrash, self.empty_trash, "give up trash"),
+            MessageRoute(
+                path.SNAPSHOT_CREATE, wire.CreateSnapshot, snapshots.create, "take a snapshot"
+            ),
+            MessageRoute(
+                path.SNAPSHOT_REMOVE, wire.RemoveSnapshot, snapshots.remove, "remove a snapshot"
+            ),
+            MessageRoute(path.SNAPSHOT_LIST, wire.ListSnapshots, snapshots.list, "list snapshots"),
         ]
 
     def reads(self) -> list[ReadRoute]:
         """All reads that leases may come with, the most frequent first."""
-        path, reading = wire.Path, Reading(self._store, self._sessions, self._gate)
+        path, reading = wire.Path, self._reading
         return [
             ReadRoute(path.LOOKUP, wire.Lookup, reading.lookup(), "resolve one name"),
             ReadRoute(path.NODE, wire.GetNode, reading.node(), "read one inode"),
@@ -203,6 +215,11 @@ class RouterHandlers:
         self._gate.claim(request)
         return wire.Done()
 
+    async def _resolve(self, request: wire.Resolve) -> wire.Resolved:
+        found = await self._reading.resolve()(request, None)
+        assert isinstance(found, wire.Resolved)
+        return found
+
     # --- the space -------------------------------------------------------------------------------
 
     async def statfs(self, _: wire.Done) -> wire.StatFs:
@@ -221,6 +238,14 @@ class RouterHandlers:
     async def buckets(self, _: wire.Done) -> wire.Buckets:
         """All buckets."""
         return await self._store.buckets()
+
+    async def list_trash(self, request: wire.ListTrash) -> wire.TrashPage:
+        """A page of the trash."""
+        return await self._store.trash(request)
+
+    async def empty_trash(self, request: wire.EmptyTrash) -> wire.Emptied:
+        """Give up some of the trash."""
+        return await self._store.empty_trash(request)
 
     # --- peers -----------------------------------------------------------------------------------
 

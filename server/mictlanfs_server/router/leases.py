@@ -67,9 +67,15 @@ class Hold:
 
 
 class Ticket:
-    """Somebody who waits. `is_write` also of a commit; `failed` once the session is gone."""
+    """Somebody who waits. `is_write` also of a commit; `failed` once the session is gone.
 
-    __slots__ = ("failed", "is_commit", "is_write", "keys", "number", "session", "wake")
+    One that `is_standstill` stays in line when it is clear: until it is withdrawn everybody may
+    read and nobody write.
+    """
+
+    __slots__ = (
+        *("failed", "is_commit", "is_standstill", "is_write", "keys", "number", "session", "wake"),
+    )
 
     def __init__(
         self,
@@ -80,6 +86,7 @@ class Ticket:
         *,
         is_write: bool,
         is_commit: bool,
+        is_standstill: bool,
     ) -> None:
         self.number = number
         self.session = session
@@ -87,6 +94,7 @@ class Ticket:
         self.wake = wake
         self.is_write = is_write
         self.is_commit = is_commit
+        self.is_standstill = is_standstill
         self.failed = False
 
     def __lt__(self, other: Ticket) -> bool:
@@ -141,6 +149,7 @@ class LeaseTable:
         # Commits under way: by key; and those of whose keys nothing is known.
         self._busy: dict[InodeNumber, Counter[SessionId]] = {}
         self._wild_count = 0
+        self._standstill_count = 0
 
     def _next_stamp(self) -> int:
         self._stamp += 1
@@ -150,8 +159,8 @@ class LeaseTable:
 
     @property
     def is_unused(self) -> bool:
-        """Whether no session could hold a lease."""
-        return not self._members
+        """Whether no session could hold a lease, and nothing stands still."""
+        return not self._members and not self._standstill_count
 
     def __contains__(self, session: SessionId | None) -> bool:
         return session in self._members
@@ -252,13 +261,21 @@ class LeaseTable:
         *,
         is_write: bool,
         is_commit: bool = False,
+        is_standstill: bool = False,
     ) -> Ticket:
         """Stand in line. `wake` is called, perhaps at once and more than once, when it is clear."""
         self._number += 1
         ticket = Ticket(
-            self._number, session, frozenset(keys), wake, is_write=is_write, is_commit=is_commit
+            self._number,
+            session,
+            frozenset(keys),
+            wake,
+            is_write=is_write,
+            is_commit=is_commit,
+            is_standstill=is_standstill,
         )
         self._waiting[ticket.number] = ticket
+        self._standstill_count += is_standstill
         self._enqueue(ticket)
         return ticket
 
@@ -273,6 +290,7 @@ class LeaseTable:
     def withdraw(self, ticket: Ticket) -> None:
         """Whoever waited has got on, or has given up; can be repeated."""
         if self._waiting.pop(ticket.number, None) is not None:
+            self._standstill_count -= ticket.is_standstill
             self._settle(self._dequeue(ticket))
 
     def _enqueue(self, ticket: Ticket) -> None:
@@ -294,7 +312,8 @@ class LeaseTable:
         """Whether nothing is in the way of a ticket."""
         if ticket.failed or (self._unclaimed and self._unclaimed != {ticket.session}):
             return False
-        if ticket.is_write and self._wild_count and not ticket.is_commit:
+        is_alone = ticket.is_write or ticket.is_standstill
+        if is_alone and self._wild_count and not ticket.is_commit:
             return False
         return all(self._is_key_clear(ticket, key) for key in ticket.keys)
 
@@ -304,8 +323,9 @@ class LeaseTable:
             if holder != ticket.session and hold.mode >= least:
                 return False
         # A batch that one session sent twice is sorted out by its number.
+        is_alone = ticket.is_write or ticket.is_standstill
         if any(
-            ticket.is_write and not (ticket.is_commit and other == ticket.session)
+            is_alone and not (ticket.is_commit and other == ticket.session)
             for other in self._busy.get(key, ())
         ):
             return False

@@ -69,6 +69,12 @@ def families(status: wire.SpaceStatus, meters: Meters) -> list[Family]:
             status.tombstone_count,
         ),
         *_upkeep_families(status.upkeep),
+        gauge(
+            "mictlanfs_trash_bytes",
+            "Bytes of removed and overwritten files that are kept.",
+            status.trash_bytes,
+        ),
+        gauge("mictlanfs_snapshots", "Snapshots.", status.snapshot_count),
         total(
             "mictlanfs_commits_total",
             "Commits of clients that had success.",

@@ -104,6 +104,9 @@ class StatusReport:
             bytes_logical=counts.bytes_logical,
             inline_count=replicas.inline,
             upkeep=self._upkeep(),
+            trash_count=counts.trash_items,
+            trash_bytes=counts.trash_bytes,
+            snapshot_count=counts.snapshots,
         )
 
 

@@ -28,6 +28,7 @@ from tests.unit.mictlanfs.cli.conftest import Run
         (["--replicas", "3", "--at-least", "2"], BucketPolicy(3, 2)),
         (["--resiliency", "0"], BucketPolicy(1, 1)),
         (["--resiliency", "high"], BucketPolicy(4, 2, data=2)),
+        (["--trash-days", "7"], BucketPolicy(trash_days=7)),
     ],
 )
 def test_a_bucket_is_made_with_its_policy(
@@ -129,6 +130,7 @@ def test_a_bucket_shows_its_quota_and_what_it_uses(cli: Run, space: FakeSpace) -
     [
         (["--quota", "1M"], {"quota": MIB}),
         (["--quota", "0"], {"quota": 0}),
+        (["--trash-days", "0"], {"trash_days": 0}),
         (["--replicas", "1"], {"replicas": 1, "replicas_min": 1}),
         (["--replicas", "4", "--chunk-size", "1M"], {"replicas": 4, "chunk_size": MIB}),
         (["--at-least", "3"], {"replicas_min": 3}),
@@ -138,7 +140,9 @@ def test_a_bucket_shows_its_quota_and_what_it_uses(cli: Run, space: FakeSpace) -
 def test_only_what_is_given_of_a_policy_is_changed(
     cli: Run, space: FakeSpace, options: list[str], changes: dict[str, int]
 ) -> None:
-    before = BucketPolicy(replicas=3, replicas_min=2, chunk_size=2 * MIB, quota=5 * MIB)
+    before = BucketPolicy(
+        replicas=3, replicas_min=2, chunk_size=2 * MIB, quota=5 * MIB, trash_days=3
+    )
     space.router.find(b"b").policy = before
     assert cli("bucket", "set", "b", *options).code == 0
     assert space.router.find(b"b").policy == msgspec.structs.replace(before, **changes)
@@ -150,6 +154,7 @@ def test_only_what_is_given_of_a_policy_is_changed(
         (["b"], Exit.USAGE),
         (["b", "--replicas", "9"], Exit.USAGE),
         (["b", "--chunk-size", "1K"], Exit.USAGE),
+        (["b", "--trash-days", "-1"], Exit.USAGE),
         (["none", "--quota", "1M"], Exit.NOT_FOUND),
     ],
 )
@@ -174,4 +179,14 @@ def test_only_an_empty_bucket_is_removed_without_an_option(cli: Run, space: Fake
 def test_what_is_no_bucket_is_not_removed(cli: Run, space: FakeSpace, name: str) -> None:
     space.router.make(FileKind.FILE, b"b", b"f")
     assert cli("bucket", "rm", "-r", name).code in {Exit.NOT_FOUND, Exit.FAILED}
+    assert space.router.tree() == [b"b", b"b/f"]
+
+
+def test_a_bucket_with_snapshots_keeps_all_that_is_in_it(cli: Run, space: FakeSpace) -> None:
+    space.router.make(FileKind.FILE, b"b", b"f")
+    assert cli("snapshot", "create", "b", "monday").code == 0
+    done = cli("bucket", "rm", "-r", "b")
+    assert (done.code, done.err) == (
+        *(Exit.CONFLICT, "mictlanfs: remove b: it has snapshots: remove them first\n"),
+    )
     assert space.router.tree() == [b"b", b"b/f"]
