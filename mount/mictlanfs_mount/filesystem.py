@@ -541,8 +541,22 @@ class FileSystem:
             return
         self.inodes.drop_unused(inode)
         if inode.attributes.nlink == 0:
+            if self._has_bytes_to_keep(inode):
+                await self._store_what_is_kept(inode)
             self._content.discard(inode.ino)
             await self._release(inode.ino)
+
+    def _has_bytes_to_keep(self, inode: Inode) -> bool:
+        """Whether a file, which nobody has open, has bytes that its bucket keeps when it goes."""
+        is_wanted = inode.policy.trash_days > 0 and inode.open_count == 0
+        return is_wanted and not self._content.is_clean(inode.ino)
+
+    async def _store_what_is_kept(self, inode: Inode) -> None:
+        """Commit the bytes of a file that is about to go, as far as there is room for them."""
+        try:
+            await self._content.flush(inode.ino)
+        except MictlanError as error:
+            log.warning("inode %d is kept without its last bytes: %s", inode.ino, error)
 
     # --- extended attributes ---------------------------------------------------------------------
 

@@ -191,6 +191,9 @@ class LeasedFileSystem(LeasedLog):
         lease, directory, inode = await self._own_entry(parent, name, "unlink")
         if inode.attributes.kind is FileKind.DIRECTORY:
             raise MictlanError(Kind.IS_DIRECTORY, "unlink", os.fsdecode(name))
+        if self._has_bytes_to_keep(inode):
+            await self._store_what_is_kept(inode)
+            lease, directory, inode = await self._own_entry(parent, name, "unlink")
         sustain = inode.open_count > 0
         op = wire.Unlink(parent, name, self._clock.wall_ns(), sustain)
         if inode.attributes.nlink != 1 or parent == ROOT_INODE:
@@ -306,6 +309,7 @@ class LeasedFileSystem(LeasedLog):
         if self.keeper is None or mode not in _MOVES:
             return await super().rename(parent, name, new_parent, new_name, mode)
         await self._wait_for_room()
+        kept: Inode | None = None
         for _ in range(ATTEMPTS_MAX):
             old, new = await self._own_names(
                 wire.Place(parent, name), wire.Place(new_parent, new_name)
@@ -320,6 +324,9 @@ class LeasedFileSystem(LeasedLog):
             ]
             if unknown:
                 await self._look_at(unknown[0])
+            elif target is not None and target is not kept and self._has_bytes_to_keep(target):
+                await self._store_what_is_kept(target)
+                kept = target
             elif target is None or self._content.is_clean(source.ino):
                 break
             else:

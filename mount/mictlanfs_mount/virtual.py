@@ -22,8 +22,8 @@ from mictlanfs_mount.content import stale_when_gone
 from mictlanfs_mount.filesystem import Caller, Opened
 from mictlanfs_mount.handles import DirectoryHandle, FileHandle, HandleNumber
 from mictlanfs_mount.inodes import Inode
-from mictlanfs_mount.leased import LeasedFileSystem
 from mictlanfs_mount.setids import IsMember, in_every_group
+from mictlanfs_mount.snapshots import SnapshotFileSystem
 
 DIRECTORY_NAME: Final = b".mictlanfs"
 # The router counts up from 1 and ends below, in no time of ours.
@@ -59,7 +59,7 @@ def is_virtual(ino: InodeNumber) -> bool:
     return _FIRST_FILE <= ino <= DIRECTORY_INODE
 
 
-class VirtualFileSystem(LeasedFileSystem):
+class VirtualFileSystem(SnapshotFileSystem):
     """A file system with what its mount has to tell.
 
     Attributes:
