@@ -171,5 +171,6 @@ def test_every_message_path_of_the_protocol_has_one_route(tmp_path: Path) -> Non
     paths = run_parts(tmp_path, scenario)
     all_paths = {value for name, value in vars(wire.Path).items() if name.isupper()}
     json_paths = {wire.Path.STATUS, wire.Path.HEALTH}
-    of_peers = {wire.Path.CHUNK} | {path for path in all_paths if "/frames/" in path}
+    of_peers = {wire.Path.CHUNK, wire.Path.FRAGMENT_MAKE}
+    of_peers |= {path for path in all_paths if "/frames/" in path}
     assert sorted(paths) == sorted(all_paths - json_paths - of_peers)

@@ -52,8 +52,8 @@ def test_change_during_a_save_is_saved_next(tmp_path: Path) -> None:
 def test_space_used_goes_along_without_being_saved(tmp_path: Path) -> None:
     async def scenario(parts: Parts) -> None:
         await parts.announce(1)
-        await parts.announce(1, used=77)
-        assert parts.peer_map.peer_map.peers[0].used == 77
+        await parts.announce(1, used=7)
+        assert parts.peer_map.peer_map.peers[0].used == 7
         assert (await parts.store.peer_map()).peers[0].used == 0
 
     run_parts(tmp_path, scenario)
