@@ -62,7 +62,7 @@ def decode(body: Buffer, kind: type[T]) -> T:
         decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
     try:
         message: T = decoder.decode(body)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MictlanError(Kind.PROTOCOL, "decode", kind.__name__, str(error)) from error
     return message
 
@@ -76,7 +76,7 @@ def decode_error(status: int, body: Buffer) -> MictlanError:
     """The error in the body of an answer with `status`; a body that is not ours is INTERNAL."""
     try:
         return msgspec.json.decode(body, type=WireError).to_error()
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except (msgspec.DecodeError, UnicodeDecodeError):
         kind = Kind.UNAVAILABLE if status in {502, 503, 504} else Kind.INTERNAL
         return MictlanError(kind, detail=f"HTTP status {status} without a reason")
 

@@ -60,9 +60,7 @@ COMMANDS: dict[str, Listed] = {
     "recover": Listed("List, show, re-apply and export what a mount could not commit."),
     "peer": Listed("List, empty, remove and clone the peers of a space."),
     "heal": Listed("Make missing copies of chunks now."),
-    "rebalance": Listed(
-        "Move copies to where they would be placed today, while the space is in use."
-    ),
+    "rebalance": Listed("Move copies to where they would be placed today."),
     "status": Listed("Show the health of a space."),
 }
 

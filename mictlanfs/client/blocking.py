@@ -83,6 +83,7 @@ class BlockingSpace:
         chunk_size: int | None = None,
         quota: int | None = None,
         protection: Protection | None = None,
+        trash_days: int | None = None,
     ) -> BucketPolicy:
         """Change what is given of how a bucket keeps its new data."""
         return self._run(
@@ -93,6 +94,7 @@ class BlockingSpace:
                 chunk_size=chunk_size,
                 quota=quota,
                 protection=protection,
+                trash_days=trash_days,
             )
         )
 
