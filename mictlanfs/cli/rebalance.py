@@ -22,7 +22,7 @@ ORDER = "rebalance"
 @json_option
 @space_options
 def rebalance(space: SpaceChoice, *, as_json: bool, waits: bool, cancel: bool) -> None:
-    """Move copies to where they would be placed today, while the space is in use.
+    """Move copies to where they would be placed today.
 
     After peers were added: old chunks stay where they are until then. As little moves as can be,
     and a move that is cut short goes on by itself when the router is back.

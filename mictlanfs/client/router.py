@@ -313,7 +313,7 @@ class RouterClient:
         response = await self._send("GET", wire.Path.STATUS, None, self._retry)
         try:
             return msgspec.json.decode(response.body, type=wire.SpaceStatus)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise MictlanError(Kind.PROTOCOL, "decode", "status", str(error)) from error
 
     async def _work(self, path: str, message: Struct, answer: type[T]) -> T:
