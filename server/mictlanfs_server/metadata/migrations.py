@@ -2,13 +2,17 @@
 
 Each migration has a name, runs once, in a transaction of its own together with the record that it
 ran, and sets `PRAGMA user_version` to its place in the order. A database that a newer program has
-migrated is refused unchanged.
+migrated is refused unchanged. Before the first migration of one that holds a space, all of it is
+copied into a file beside it, which stays: `metadata.db.v5-20261130T140509Z`, by the version and the
+time (UTC).
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
+import time
 from contextlib import closing
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -16,6 +20,7 @@ from typing import TYPE_CHECKING
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
+from mictlanfs.durable import sync_folder
 from mictlanfs.errors import UsageError
 from mictlanfs.identifiers import new_token
 from mictlanfs.model import ROOT_INODE, FileKind
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+log = logging.getLogger(__name__)
+
 MIGRATIONS = Migrations("mictlanfs-metadata")
 # "MICT": tells our files from any other SQLite database.
 APPLICATION_ID = 0x4D494354
@@ -34,13 +41,17 @@ SCHEMA_VERSION = 8
 SQLITE_VERSION_MIN = (3, 37, 0)
 
 
-def migrate(path: Path, now_ns: int) -> None:
+def migrate(path: Path, now_ns: int, *, keeps_copy: bool = True) -> None:
     """Create the database at `path`, or bring it to the present version.
 
-    `now_ns` becomes the times of the root directory of a new space.
+    Args:
+        path: of the database.
+        now_ns: becomes the times of the root directory of a new space; part of the name of a copy.
+        keeps_copy: whether a space of an older version is copied before; see above.
 
     Raises:
-        UsageError: it is of a newer version, or not ours, or cannot be opened.
+        UsageError: it is of a newer version, or not ours, or cannot be opened or copied; nothing
+            was changed then.
     """
     if sqlite3.sqlite_version_info < SQLITE_VERSION_MIN:
         raise UsageError(
@@ -49,12 +60,53 @@ def migrate(path: Path, now_ns: int) -> None:
     try:
         with closing(sqlite3.connect(path)) as connection:
             _refuse_foreign(connection, path)
+            if keeps_copy:
+                _keep_copy(connection, path, now_ns)
             # The file keeps the mode from now on.
             connection.execute("PRAGMA journal_mode=WAL")
             MIGRATIONS.apply(Database(connection, execute_plugins=False))
             _make_space(connection, now_ns)
     except sqlite3.Error as error:
         raise UsageError(f"{path} cannot be used as metadata: {error}") from error
+
+
+def make_empty(path: Path, version: int) -> None:
+    """Make a new database of an earlier version, or this one, without any row. It is not synced.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=OFF")
+            database = Database(connection, execute_plugins=False)
+            later = [migration.name for migration in MIGRATIONS.pending(database)][version:]
+            MIGRATIONS.apply(database, stop_before=later)
+    except sqlite3.Error as error:
+        raise UsageError(f"{path} cannot be made: {error}") from error
+
+
+def _keep_copy(connection: sqlite3.Connection, path: Path, now_ns: int) -> None:
+    """Copy a space of an older version, durably, before anything of it is changed."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if not 0 < version < SCHEMA_VERSION:
+        return
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_ns // 10**9))
+    copy = path.with_name(f"{path.name}.v{version}-{moment}")
+    unfinished = copy.with_name(f"{copy.name}.unfinished")
+    try:
+        unfinished.unlink(missing_ok=True)
+        with closing(sqlite3.connect(unfinished)) as target:
+            connection.backup(target)
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(copy)
+        sync_folder(path.parent)
+    except (sqlite3.Error, OSError) as error:
+        unfinished.unlink(missing_ok=True)
+        raise UsageError(f"no copy of {path} could be kept before its update: {error}") from error
+    log.info("the metadata of version %d is kept in %s", version, copy)
 
 
 def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:

@@ -1,3 +1,5 @@
+import errno
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -8,7 +10,7 @@ from sqlite_utils import Database
 from mictlanfs.errors import UsageError
 from mictlanfs_server.metadata import migrations
 from mictlanfs_server.metadata.check import find_damage
-from mictlanfs_server.metadata.migrations import SCHEMA_VERSION, migrate, statements
+from mictlanfs_server.metadata.migrations import SCHEMA_VERSION, make_empty, migrate, statements
 
 
 def values(path: Path) -> dict[str, object]:
@@ -90,6 +92,88 @@ def test_database_of_another_program_is_refused(tmp_path: Path, application: int
         connection.execute("CREATE TABLE theirs (x)")
     with pytest.raises(UsageError, match="another program"):
         migrate(path, 1)
+
+
+def old_space(path: Path, version: int) -> None:
+    """A space as the program of that version would have left it."""
+    make_empty(path, version)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        migrations._make_space(connection, 7)
+
+
+def versions(folder: Path) -> dict[str, int]:
+    """The databases of a folder, each with its version."""
+    found = {}
+    for file in folder.iterdir():
+        with closing(sqlite3.connect(file)) as connection:
+            (found[file.name],) = connection.execute("PRAGMA user_version").fetchone()
+    return found
+
+
+def test_a_space_of_an_older_version_is_copied_before_it_is_changed(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.db"
+    old_space(path, 3)
+    before = values(path)
+    migrate(path, 1_796_047_509 * 10**9)
+    copy = "metadata.db.v3-20261130T140509Z"
+    assert versions(tmp_path) == {"metadata.db": SCHEMA_VERSION, copy: 3}
+    assert values(tmp_path / copy) == before
+    migrate(path, 2 * 10**18)
+    assert len(versions(tmp_path)) == 2, "it is up to date"
+    # Going back is putting the copy in its place.
+    (tmp_path / copy).replace(path)
+    migrate(path, 2 * 10**18)
+    assert values(path)["space_id"] == before["space_id"]
+
+
+def test_the_copy_has_what_is_in_the_write_ahead_log_only(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.db"
+    old_space(path, 3)
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("PRAGMA wal_autocheckpoint = 0")
+        writer.execute("INSERT INTO meta VALUES ('mark', 'here')")
+        migrate(path, 10**18)
+    (copy,) = tmp_path.glob("*.v3-*Z")
+    assert values(copy)["mark"] == "here"
+
+
+def test_a_new_space_needs_no_copy(tmp_path: Path) -> None:
+    migrate(tmp_path / "metadata.db", 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["metadata.db"]
+
+
+def test_without_a_copy_nothing_is_migrated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "metadata.db"
+    old_space(path, 3)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UsageError, match="no copy of"):
+            migrate(path, 1)
+    assert versions(tmp_path) == {"metadata.db": 3}
+
+
+def test_a_migration_that_fails_leaves_the_copy_and_the_old_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "metadata.db"
+    old_space(path, SCHEMA_VERSION - 1)
+
+    def fail(_: Database) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations.MIGRATIONS._migrations[-1], "fn", fail)
+        with pytest.raises(UsageError, match="disk I/O error"):
+            migrate(path, 10**18)
+    assert sorted(versions(tmp_path).values()) == [SCHEMA_VERSION - 1] * 2
+    migrate(path, 2 * 10**18)
+    assert versions(tmp_path)["metadata.db"] == SCHEMA_VERSION
 
 
 def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
