@@ -64,6 +64,7 @@ from mictlanfs.wirerecords import PutPart as PutPart
 from mictlanfs.wirerecords import RecordPiece as RecordPiece
 from mictlanfs.wirerecords import Records as Records
 from mictlanfs.wirerecords import SetRecord as SetRecord
+from mictlanfs.wirestatus import MetadataStatus as MetadataStatus
 from mictlanfs.wirestatus import PeerStatus as PeerStatus
 from mictlanfs.wirestatus import SessionStatus as SessionStatus
 from mictlanfs.wirestatus import SpaceStatus as SpaceStatus
@@ -159,6 +160,11 @@ class Path:
     SNAPSHOT_CREATE: Final = PREFIX + "/snapshot/create"
     SNAPSHOT_REMOVE: Final = PREFIX + "/snapshot/remove"
     SNAPSHOT_LIST: Final = PREFIX + "/snapshot/list"
+    # See `mictlanfs.wireobjects`.
+    OBJECT: Final = PREFIX + "/objects/"
+    OBJECT_LIST: Final = PREFIX + "/object-list"
+    HOLDINGS: Final = PREFIX + "/holdings"
+    METADATA_SNAPSHOT: Final = PREFIX + "/metadata/snapshot"
 
 
 # --- sessions ------------------------------------------------------------------------------------

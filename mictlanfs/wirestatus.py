@@ -38,6 +38,34 @@ class SessionStatus(msgspec.Struct, frozen=True):
     waited_count: int = 0
 
 
+class MetadataStatus(msgspec.Struct, frozen=True):
+    """The snapshots of the metadata on the peers, for people.
+
+    Attributes:
+        interval_s: between two while things change; 0: none are made.
+        moment_s: what the newest complete one stands for, seconds since the epoch; None: there is
+            none.
+        age_s: of that moment.
+        is_current: nothing has changed since.
+        is_late: it should long have been followed by another one.
+        size: bytes of the database then; 0 before the first one of this router.
+        peers: ids of those that have it; empty before the first one of this router.
+        error: why the last attempt failed; empty after a success.
+        restored_to_s: which moment the metadata was restored to, the last time that it was, or of
+            which a dump that was loaded; None: never.
+    """
+
+    interval_s: float = 0.0
+    moment_s: float | None = None
+    age_s: float | None = None
+    is_current: bool = False
+    is_late: bool = False
+    size: int = 0
+    peers: list[str] = []
+    error: str = ""
+    restored_to_s: float | None = None
+
+
 class SpaceStatus(msgspec.Struct, frozen=True):
     """The state of a space, for people and scripts. Sizes in bytes, times in seconds.
 
@@ -65,3 +93,4 @@ class SpaceStatus(msgspec.Struct, frozen=True):
     trash_count: int = 0
     trash_bytes: int = 0
     snapshot_count: int = 0
+    metadata: MetadataStatus | None = None

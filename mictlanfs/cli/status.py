@@ -12,7 +12,7 @@ from mictlanfs.cli.options import SpaceChoice, json_option, space_options
 
 if TYPE_CHECKING:
     from mictlanfs.client.space import SpaceClient
-    from mictlanfs.wire import PeerStatus, SpaceStatus
+    from mictlanfs.wire import MetadataStatus, PeerStatus, SpaceStatus
     from mictlanfs.wirecopies import UpkeepStatus
 
 
@@ -44,7 +44,7 @@ def status(space: SpaceChoice, *, as_json: bool) -> None:
 
 
 def lines(status: SpaceStatus) -> Iterator[str]:
-    """The status for people: nine lines when all is well with three peers."""
+    """The status for people: ten lines when all is well with three peers."""
     from mictlanfs.cli.output import counted, duration
     from mictlanfs.config import format_size
 
@@ -75,6 +75,8 @@ def lines(status: SpaceStatus) -> Iterator[str]:
             f"kept      {counted(status.trash_count, 'item')} in the trash, "
             f"{format_size(status.trash_bytes)}; {counted(status.snapshot_count, 'snapshot')}"
         )
+    if status.metadata is not None:
+        yield f"metadata  {_metadata_line(status.metadata)}"
     for problem in status.problems:
         yield f"problem   {problem}"
 
@@ -123,6 +125,17 @@ def _inline_part(status: SpaceStatus) -> str:
     if not status.inline_count:
         return ""
     return f"; {counted(status.inline_count, 'small chunk')} in the metadata"
+
+
+def _metadata_line(metadata: MetadataStatus) -> str:
+    from mictlanfs.cli.output import NANOSECONDS, counted, duration, local_time
+
+    if metadata.moment_s is None or metadata.age_s is None:
+        return "no copy on the peers yet" if metadata.interval_s else "no copies on peers are made"
+    at = local_time(int(metadata.moment_s * NANOSECONDS), "%Y-%m-%d %H:%M")
+    on = counted(len(metadata.peers), "peer") if metadata.peers else "peers"
+    age = f"{duration(metadata.age_s)} ago"
+    return f"copied to {on} {age}, {at}{', nothing changed since' if metadata.is_current else ''}"
 
 
 def _copies_line(status: SpaceStatus) -> str:

@@ -174,6 +174,13 @@ def server() -> None:
     show_default=True,
     help="Bytes a second that peers copy among themselves at most; 0: no limit.",
 )
+@click.option(
+    "--snapshot-interval",
+    type=click.FloatRange(min=0),
+    default=300.0,
+    show_default=True,
+    help="Seconds between snapshots of the metadata on the peers; 0: none.",
+)
 @lease_option
 @checksums_option
 @process_options
@@ -185,6 +192,7 @@ def router(
     gc_grace: float,
     heal_delay: float,
     heal_rate: int,
+    snapshot_interval: float,
     lease_ttl: float | None,
     verify_checksums: bool,
     insecure: bool,
@@ -208,6 +216,7 @@ def router(
             gc_grace_s=gc_grace,
             heal_delay_s=heal_delay,
             heal_rate=heal_rate,
+            snapshot_interval_s=snapshot_interval,
             lease_ttl_s=LEASE_TTL_S if lease_ttl is None else lease_ttl,
             logs=router_logs(os.environ, log_format or "", router_id),
             cache=CacheSettings.parse(os.environ),

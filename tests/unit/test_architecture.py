@@ -62,6 +62,7 @@ LIBRARY_HOMES = {
     "prometheus_client": ["server/mictlanfs_server/processmetrics.py"],
     "opentelemetry": ["server/mictlanfs_server/tracing.py"],
     "dotenv": ["mictlanfs/environment.py"],
+    "zstandard": ["server/mictlanfs_server/metasnapshots/form.py"],
     "python_multipart": ["server/mictlanfs_server/v4/multipart.py"],
 }
 

@@ -1,13 +1,17 @@
 """The embedded form of the metadata store: one SQLite file, one writer thread, reads on the loop.
 
-Owns the connections. Joins `sqlite_writer` (changes), `sqlite_reads` (what sessions ask) and a
-thread for the scans of the collector, which may take long and hold nobody up. One process at a
-time uses a database; the router's lock on its data directory sees to that.
+Owns the connections. Joins `sqlite_writer` (changes), `sqlite_reads` (what sessions ask), a thread
+for the scans of the collector, which may take long and hold nobody up, and one for copies of all of
+it. One process at a time uses a database; the router's lock on its data directory sees to that.
+
+The clock of changes never goes behind the moment of the last copy: so a chunk that dies after that
+copy has a later time of death, whatever the system's clock does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +49,7 @@ from mictlanfs_server.metadata.copies import (
     GivenUp,
     PeerBook,
 )
-from mictlanfs_server.metadata.migrations import migrate
+from mictlanfs_server.metadata.migrations import SCHEMA_VERSION, migrate
 from mictlanfs_server.metadata.sqlite_copies import (
     SqliteCopies,
     add_replicas,
@@ -59,6 +63,7 @@ from mictlanfs_server.metadata.sqlite_copies import (
     save_move_order,
     save_peer_book,
 )
+from mictlanfs_server.metadata.sqlite_copy import check_room, copy_database
 from mictlanfs_server.metadata.sqlite_keys import SqliteKeys
 from mictlanfs_server.metadata.sqlite_reads import SqliteReads
 from mictlanfs_server.metadata.sqlite_scans import SqliteScans
@@ -69,10 +74,14 @@ from mictlanfs_server.metadata.sqlite_snapshot_reads import (
 )
 from mictlanfs_server.metadata.sqlite_trash import read_trash
 from mictlanfs_server.metadata.sqlite_upkeep import (
+    PEER_NUMBER_MIN,
+    RESTORED_TO_NS,
+    SNAPSHOT_NS,
     forget_replicas,
     read_peers,
     read_sessions,
     save_peers,
+    set_value,
     touch_sessions,
 )
 from mictlanfs_server.metadata.sqlite_writer import Writer, connect
@@ -91,13 +100,24 @@ class SqliteStore:
     Args:
         wall_ns: the router's clock, nanoseconds since the epoch.
 
+    Attributes:
+        schema_version: of the database.
+        change_count: how often something was changed that a copy of the space should have: not
+            counted is what only the running router needs, such as when sessions were seen.
+        peer_number_min: the smallest number that a new peer may get.
+        restored_to_ns: which moment it was restored to the last time; 0: it never was.
+
     Raises:
         UsageError: the file is of a newer version, or not ours.
     """
 
+    schema_version = SCHEMA_VERSION
+
     def __init__(self, path: Path, wall_ns: Callable[[], int] = time.time_ns) -> None:
         migrate(path, wall_ns())
-        self._wall_ns = wall_ns
+        self._path = path
+        self._system_ns = wall_ns
+        self.change_count = 0
         self._connection = connect(path, read_only=True)
         self._reads = SqliteReads(self._connection)
         self._keys = SqliteKeys(self._connection)
@@ -106,7 +126,13 @@ class SqliteStore:
         self._scans = SqliteScans(self._scan_connection)
         self._copies = SqliteCopies(self._scan_connection)
         self._scan_thread = ThreadPoolExecutor(1, "metadata-scan")
-        self._space_id = str(self._reads.values()["space_id"])
+        self._copy_thread = ThreadPoolExecutor(1, "metadata-copy")
+        values = self._reads.values()
+        self._space_id = str(values["space_id"])
+        self.peer_number_min = int(values.get(PEER_NUMBER_MIN, 1))
+        self.restored_to_ns = int(values.get(RESTORED_TO_NS, 0))
+        self._snapshot_ns = int(values.get(SNAPSHOT_NS, 0))
+        self._floor_ns = self._snapshot_ns
 
     @property
     def space_id(self) -> str:
@@ -121,11 +147,19 @@ class SqliteStore:
         """Make everything durable and let go of the files; can be repeated."""
         # The readers go first: they would keep the writer from emptying the log.
         await asyncio.to_thread(self._scan_thread.shutdown, cancel_futures=True)
+        await asyncio.to_thread(self._copy_thread.shutdown, cancel_futures=True)
         self._scan_connection.close()
         self._connection.close()
         await self._writer.close()
 
-    async def _change(self, work: Callable[[SqliteRows], T], *, sync: bool = False) -> T:
+    def _wall_ns(self) -> int:
+        return max(self._floor_ns, self._system_ns())
+
+    async def _change(
+        self, work: Callable[[SqliteRows], T], *, sync: bool = False, counts: bool = True
+    ) -> T:
+        if counts:
+            self.change_count += 1
         return await self._writer.run(work, sync=sync)
 
     async def _scan(self, work: Callable[[], T]) -> T:
@@ -140,7 +174,7 @@ class SqliteStore:
         def work(rows: SqliteRows) -> int:
             return apply.open_session(rows, request, session, now_ns)
 
-        epoch = await self._change(work, sync=True)
+        epoch = await self._change(work, sync=True, counts=False)
         return SessionRecord(
             session, epoch, request.host, request.pid, request.label, now_ns, request.leases
         )
@@ -149,7 +183,9 @@ class SqliteStore:
         """End a session; what it sustained is let go, soon. An unknown one is no error."""
         # Durably: a session whose leases went to others must not be back after a power loss.
         await self._change(
-            lambda rows: apply.close_session(rows, session, self._wall_ns()), sync=True
+            lambda rows: apply.close_session(rows, session, self._wall_ns()),
+            sync=True,
+            counts=False,
         )
 
     async def sessions(self) -> list[SessionRecord]:
@@ -158,17 +194,21 @@ class SqliteStore:
 
     async def touch_sessions(self, seen_ns: Mapping[SessionId, int]) -> None:
         """Record when sessions were last heard of."""
-        await self._change(lambda rows: touch_sessions(rows, seen_ns))
+        await self._change(lambda rows: touch_sessions(rows, seen_ns), counts=False)
 
     async def take_inodes(self, count: int) -> wire.InodeRange:
         """Hand out inode numbers that nobody ever had, durably."""
-        return await self._change(lambda rows: apply.take_inodes(rows, count), sync=True)
+        return await self._change(
+            lambda rows: apply.take_inodes(rows, count), sync=True, counts=False
+        )
 
     async def commit(self, batch: wire.Commit) -> bytes:
         """Apply a batch as `wire.Commit` says. Returns the encoded `wire.CommitAnswer`."""
         now_ns = self._wall_ns()
         return await self._change(
-            lambda rows: apply.commit_batch(rows, batch, now_ns), sync=batch.sync
+            lambda rows: apply.commit_batch(rows, batch, now_ns),
+            sync=batch.sync,
+            counts=bool(batch.ops),
         )
 
     # --- reads -----------------------------------------------------------------------------------
@@ -455,3 +495,48 @@ class SqliteStore:
             return sqlite_snapshots.let_go(rows, now_ns, count_max)
 
         return await self._change(work)
+
+    # --- snapshots -------------------------------------------------------------------------------
+
+    @property
+    def snapshot_ns(self) -> int:
+        """The moment of the last snapshot that was noted; 0 when there was none."""
+        return self._snapshot_ns
+
+    async def copy_to(self, path: Path) -> int:
+        """Copy everything as it is now into the file `path`, without holding anybody up.
+
+        Needs as much room as the database has, and is refused where little would be left for it.
+
+        Cancellation: ends the copy; the file is of no use.
+
+        Returns:
+            The moment that it stands for, by the router's clock: every change of before is in it,
+            and every chunk that dies afterwards dies at this time or later.
+
+        Raises:
+            MictlanError: NO_SPACE, INTERNAL.
+        """
+        check_room(self._path, path)
+        moment_ns = self._floor_ns = self._wall_ns()
+        # The queue has one order: when this is done, so is all that took its time before.
+        await self._change(lambda rows: None, counts=False)
+        stop = threading.Event()
+        copying = asyncio.get_running_loop().run_in_executor(
+            self._copy_thread, copy_database, self._path, path, stop
+        )
+        try:
+            await asyncio.shield(copying)
+        except asyncio.CancelledError:
+            stop.set()
+            await asyncio.wait([copying])
+            copying.exception()
+            raise
+        return moment_ns
+
+    async def note_snapshot(self, moment_ns: int) -> None:
+        """Remember durably that a snapshot of this moment is complete."""
+        await self._change(
+            lambda rows: set_value(rows, SNAPSHOT_NS, moment_ns), sync=True, counts=False
+        )
+        self._snapshot_ns = max(self._snapshot_ns, moment_ns)

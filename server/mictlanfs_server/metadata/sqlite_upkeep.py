@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from mictlanfs.model import ChunkId, PeerNumber, SessionId
     from mictlanfs_server.metadata.sqlite_rows import SqliteRows
 
+# Values of `meta` that came after the first schema; missing where they have not been set.
+#   snapshot_ns         the moment of the newest snapshot that is complete on peers
+#   peer_number_min     no smaller number is given to a new peer; set by a restore
+#   restored_to_ns      which moment the database was restored to, or was dumped at
+SNAPSHOT_NS = "snapshot_ns"
+PEER_NUMBER_MIN = "peer_number_min"
+RESTORED_TO_NS = "restored_to_ns"
+
 _FORGET_CHUNK = """
     DELETE FROM chunk WHERE id = ?1 AND dead_since_ns IS NOT NULL
         AND NOT EXISTS (SELECT 1 FROM replica WHERE chunk = ?1)
@@ -69,6 +77,11 @@ def save_peers(rows: SqliteRows, version: int, peers: Sequence[PeerInfo]) -> Non
         ),
     )
     rows.set_counter("peer_map_version", version)
+
+
+def set_value(rows: SqliteRows, name: str, value: int | str) -> None:
+    """Set a value of `meta`, there or not."""
+    rows.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
 
 def forget_replicas(rows: SqliteRows, deleted: Mapping[ChunkId, Sequence[PeerNumber]]) -> None:

@@ -31,11 +31,13 @@ from mictlanfs_server.http import (
 from mictlanfs_server.metering import Meters
 from mictlanfs_server.peer.backends.file import FileBackend
 from mictlanfs_server.peer.capacity import Capacity
-from mictlanfs_server.peer.folder import INDEX_NAME, DataFolder
+from mictlanfs_server.peer.folder import INDEX_NAME, DataFolder, PeerIdentity
 from mictlanfs_server.peer.handlers import ChunkHandlers
 from mictlanfs_server.peer.index import Index
 from mictlanfs_server.peer.localserver import LocalServer
 from mictlanfs_server.peer.metrics import families
+from mictlanfs_server.peer.objecthandlers import ObjectHandlers
+from mictlanfs_server.peer.objects import ObjectStore
 from mictlanfs_server.peer.pulling import Puller
 from mictlanfs_server.peer.rebuilding import Rebuilder
 from mictlanfs_server.peer.recovery import reconcile
@@ -102,7 +104,9 @@ class PeerApp:
         self._settings = settings
         self._listener: Listener | None = None
         self._folder = DataFolder(settings.data)
+        self._identity: PeerIdentity | None = None
         try:
+            self._objects = _open_objects(settings)
             self.store = _open_store(settings)
         except BaseException:
             self._folder.close()
@@ -115,13 +119,14 @@ class PeerApp:
             self._folder,
             self._transport,
             self._on_refused,
-            on_welcome=lambda space_id: self._local.listen(space_id, settings.peer_id),
+            on_welcome=self._on_welcome,
         )
         self._chunks = ChunkHandlers(
             self.store,
             Puller(self.store, self._transport),
             Rebuilder(self.store, self._transport),
         )
+        self._kept = ObjectHandlers(self._objects, self.store)
         self._meters = Meters()
         self._door = LazyDoor(self._open_door)
         self._looks = {path: answering(look) for path, look in self._look_handlers().items()}
@@ -142,6 +147,8 @@ class PeerApp:
         if self._chunks.is_ours(path):
             template = self._chunks.template(path)
             await self._meters.run(self._chunks, template, scope, receive, send)
+        elif self._kept.is_ours(path):
+            await self._meters.run(self._kept, self._kept.template(path), scope, receive, send)
         elif look is not None:
             await self._meters.run(look, path, scope, receive, send)
         else:
@@ -203,6 +210,7 @@ class PeerApp:
     def close(self) -> None:
         """Let go of the store and the folder. Blocks; twice is once."""
         self.store.close()
+        self._objects.close()
         self._folder.close()
 
     def _look_handlers(self) -> dict[str, Callable[[], Awaitable[Response]]]:
@@ -252,6 +260,21 @@ class PeerApp:
             raise MictlanError(Kind.INTERNAL, detail="the peer does not listen yet")
         return reachable_url(self._listener.url, self._registration.state.router)
 
+    def _on_welcome(self, space_id: str) -> None:
+        """A router knows this peer: whoever looks for it later should, too."""
+        self._local.listen(space_id, self._settings.peer_id)
+        number = self._registration.state.number
+        assert number is not None, "welcomed without a number"
+        settings = self._settings
+        identity = PeerIdentity(settings.peer_id, number, self._url(), settings.zone)
+        if identity != self._identity:
+            self._identity = identity
+            try:
+                self._folder.remember_peer(identity)
+            except OSError as error:
+                # Only a restore from this folder alone would miss it.
+                log.warning("who this peer is cannot be noted: %s", error)
+
     def _on_refused(self, error: MictlanError) -> None:
         if self._listener is not None:
             self._listener.stop(error)
@@ -299,6 +322,13 @@ def _run(settings: PeerSettings) -> None:
     finally:
         # The lifespan did this already, unless the server never came up.
         app.close()
+
+
+def _open_objects(settings: PeerSettings) -> ObjectStore:
+    try:
+        return ObjectStore(settings.data, fsync=settings.is_fsynced)
+    except OSError as error:
+        raise UsageError(f"{settings.data} cannot hold the data of a peer: {error}") from error
 
 
 def _open_store(settings: PeerSettings) -> ChunkStore:

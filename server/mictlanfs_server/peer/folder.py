@@ -6,6 +6,7 @@
     lock             held with flock(2) while a peer runs; says its process number
     store            token of this store, made with it: who has another one has lost its data
     space            id of the space whose data lies here, once a router told
+    peer.json        who the peer was when a router last welcomed it, see `PeerIdentity`
     index.sqlite     see `index.py`
     chunks/ temporary/    see `backends/file.py`
 
@@ -18,9 +19,12 @@ import fcntl
 import os
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from mictlanfs.durable import make_folder, replace_file
 from mictlanfs.errors import UsageError
 from mictlanfs.identifiers import new_token
+from mictlanfs.jsontext import from_json, to_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +33,22 @@ _FORMAT_NAME: Final = "mictlanfs-peer"
 FORMAT_VERSION: Final = 1
 INDEX_NAME: Final = "index.sqlite"
 _OUR_NAMES: Final = ("chunks", "temporary", INDEX_NAME)
+_IDENTITY_NAME: Final = "peer.json"
 _TEXT_SIZE_BYTES_MAX: Final = 256
+
+
+class PeerIdentity(msgspec.Struct, frozen=True):
+    """Who a peer is in its space: for a restore that has only its folder.
+
+    Attributes:
+        number: stands for it in the metadata.
+        url: where it was reached.
+    """
+
+    id: str
+    number: int
+    url: str
+    zone: str = ""
 
 
 class DataFolder:
@@ -63,7 +82,7 @@ class DataFolder:
     @property
     def space_id(self) -> str:
         """The space whose data lies here; empty for a new folder."""
-        return _read_text(self.path / "space")
+        return read_space(self.path)
 
     @property
     def store_id(self) -> str:
@@ -79,6 +98,11 @@ class DataFolder:
     def remember_space(self, space_id: str) -> None:
         """Note durably which space the data belongs to."""
         replace_file(self.path / "space", f"{space_id}\n".encode(), is_durable=True)
+
+    def remember_peer(self, identity: PeerIdentity) -> None:
+        """Note durably who the peer is, if that is news."""
+        if read_identity(self.path) != identity:
+            replace_file(self.path / _IDENTITY_NAME, to_json(identity), is_durable=True)
 
     def _refuse_foreign(self) -> None:
         """Files of somebody else that have our names must not be swept away."""
@@ -124,6 +148,19 @@ class DataFolder:
                 f"{self.path} was written by a newer MictlanFS (format {version}, this one knows "
                 f"{FORMAT_VERSION}): upgrade this program"
             )
+
+
+def read_identity(folder: Path) -> PeerIdentity | None:
+    """Who the peer of a folder was; None when no router has told, or the file is damaged."""
+    try:
+        return from_json((folder / _IDENTITY_NAME).read_bytes(), PeerIdentity)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def read_space(folder: Path) -> str:
+    """The space whose data lies in the folder of a peer; empty when there is none."""
+    return _read_text(folder / "space")
 
 
 def _read_text(path: Path) -> str:

@@ -193,15 +193,15 @@ class ChunkHandlers:
     async def _put(self, request: Request, chunk_id: ChunkId) -> None:
         length = request.content_length()
         check_length(length)
-        chunk = StoredChunk(chunk_id, length, _digest(request.header(_DIGEST_HEADER)))
+        chunk = StoredChunk(chunk_id, length, digest_in(request))
         with self._buffers.lend() as lent:
             is_new = await self._store.put(chunk, request.pieces(lent))
         await request.answer(201 if is_new else 200, ())
 
     async def _get(self, request: Request, chunk_id: ChunkId) -> None:
         chunk, body = self._store.open(chunk_id)
-        digest = request.header(_DIGEST_HEADER)
-        if digest is not None and _digest(digest) != chunk.digest:
+        is_named = request.header(_DIGEST_HEADER) is not None
+        if is_named and digest_in(request) != chunk.digest:
             detail = "the peer has other bytes of that id: another fragment"
             raise MictlanError(Kind.NOT_FOUND, "get chunk", chunk_id.hex(), detail)
         wanted = request.header(b"range")
@@ -364,14 +364,15 @@ def _chunk_id(text: str) -> ChunkId:
         raise MictlanError(Kind.INVALID, "chunk", text[:64], detail) from None
 
 
-def _digest(value: bytes | None) -> bytes:
+def digest_in(request: Request) -> bytes:
+    """The digest that a request announces. Raises INVALID when there is none."""
     try:
-        digest = bytes.fromhex((value or b"").decode())
+        digest = bytes.fromhex((request.header(_DIGEST_HEADER) or b"").decode())
     except ValueError:
         digest = b""
     if len(digest) != DIGEST_SIZE_BYTES:
         detail = f"{wire.HEADER_DIGEST} must be 64 hexadecimal digits"
-        raise MictlanError(Kind.INVALID, "put chunk", detail=detail)
+        raise MictlanError(Kind.INVALID, "put", detail=detail)
     return digest
 
 

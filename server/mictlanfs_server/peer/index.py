@@ -22,7 +22,7 @@ import queue
 import sqlite3
 import threading
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -65,6 +65,7 @@ _FIND_BODY: Final = """
 SELECT c.length, c.digest, b.body FROM chunks c LEFT JOIN bodies b ON b.number = c.body
 WHERE c.id = ?
 """
+_LIST: Final = "SELECT id, length, digest FROM chunks WHERE id > ? ORDER BY id LIMIT ?"
 _ADD: Final = "INSERT INTO chunks (id, length, digest, body) VALUES (?, ?, ?, ?)"
 _FIND_SUMS: Final = "SELECT sums FROM sums WHERE id = ?"
 _ADD_SUMS: Final = "INSERT OR REPLACE INTO sums (id, sums) VALUES (?, ?)"
@@ -81,6 +82,7 @@ _READ_CACHE_KIB = 8 * 1024
 # Bounds of one transaction, so that the first of many waiting jobs is not answered last.
 _GROUP_JOBS_MAX = 512
 _GROUP_SIZE_BYTES_MAX = 16 * MIB
+_LIST_PAGE_COUNT = 4096
 
 
 class Entry(StoredChunk, frozen=True, gc=False):
@@ -187,6 +189,11 @@ class Index:
         with self._thread_reader_lock, _translated_errors("list chunks"):
             for chunk_id, length, digest in self._thread_reader.execute(query):
                 yield StoredChunk(ChunkId(chunk_id), length, digest)
+
+    def list_behind(self, after: ChunkId, count_max: int) -> list[StoredChunk]:
+        """Chunks in order of ids, behind `after`. In any thread."""
+        with self._thread_reader_lock, _translated_errors("list chunks"):
+            return _list_behind(self._thread_reader, after, count_max)
 
     # --- writes --------------------------------------------------------------------------------
 
@@ -367,6 +374,29 @@ class Index:
 def _entry(chunk_id: ChunkId, row: tuple[int, bytes, object]) -> Entry:
     length, digest, body = row
     return Entry(chunk_id, length, digest, body is not None)
+
+
+def _list_behind(
+    connection: sqlite3.Connection, after: ChunkId, count_max: int
+) -> list[StoredChunk]:
+    rows = connection.execute(_LIST, (after, count_max)).fetchall()
+    return [StoredChunk(ChunkId(chunk_id), length, digest) for chunk_id, length, digest in rows]
+
+
+def read_index(path: Path) -> Iterator[StoredChunk]:
+    """Every chunk in the index of a peer that need not run, in order of ids. Blocks.
+
+    Nothing is changed but the files that SQLite itself keeps beside a database.
+
+    Raises:
+        MictlanError: CORRUPT, INTERNAL.
+    """
+    with _translated_errors("read index"), closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA query_only = ON")
+        after = ChunkId(b"")
+        while page := _list_behind(connection, after, _LIST_PAGE_COUNT):
+            yield from page
+            after = page[-1].id
 
 
 def _read(connection: sqlite3.Connection, chunk_id: ChunkId) -> tuple[Entry, bytes | None] | None:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from mictlanfs.checksums import digest_of
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import CHUNK_SIZE_BYTES_MAX, MIB, SMALL_CHUNK_SIZE_BYTES, Buffer, ChunkId
+from mictlanfs.wireobjects import HOLDINGS_PAGE_MAX
 from mictlanfs_server.peer.backends.base import Backend, Staged, StoredChunk, corrupt, is_same
 from mictlanfs_server.peer.budget import ByteBudget
 from mictlanfs_server.peer.index import Entry, Index, conflict
@@ -83,6 +84,10 @@ class ChunkStore:
     def is_full(self) -> bool:
         """Whether writers should look elsewhere."""
         return self._capacity.is_full
+
+    async def list_behind(self, after: ChunkId) -> list[StoredChunk]:
+        """A page of chunks in order of ids, behind `after`; empty behind the last one."""
+        return await asyncio.to_thread(self._index.list_behind, after, HOLDINGS_PAGE_MAX)
 
     # --- put -----------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ from mictlanfs_server.http import (
     to_mictlan_error,
 )
 from mictlanfs_server.metadata.sqlite import SqliteStore
+from mictlanfs_server.metasnapshots.keeper import MetadataKeeper
 from mictlanfs_server.metering import Meters
 from mictlanfs_server.router.collector import Collector
 from mictlanfs_server.router.datadir import DataDirectory
@@ -46,7 +47,7 @@ from mictlanfs_server.router.front import (
     front_settings,
 )
 from mictlanfs_server.router.gate import LeasedAnswer, LeaseGate
-from mictlanfs_server.router.handlers import ReadRoute, RouterHandlers
+from mictlanfs_server.router.handlers import MessageRoute, ReadRoute, RouterHandlers
 from mictlanfs_server.router.membership import Membership
 from mictlanfs_server.router.metrics import families
 from mictlanfs_server.router.peermap import PublicPeerMap
@@ -80,6 +81,18 @@ class _Parts:
     collector: Collector
     gate: LeaseGate
     healer: Healer
+    keeper: MetadataKeeper
+
+    def routes(self) -> list[MessageRoute]:
+        """All messages that are answered without leases."""
+        return [*self.handlers.routes(), self._snapshot_route()]
+
+    def _snapshot_route(self) -> MessageRoute:
+        async def snapshot(_: wire.Done) -> Struct:
+            return await self.keeper.snapshot()
+
+        path, purpose = wire.Path.METADATA_SNAPSHOT, "copy the metadata to peers now"
+        return MessageRoute(path, wire.Done, snapshot, purpose)
 
 
 class _Router:
@@ -119,6 +132,7 @@ class _Router:
                 asyncio.create_task(parts.collector.run(), name="router-collector"),
                 asyncio.create_task(parts.gate.run(), name="router-leases"),
                 asyncio.create_task(parts.healer.run(), name="router-healer"),
+                asyncio.create_task(parts.keeper.run(), name="router-snapshots"),
             ]
             try:
                 yield parts
@@ -140,6 +154,7 @@ class _Router:
             await store.peer_book(),
             suspect_s=settings.peer_suspect_s,
             down_s=settings.peer_down_s,
+            number_min=store.peer_number_min,
         )
         peer_map = PublicPeerMap(store, membership, saved)
         await peer_map.publish()
@@ -147,9 +162,14 @@ class _Router:
         gate = LeaseGate(store, sessions, clock, settings.lease_ttl_s)
         healer = Healer(settings, store, membership, transport, clock)
         desk = UpkeepDesk(store, membership, peer_map, healer)
+        keeper = MetadataKeeper(
+            *(store, lambda: peer_map.peer_map.peers, transport, clock),
+            *(self._data.path, settings.snapshot_interval_s),
+        )
+        parts = (store, sessions, membership, peer_map)
         return _Parts(
             peer_map,
-            RouterHandlers(settings, store, sessions, membership, peer_map, gate, desk),
+            RouterHandlers(settings, *parts, gate, desk),
             StatusReport(
                 store,
                 membership,
@@ -158,10 +178,12 @@ class _Router:
                 settings.router_id,
                 gate.table.counts,
                 healer.status,
+                keeper.status,
             ),
-            Collector(settings, store, sessions, membership, peer_map, transport, clock, gate.end),
+            Collector(settings, *parts, transport, clock, gate.end, keeper),
             gate,
             healer,
+            keeper,
         )
 
     @asynccontextmanager
@@ -268,7 +290,7 @@ class RouterApp:
         return described_app(
             self._front,
             self._routes,
-            [*parts.handlers.routes(), *parts.handlers.reads()],
+            [*parts.routes(), *parts.handlers.reads()],
             self._look_handlers(parts),
             self._door.describe,
         )
@@ -306,10 +328,7 @@ def create_app(
 def _message_routes(parts: _Parts) -> list[Route]:
     return [
         *(_read_route(route) for route in parts.handlers.reads()),
-        *(
-            message_route(route.path, route.request_type, route.handler)
-            for route in parts.handlers.routes()
-        ),
+        *(message_route(route.path, route.request_type, route.handler) for route in parts.routes()),
     ]
 
 

@@ -5,7 +5,8 @@ Deleting a chunk is safe against a crash at every step, because the order is: de
 the last replica row is gone the chunk's row. Whoever starts again finds the rows of what may still
 be there and deletes it again, which does no harm. A peer that is down keeps its rows until it is
 back. Nothing reads the chunk meanwhile but readers that got its name before it died; the grace
-period is theirs.
+period is theirs. A restore of the metadata would, too: what the newest snapshot may name stays
+until there is a newer one.
 
 Two tasks: `watch` ticks and never waits for the network; `collect` talks to peers.
 """
@@ -16,15 +17,16 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mictlanfs import wire
 from mictlanfs.model import ChunkId, PeerNumber, PeerState, SessionId
+from mictlanfs_server.metadata.base import DeadChunk
 from mictlanfs_server.router.peerrequests import Transport, delete_on_peer
 
 if TYPE_CHECKING:
     from mictlanfs.clock import Clock
-    from mictlanfs_server.metadata.base import DeadChunk, MetadataStore
+    from mictlanfs_server.metadata.base import MetadataStore
     from mictlanfs_server.router.membership import Membership
     from mictlanfs_server.router.peermap import PublicPeerMap
     from mictlanfs_server.router.sessions import SessionTable
@@ -41,6 +43,19 @@ COLLECT_MIN_S = 0.5
 RECLAIM_COUNT = 256
 
 
+class Snapshots(Protocol):
+    """What is known here of the snapshots of the metadata."""
+
+    @property
+    def horizon_ns(self) -> int | None:
+        """What died at this time or later must stay on the peers; None: there is no such bound."""
+        ...
+
+    def hasten(self) -> None:
+        """Chunks could be deleted if there was a newer snapshot."""
+        ...
+
+
 class Collector:
     """The background work of a router."""
 
@@ -54,8 +69,10 @@ class Collector:
         transport: Transport,
         clock: Clock,
         end_session: Callable[[SessionId], Awaitable[None]],
+        snapshots: Snapshots | None = None,
     ) -> None:
         self._end_session = end_session
+        self._snapshots = snapshots
         self._settings = settings
         self._store = store
         self._sessions = sessions
@@ -120,7 +137,7 @@ class Collector:
 
         Returns the number of copies deleted.
         """
-        before_ns = self._clock.wall_ns() - int(self._settings.gc_grace_s * 1e9)
+        before_ns = await self._deletable_before_ns()
         last: DeadChunk | None = None
         deleted_count = 0
         unreachable: set[PeerNumber] = set()
@@ -130,6 +147,17 @@ class Collector:
         if deleted_count:
             log.info("deleted %d copies of dead chunks", deleted_count)
         return deleted_count
+
+    async def _deletable_before_ns(self) -> int:
+        """When a chunk must have died to be deleted now."""
+        before_ns = self._clock.wall_ns() - int(self._settings.gc_grace_s * 1e9)
+        horizon_ns = self._snapshots.horizon_ns if self._snapshots else None
+        if self._snapshots is None or horizon_ns is None or horizon_ns >= before_ns:
+            return before_ns
+        first_kept = DeadChunk(ChunkId(b""), horizon_ns, ())
+        if await self._store.dead_chunks(before_ns, first_kept, 1):
+            self._snapshots.hasten()
+        return horizon_ns
 
     async def _delete_page(self, page: Sequence[DeadChunk], unreachable: set[PeerNumber]) -> int:
         by_peer: defaultdict[PeerNumber, list[ChunkId]] = defaultdict(list)

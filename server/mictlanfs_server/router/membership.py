@@ -69,6 +69,7 @@ class Membership:
         saved: the peers as last persisted. Each counts as up, with a fresh timer: the silence was
             ours.
         book: what was persisted beside them.
+        number_min: a new peer gets no smaller number.
     """
 
     def __init__(
@@ -80,7 +81,9 @@ class Membership:
         *,
         suspect_s: float,
         down_s: float,
+        number_min: int = 1,
     ) -> None:
+        self._number_min = number_min
         self._clock = clock
         self._space_id = space_id
         self._suspect_s = suspect_s
@@ -173,7 +176,7 @@ class Membership:
         number = self._number_of(request.store_id)
         if number is None:
             used = {peer.info.number for peer in self._peers.values()} | self._retired.keys()
-            number = PeerNumber(max(used, default=0) + 1)
+            number = PeerNumber(max(max(used, default=0) + 1, self._number_min))
         self._retired.pop(number, None)
         peer = _Peer(_info_of(number, request), self._clock.monotonic_s())
         peer.chunk_count, peer.store = request.chunk_count, request.store_id

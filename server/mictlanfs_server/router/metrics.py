@@ -75,6 +75,7 @@ def families(status: wire.SpaceStatus, meters: Meters) -> list[Family]:
             status.trash_bytes,
         ),
         gauge("mictlanfs_snapshots", "Snapshots.", status.snapshot_count),
+        *_snapshot_families(status.metadata or wire.MetadataStatus()),
         total(
             "mictlanfs_commits_total",
             "Commits of clients that had success.",
@@ -117,4 +118,16 @@ def _upkeep_families(upkeep: UpkeepStatus) -> list[Family]:
             "mictlanfs_copies_failed_total", "Copies that could not be made.", upkeep.failed_count
         ),
         total("mictlanfs_copied_bytes_total", "Bytes of all copies made.", upkeep.copied_bytes),
+    ]
+
+
+def _snapshot_families(status: wire.MetadataStatus) -> list[Family]:
+    return [
+        gauge(
+            "mictlanfs_metadata_snapshot_timestamp_seconds",
+            "What the newest snapshot of the metadata on peers stands for; 0: there is none.",
+            status.moment_s or 0.0,
+        ),
+        gauge("mictlanfs_metadata_bytes", "Of the database in that snapshot.", status.size),
+        gauge("mictlanfs_metadata_copies", "Peers that have that snapshot.", len(status.peers)),
     ]

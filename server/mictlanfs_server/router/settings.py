@@ -11,6 +11,7 @@ from mictlanfs_server.v4.caching.settings import CacheSettings
 
 LEASE_TTL_S = 10.0
 HEAL_DELAY_S = 120.0
+SNAPSHOT_INTERVAL_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class RouterSettings:
         insecure: whether it may listen beyond this machine without TLS and tokens.
         lifeline_fd: descriptor whose end tells the router to stop; None without a supervisor.
         gc_grace_s: seconds between the last reference to a chunk and its deletion.
+        snapshot_interval_s: seconds between two snapshots of the metadata on the peers while things
+            change; 0: none are made.
         session_ttl_s: seconds of silence after which a session is ended.
         heartbeat_s: seconds between the heartbeats of a session.
         lease_ttl_s: seconds for which a session may trust its leases without an answer of the
@@ -48,6 +51,7 @@ class RouterSettings:
     insecure: bool = False
     lifeline_fd: int | None = None
     gc_grace_s: float = 600.0
+    snapshot_interval_s: float = SNAPSHOT_INTERVAL_S
     session_ttl_s: float = 30.0
     heartbeat_s: float = 5.0
     lease_ttl_s: float = LEASE_TTL_S
@@ -66,6 +70,8 @@ class RouterSettings:
             raise UsageError("the grace period before chunks are deleted cannot be negative")
         if self.heal_delay_s < 0 or self.heal_rate < 0:
             raise UsageError("the delay and the rate of healing cannot be negative")
+        if self.snapshot_interval_s < 0:
+            raise UsageError("the time between two snapshots of the metadata cannot be negative")
         if not 0 < self.heartbeat_s < self.session_ttl_s:
             raise UsageError("a session's heartbeat must come more often than its time to live")
         if not 0 < self.lease_ttl_s < self.session_ttl_s:

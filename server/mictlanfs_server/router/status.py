@@ -69,6 +69,7 @@ class StatusReport:
         router_id: str,
         leases: Callable[[SessionId], tuple[int, int]],
         upkeep: Callable[[], UpkeepStatus],
+        metadata: Callable[[], wire.MetadataStatus] = wire.MetadataStatus,
     ) -> None:
         self._store = store
         self._membership = membership
@@ -77,6 +78,7 @@ class StatusReport:
         self._router_id = router_id
         self._leases = leases
         self._upkeep = upkeep
+        self._metadata = metadata
         self._started_s = clock.monotonic_s()
         self._replicas = ReplicaCounter(store, membership, clock)
 
@@ -85,7 +87,12 @@ class StatusReport:
         counts = await self._store.counts()
         replicas = await self._replicas.counts()
         peers = self._membership.statuses()
-        problems = [*peer_problems(peers), *replica_problems(replicas)]
+        metadata = self._metadata()
+        problems = [
+            *peer_problems(peers),
+            *replica_problems(replicas),
+            *metadata_problems(metadata, counts.tombstones),
+        ]
         return wire.SpaceStatus(
             space_id=self._store.space_id,
             router_id=self._router_id,
@@ -107,6 +114,7 @@ class StatusReport:
             trash_count=counts.trash_items,
             trash_bytes=counts.trash_bytes,
             snapshot_count=counts.snapshots,
+            metadata=metadata,
         )
 
 
@@ -137,3 +145,15 @@ def replica_problems(counts: ReplicaCounts) -> list[str]:
         what = "1 chunk has" if short == 1 else f"{short} chunks have"
         problems.append(f"{what} fewer copies than wanted")
     return problems
+
+
+def metadata_problems(status: wire.MetadataStatus, tombstones: int) -> list[str]:
+    """What is wrong with the snapshots of the metadata."""
+    if not status.is_late:
+        return []
+    when = "was never copied to peers"
+    if status.age_s is not None:
+        when = f"was last copied to peers {status.age_s / 60:.0f} min ago"
+    waiting = f"; {tombstones} chunks of removed files wait for the next copy" if tombstones else ""
+    reason = f": {status.error}" if status.error else ""
+    return [f"the metadata {when}{waiting}{reason}"]

@@ -112,7 +112,7 @@ def test_a_router_is_run_as_told(monkeypatch: pytest.MonkeyPatch, here: Path) ->
     seen: list[RouterSettings] = []
     monkeypatch.setattr(router_app, "run", seen.append)
     words = "--data d --host ::1 --port 5 --id r --gc-grace 1.5 --insecure --lifeline-fd 9"
-    words += " --lease-ttl 0.5"
+    words += " --lease-ttl 0.5 --snapshot-interval 7"
     assert run(["server", "router", *words.split()]) == 0
     assert run(["server", "router", "--data", "d"]) == 0
     assert seen == [
@@ -125,6 +125,7 @@ def test_a_router_is_run_as_told(monkeypatch: pytest.MonkeyPatch, here: Path) ->
             lifeline_fd=9,
             gc_grace_s=1.5,
             lease_ttl_s=0.5,
+            snapshot_interval_s=7.0,
         ),
         RouterSettings(data=here / "d"),
     ]

@@ -49,11 +49,25 @@ _PART_SIZE_BYTES = MIB // 4
 INLINE_READ_SIZE_BYTES_MAX = 256 * KIB
 # IOV_MAX of Linux: buffers that one writev(2) takes.
 _WRITE_BUFFERS_MAX = 1024
+CHUNKS_NAME = "chunks"
 _FANOUT = 256
 _NAME = re.compile(r"([0-9a-f]{32})\.([0-9a-f]{1,8})\.([0-9a-f]{64})")
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def chunk_files(folder: Path) -> Iterator[StoredChunk]:
+    """The chunks in a folder `chunks` by the names of their files, in no order. Blocks."""
+    for part in folder.iterdir():
+        with os.scandir(part) as entries:
+            for entry in entries:
+                match = _NAME.fullmatch(entry.name)
+                if match is not None:
+                    chunk_id, length, digest = match.groups()
+                    yield StoredChunk(
+                        ChunkId(bytes.fromhex(chunk_id)), int(length, 16), bytes.fromhex(digest)
+                    )
 
 
 class FileBackend:
@@ -68,7 +82,7 @@ class FileBackend:
     traits = Traits(name="file", is_persistent=True)
 
     def __init__(self, folder: Path, *, fsync: bool = True) -> None:
-        self._chunks = folder / "chunks"
+        self._chunks = folder / CHUNKS_NAME
         self._temporary = folder / "temporary"
         self._fsync = fsync
         self._numbers = itertools.count()
@@ -120,17 +134,7 @@ class FileBackend:
 
     def chunks(self) -> Iterator[StoredChunk]:
         """Chunks by the names of their files; other files are passed over. See `Backend`."""
-        for folder in self._chunks.iterdir():
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    match = _NAME.fullmatch(entry.name)
-                    if match is not None:
-                        chunk_id, length, digest = match.groups()
-                        yield StoredChunk(
-                            ChunkId(bytes.fromhex(chunk_id)),
-                            int(length, 16),
-                            bytes.fromhex(digest),
-                        )
+        return chunk_files(self._chunks)
 
     def free_bytes(self) -> int | None:
         """What the file system offers to users; see `Backend`."""

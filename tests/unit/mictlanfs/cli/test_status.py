@@ -5,7 +5,7 @@ import pytest
 
 from mictlanfs.cli.exits import Exit
 from mictlanfs.model import GIB
-from mictlanfs.wire import PeerStatus, SessionStatus, SpaceStatus
+from mictlanfs.wire import MetadataStatus, PeerStatus, SessionStatus, SpaceStatus
 from mictlanfs.wirecopies import UpkeepStatus
 from tests.support.fakespace import FakeSpace
 from tests.unit.mictlanfs.cli.conftest import Run
@@ -52,6 +52,27 @@ def test_a_healthy_space_is_told_in_ten_lines_and_code_0(cli: Run, space: FakeSp
         "peer-1",
         "peer-2",
     ]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        (MetadataStatus(), "no copies on peers are made"),
+        (MetadataStatus(interval_s=300), "no copy on the peers yet"),
+        (
+            MetadataStatus(300, 1.8e9, 65, is_current=True, peers=["a", "b"]),
+            "copied to 2 peers 1 min 5 s ago, 2027-01-15",
+        ),
+        (MetadataStatus(300, 1.8e9, 65), "copied to peers 1 min 5 s ago"),
+    ],
+)
+def test_copies_of_the_metadata_are_told(
+    cli: Run, space: FakeSpace, metadata: MetadataStatus, words: str
+) -> None:
+    space.router.status = msgspec.structs.replace(HEALTHY, metadata=metadata)
+    (line,) = [text for text in cli("status").text.splitlines() if text.startswith("metadata")]
+    assert words in line
+    assert ("nothing changed since" in line) == metadata.is_current
 
 
 def test_chunks_in_the_metadata_are_counted(cli: Run, space: FakeSpace) -> None:

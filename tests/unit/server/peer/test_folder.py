@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mictlanfs.errors import UsageError
-from mictlanfs_server.peer.folder import DataFolder
+from mictlanfs_server.peer.folder import DataFolder, PeerIdentity, read_identity
 
 
 @contextmanager
@@ -43,6 +43,19 @@ def test_the_space_is_remembered(tmp_path: Path) -> None:
         assert folder.space_id == "abc"
     with opened(tmp_path) as folder:
         assert folder.space_id == "abc"
+
+
+def test_who_the_peer_is_can_be_read_without_opening_the_folder(tmp_path: Path) -> None:
+    assert read_identity(tmp_path) is None
+    identity = PeerIdentity("p", 7, "http://127.0.0.1:1", "rack")
+    with opened(tmp_path) as folder:
+        folder.remember_peer(identity)
+        written = (tmp_path / "peer.json").stat().st_mtime_ns
+        folder.remember_peer(identity)
+        assert (tmp_path / "peer.json").stat().st_mtime_ns == written
+    assert read_identity(tmp_path) == identity
+    (tmp_path / "peer.json").write_bytes(b"{")
+    assert read_identity(tmp_path) is None
 
 
 def test_a_second_owner_is_refused_with_folder_process_and_remedy(tmp_path: Path) -> None:

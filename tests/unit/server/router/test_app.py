@@ -18,6 +18,7 @@ import pytest
 from mictlanfs import wire
 from mictlanfs.errors import HTTP_STATUS, Kind, MictlanError, UsageError
 from mictlanfs.model import ROOT_INODE, Extent, FileKind, InodeNumber, Node, PeerMap, Struct
+from mictlanfs.wireobjects import MetadataSnapshot
 from mictlanfs_server.router.app import create_app, run
 from mictlanfs_server.router.settings import RouterSettings
 from tests.contract.metadata.forms import PEERS, new_chunk
@@ -110,6 +111,19 @@ def test_life_of_a_file_over_http(tmp_path: Path) -> None:
         with pytest.raises(MictlanError) as raised:
             await caller.ask(wire.Path.COMMIT, batch, wire.CommitAnswer)
         assert raised.value.kind is Kind.FENCED
+
+    with_router(tmp_path, scenario)
+
+
+def test_snapshot_is_asked_for_over_http_and_without_a_peer_that_is_said(tmp_path: Path) -> None:
+    async def scenario(caller: Caller) -> None:
+        with pytest.raises(MictlanError, match="no peer is up") as raised:
+            await caller.ask(wire.Path.METADATA_SNAPSHOT, wire.Done(), MetadataSnapshot)
+        assert raised.value.kind is Kind.UNAVAILABLE
+        status = await caller.status()
+        assert status.metadata is not None
+        assert (status.metadata.interval_s, status.metadata.moment_s) == (300.0, None)
+        assert "no peer is up" in status.metadata.error
 
     with_router(tmp_path, scenario)
 

@@ -1,5 +1,6 @@
 import asyncio
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,60 @@ def test_chunk_is_kept_for_the_grace_period(tmp_path: Path) -> None:
         await wait(parts, GRACE_S - 1)
         assert await parts.collector.collect() == 0
         await wait(parts, 2)
+        assert await parts.collector.collect() == 2
+
+    run_parts(tmp_path, scenario)
+
+
+@dataclass
+class FakeSnapshots:
+    """The newest snapshot is of `horizon_ns`."""
+
+    horizon_ns: int | None = None
+    hastened: int = 0
+
+    def hasten(self) -> None:
+        self.hastened += 1
+
+
+def test_chunk_that_the_newest_snapshot_may_name_is_kept_until_there_is_a_newer_one(
+    tmp_path: Path,
+) -> None:
+    async def scenario(parts: Parts) -> None:
+        await parts.announce(1, 2)
+        snapshots = parts.collector._snapshots = FakeSnapshots(parts.clock.wall_ns())
+        # In this very nanosecond it may still be in the snapshot.
+        await dead_file(parts, new_chunk())
+        await wait(parts, 100 * GRACE_S)
+        assert await parts.collector.collect() == 0
+        assert snapshots.hastened == 1
+        snapshots.horizon_ns = parts.clock.wall_ns()
+        assert await parts.collector.collect() == 2
+        assert await tombstones(parts) == 0
+
+    run_parts(tmp_path, scenario)
+
+
+def test_snapshot_newer_than_the_grace_period_is_not_hastened(tmp_path: Path) -> None:
+    async def scenario(parts: Parts) -> None:
+        await parts.announce(1, 2)
+        await dead_file(parts, new_chunk())
+        await wait(parts, GRACE_S / 2)
+        snapshots = parts.collector._snapshots = FakeSnapshots(parts.clock.wall_ns())
+        assert await parts.collector.collect() == 0
+        await wait(parts, GRACE_S)
+        assert await parts.collector.collect() == 2
+        assert snapshots.hastened == 0
+
+    run_parts(tmp_path, scenario)
+
+
+def test_without_snapshots_the_grace_period_alone_counts(tmp_path: Path) -> None:
+    async def scenario(parts: Parts) -> None:
+        await parts.announce(1, 2)
+        parts.collector._snapshots = FakeSnapshots(None)
+        await dead_file(parts, new_chunk())
+        await wait(parts, GRACE_S + 1)
         assert await parts.collector.collect() == 2
 
     run_parts(tmp_path, scenario)

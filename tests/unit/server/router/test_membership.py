@@ -78,6 +78,13 @@ def test_numbers_go_on_after_those_that_were_saved() -> None:
     assert cluster.announce(announce(1)) == 8
 
 
+def test_numbers_that_a_lost_database_may_have_given_are_skipped() -> None:
+    saved = PeerMap(5, (PeerInfo(PeerNumber(7), "peer-7", "http://h:1", "", 10, 0, DOWN),))
+    restored = Membership(FakeClock(), SPACE, saved, suspect_s=3, down_s=10, number_min=1007)
+    assert restored.announce(announce(7, url="http://h:1")) == 7
+    assert [restored.announce(announce(number)) for number in (1, 2)] == [1007, 1008]
+
+
 def test_peer_of_another_space_is_a_conflict_that_names_both(cluster: Cluster) -> None:
     error = cluster.refusal_of(announce(space_id="b" * 32))
     assert error.kind is Kind.CONFLICT

@@ -17,6 +17,7 @@ def test_defaults_are_those_of_the_reference() -> None:
     "changes",
     [
         {"gc_grace_s": -1},
+        {"snapshot_interval_s": -1},
         {"heartbeat_s": 30},
         {"heartbeat_s": 0},
         {"session_ttl_s": 1},

@@ -6,7 +6,12 @@ from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import PeerNumber
 from mictlanfs_server.metadata.base import ReplicaCounts
-from mictlanfs_server.router.status import COUNTS_AGE_MAX_S, peer_problems, replica_problems
+from mictlanfs_server.router.status import (
+    COUNTS_AGE_MAX_S,
+    metadata_problems,
+    peer_problems,
+    replica_problems,
+)
 from tests.contract.metadata.forms import PEERS, new_chunk
 from tests.unit.server.router.parts import Parts, run_parts
 
@@ -48,6 +53,27 @@ def test_problems_of_peers_are_sentences(peers: list[wire.PeerStatus], expected:
 )
 def test_problems_of_copies_are_sentences(counts: ReplicaCounts, expected: list[str]) -> None:
     assert replica_problems(counts) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "tombstones", "expected"),
+    [
+        (wire.MetadataStatus(is_late=False, error="x"), 5, []),
+        (wire.MetadataStatus(is_late=True), 0, ["the metadata was never copied to peers"]),
+        (
+            wire.MetadataStatus(is_late=True, age_s=3000, error="no peer is up"),
+            5,
+            [
+                "the metadata was last copied to peers 50 min ago; "
+                "5 chunks of removed files wait for the next copy: no peer is up"
+            ],
+        ),
+    ],
+)
+def test_problems_of_snapshots_are_sentences(
+    status: wire.MetadataStatus, tombstones: int, expected: list[str]
+) -> None:
+    assert metadata_problems(status, tombstones) == expected
 
 
 def test_status_of_a_sound_space(tmp_path: Path) -> None:

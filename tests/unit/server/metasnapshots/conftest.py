@@ -1,0 +1,15 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.objectpeers import ObjectPeers, object_peers
+
+
+@pytest.fixture
+def peers(tmp_path: Path) -> Iterator[ObjectPeers]:
+    """Three peers below `peers`."""
+    folder = tmp_path / "peers"
+    folder.mkdir()
+    with object_peers(folder) as made:
+        yield made
