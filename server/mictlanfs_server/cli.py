@@ -21,6 +21,7 @@ from mictlanfs import clientvariables
 from mictlanfs.cli.exits import Exit
 from mictlanfs.cli.options import SizeType, VariableOption, json_option, log_format_option
 from mictlanfs_server import environment as variables
+from mictlanfs_server.metacli import restore
 
 if TYPE_CHECKING:
     from mictlanfs.environment import Variable
@@ -134,6 +135,9 @@ data_option = click.option("--data", type=DIRECTORY, help="Where its data is.  [
 @click.group()
 def server() -> None:
     """Run the servers of a space."""
+
+
+server.add_command(restore)
 
 
 # --- one process each -----------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def migrate(path: Path, now_ns: int, *, keeps_copy: bool = True) -> None:
 
 
 def make_empty(path: Path, version: int) -> None:
-    """Make a new database of an earlier version, or this one, without any row. It is not synced.
+    """Make a new database of an earlier version, or this one, without a space in it. Not synced.
 
     Raises:
         UsageError: it cannot be made.

@@ -25,8 +25,8 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -76,6 +76,18 @@ def translated(error: sqlite3.Error) -> MictlanError:
     if code == sqlite3.SQLITE_FULL:
         return MictlanError(Kind.NO_SPACE, "commit", detail="the router's disk is full")
     return MictlanError(Kind.INTERNAL, "metadata", detail=f"the database failed: {error}")
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """A transaction around the block, undone when it raises."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
 
 
 def checkpoint(connection: sqlite3.Connection, mode: str) -> None:

@@ -47,11 +47,12 @@ from mictlanfs_server.router.front import (
     front_settings,
 )
 from mictlanfs_server.router.gate import LeasedAnswer, LeaseGate
-from mictlanfs_server.router.handlers import MessageRoute, ReadRoute, RouterHandlers
+from mictlanfs_server.router.handlers import ReadRoute, RouterHandlers
 from mictlanfs_server.router.membership import Membership
 from mictlanfs_server.router.metrics import families
 from mictlanfs_server.router.peermap import PublicPeerMap
 from mictlanfs_server.router.peerrequests import Transport
+from mictlanfs_server.router.routes import MessageRoute
 from mictlanfs_server.router.sessions import SessionTable
 from mictlanfs_server.router.settings import RouterSettings
 from mictlanfs_server.router.status import StatusReport

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from mictlanfs.durable import sync_folder
 from mictlanfs.errors import UsageError
 
 LOCK_NAME = "router.lock"
 DATABASE_NAME = "metadata.db"
+# A database that is still being made; what a crash leaves of it is made anew.
+UNFINISHED_NAME = "metadata.db.unfinished"
+_UNFINISHED = tuple(f"{UNFINISHED_NAME}{suffix}" for suffix in ("", "-wal", "-shm", "-journal"))
+# What mkfs leaves in the root of a new file system does not make it somebody's.
+_IGNORED = frozenset({LOCK_NAME, "lost+found", *_UNFINISHED})
 
 
 class DataDirectory:
@@ -52,3 +60,52 @@ class DataDirectory:
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
+
+
+@contextmanager
+def new_database(path: Path) -> Iterator[Path]:
+    """A place for a new database in an empty directory, which is locked inside the block.
+
+    The database is there when the block ends without an error, whole and durable; else the
+    directory is as empty as before. It must be closed by then, with nothing left in a write-ahead
+    log.
+
+    Raises:
+        UsageError: the directory holds something, is in use, or cannot be used.
+        OSError: the disk failed.
+    """
+    _refuse_occupied(path)
+    directory = DataDirectory(path)
+    unfinished = path / UNFINISHED_NAME
+    try:
+        _refuse_occupied(path)
+        _remove_unfinished(path)
+        try:
+            yield unfinished
+            descriptor = os.open(unfinished, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            unfinished.replace(directory.database)
+        finally:
+            _remove_unfinished(path)
+        sync_folder(path)
+    finally:
+        directory.close()
+
+
+def _refuse_occupied(path: Path) -> None:
+    try:
+        found = sorted(entry.name for entry in path.iterdir() if entry.name not in _IGNORED)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UsageError(f"the directory {path} cannot be used: {error.strerror}") from error
+    if found:
+        raise UsageError(f"{path} is not empty (it has {found[0]!r}): choose an empty directory")
+
+
+def _remove_unfinished(path: Path) -> None:
+    for name in _UNFINISHED:
+        (path / name).unlink(missing_ok=True)

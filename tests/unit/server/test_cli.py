@@ -87,6 +87,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         *("up", "down", "server", "server router", "server peer"),
         *("server start", "server stop", "server status"),
         *("server peers", "server peers add", "server peers start", "server peers stop"),
+        *("server restore", "meta", "meta dump", "meta load", "meta snapshot"),
     ],
 )
 def test_every_command_has_help_without_its_hidden_options(
