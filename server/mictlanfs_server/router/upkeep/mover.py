@@ -90,7 +90,7 @@ class _Round:
     Attributes:
         is_check: the copies have rows already, and are looked at.
         silent: peers that do not answer, or take nothing, as far as was noticed.
-        bad: peers whose copies of a chunk are missing or damaged, by chunk.
+        bad: peers whose copies of a chunk are missing or damaged, by the chunk and who says so.
     """
 
     standing: Standing
@@ -98,7 +98,9 @@ class _Round:
     is_check: bool = False
     moved: Moved = field(default_factory=Moved)
     silent: set[PeerNumber] = field(default_factory=set)
-    bad: dict[ChunkId, set[PeerNumber]] = field(default_factory=lambda: defaultdict(set))
+    bad: dict[tuple[ChunkId, PeerNumber], list[PeerNumber]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
 
     def name(self, number: PeerNumber) -> str:
         return self.standing.peers[number].id
@@ -260,9 +262,13 @@ class Mover:
         this.moved.copies += [copy for copy in made if copy.chunk.id not in gone]
         this.moved.size += sum(copy.chunk.length for copy in made)
         if gone:
-            # The chunk died and was forgotten meanwhile: nobody else would ever delete the copy.
-            await delete_on_peer(self._transport, this.url(target), list(gone))
-        bad = {chunk_id: list(this.bad[chunk_id]) for chunk_id in added if chunk_id in this.bad}
+            # Where the chunk died and was forgotten nobody else would ever delete the copy.
+            gone -= {chunk.id for chunk in await self._store.copies(list(gone))}
+            if gone:
+                await delete_on_peer(self._transport, this.url(target), list(gone))
+        # Who says that a copy is bad has a good one now, so it is not its own fault.
+        places = ((chunk_id, target) for chunk_id in added)
+        bad = {place[0]: this.bad[place] for place in places if place in this.bad}
         if bad:
             log.warning("%d chunks have copies that are missing or bad: these go", len(bad))
             await self._store.drop_replicas(bad)
@@ -282,7 +288,7 @@ def _note_failure(this: _Round, copy: Copy, source: PeerNumber, error: MictlanEr
     log.info("chunk %s on %s", copy.chunk.id.hex(), what)
     this.moved.reasons.add(what)
     if error.kind in _BAD_COPY:
-        this.bad[copy.chunk.id].add(source)
+        this.bad[copy.chunk.id, copy.target].append(source)
     elif error.kind is Kind.NO_SPACE:
         this.silent.add(copy.target)
     elif error.is_retryable:
