@@ -8,7 +8,8 @@ trio and on asyncio, by `loops`.
 
 Owns connections to any number of servers. A connection carries one request at a time and goes back
 to its pool only after a complete exchange. Bodies travel in the `extensions` of httpx requests and
-responses, because httpx would copy them: `BODY` names the key at both ends.
+responses, because httpx would copy them: `BODY` names the key at both ends. `INTO` in a request
+names a `Reception` that the body of a good answer of just the missing length goes into.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from mictlanfs.client.chunkedcoding import ChunkedBody
 from mictlanfs.client.leanhttpx import httpx
 from mictlanfs.client.loops import current
 from mictlanfs.client.loops.base import ByteStream, Deadline, Loop, TooLateError
+from mictlanfs.client.reception import STEP_SIZE_BYTES, Reception
 from mictlanfs.model import MIB, Buffer
 
 BODY: Final = "mictlanfs-body"
+INTO: Final = "mictlanfs-into"
 # On top of the time-out, a body may take this long: far below what any usable network does.
 BYTES_PER_S_MIN = 1_000_000
 CONNECTIONS_PER_SERVER_MAX = 32
@@ -33,6 +36,8 @@ BODY_SIZE_BYTES_MAX = 256 * MIB
 LENGTH_DIGITS_MAX = 20
 # RFC 9112, section 6.3.
 _STATUS_WITHOUT_BODY = frozenset({204, 304})
+# Whole, and a part: anything else has a body that says why.
+_STATUS_OF_CONTENT = frozenset({200, 206})
 # Without a stream, httpx would take the time to read an empty body.
 _ELSEWHERE: Final = httpx.AsyncByteStream()
 _Address = tuple[str, int]
@@ -63,15 +68,16 @@ class BulkTransport(httpx.AsyncBaseTransport):
         timeout_s = timeout.get("read") or 10.0
         connect_s = timeout.get("connect") or timeout_s
         pieces: Sequence[Buffer] = request.extensions.get(BODY, ())
+        into: Reception | None = request.extensions.get(INTO)
         head = _head_of(request, sum(len(piece) for piece in pieces))
         async with pool.limiter:
             connection = pool.idle()
             if connection is not None:
                 with suppress(_ClosedWhileIdleError):
-                    return await pool.exchange(connection, head, pieces, timeout_s)
+                    return await pool.exchange(connection, head, pieces, timeout_s, into)
             connection = await pool.connect(connect_s)
             try:
-                return await pool.exchange(connection, head, pieces, timeout_s)
+                return await pool.exchange(connection, head, pieces, timeout_s, into)
             except _ClosedWhileIdleError as error:
                 raise httpx.RemoteProtocolError(
                     "the server closed the connection without an answer"
@@ -121,13 +127,18 @@ class _Pool:
             raise httpx.ConnectError(_reason(error)) from error
 
     async def exchange(
-        self, connection: _Connection, head: bytes, pieces: Sequence[Buffer], timeout_s: float
+        self,
+        connection: _Connection,
+        head: bytes,
+        pieces: Sequence[Buffer],
+        timeout_s: float,
+        into: Reception | None,
     ) -> httpx.Response:
         is_complete = False
         try:
             send_s = sum(len(piece) for piece in pieces) / BYTES_PER_S_MIN
             async with self._loop.deadline(timeout_s + send_s) as deadline:
-                response, keep = await connection.exchange(head, pieces, deadline, timeout_s)
+                response, keep = await connection.exchange(head, pieces, deadline, timeout_s, into)
             is_complete = keep
         except TooLateError as error:
             raise httpx.ReadTimeout(f"no answer within {timeout_s:g} s") from error
@@ -156,7 +167,12 @@ class _Connection:
         return not self._stream.is_readable()
 
     async def exchange(
-        self, head: bytes, pieces: Sequence[Buffer], deadline: Deadline, timeout_s: float
+        self,
+        head: bytes,
+        pieces: Sequence[Buffer],
+        deadline: Deadline,
+        timeout_s: float,
+        into: Reception | None,
     ) -> tuple[httpx.Response, bool]:
         """Send a request and receive its answer; also says whether the connection can be kept."""
         # A server that refuses a body answers before it has read it all: the answer counts.
@@ -169,12 +185,17 @@ class _Connection:
         rest = received[end + 4 :]
         if status in _STATUS_WITHOUT_BODY:
             length = 0
+        body: Buffer
         if length is None:
             body = await self._receive_chunked(rest, deadline, timeout_s)
         else:
             if len(rest) < length:
                 deadline.move(timeout_s + length / BYTES_PER_S_MIN)
-            body = await self._receive_body(rest, length)
+            is_wanted = into is not None and status in _STATUS_OF_CONTENT
+            if is_wanted and into is not None and length == into.missing_size:
+                body = await self._receive_into(into, rest)
+            else:
+                body = await self._receive_body(rest, length)
         response = httpx.Response(
             status, headers=headers, stream=_ELSEWHERE, extensions={BODY: body}
         )
@@ -191,6 +212,22 @@ class _Connection:
         if count < length - start:
             raise httpx.ReadError("the server hung up in the middle of a body")
         return body
+
+    async def _receive_into(self, into: Reception, received: bytearray) -> memoryview:
+        """Fill what is missing, and note how far that came also when it breaks off."""
+        if len(received) > into.missing_size:
+            raise httpx.RemoteProtocolError("the server sent more than it announced")
+        view = into.rest()
+        into.add(received)
+        start = len(received)
+        while start < len(view):
+            step = view[start : start + STEP_SIZE_BYTES]
+            count = await self._stream.fill(step)
+            into.count += count
+            start += count
+            if count < len(step):
+                raise httpx.ReadError("the server hung up in the middle of a body")
+        return view
 
     async def _receive_chunked(
         self, received: bytearray, deadline: Deadline, timeout_s: float

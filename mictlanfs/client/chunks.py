@@ -1,8 +1,8 @@
 """Chunks as the space keeps them: stored on several peers, fetched from whichever answers.
 
-Owns placement, replacement of peers that fail, verification of what is read, and the batching of
-small chunks. Invariants: `store` returns only when every replica it names is durable; `fetch`
-never returns bytes of a whole chunk whose digest is wrong.
+Owns placement, replacement of peers that fail or are slow, verification of what is read, and the
+batching of small chunks. Invariants: `store` returns only when every replica it names is durable;
+`fetch` never returns bytes of a whole chunk whose digest is wrong.
 """
 
 from __future__ import annotations
@@ -17,12 +17,17 @@ import trio
 
 from mictlanfs import wire
 from mictlanfs.checksums import digest_of
+from mictlanfs.client.alarms import Alarms
 from mictlanfs.client.coded import CodedChunks
 from mictlanfs.client.inline import FetchInline, InlineChunks
 from mictlanfs.client.lanes import Lane
+from mictlanfs.client.lateness import Lateness, Timing
 from mictlanfs.client.locating import FetchPlaces, Locator
-from mictlanfs.client.peermap import PeerDirectory
+from mictlanfs.client.paces import Paces
+from mictlanfs.client.peermap import SLOW_S_FIRST, PeerDirectory
 from mictlanfs.client.peers import PeerClient
+from mictlanfs.client.races import Races, RaceStats
+from mictlanfs.client.reception import Reception
 from mictlanfs.client.retry import RetryPolicy, retrying
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.identifiers import new_chunk_id
@@ -46,11 +51,37 @@ INLINE_DIGEST_SIZE_BYTES_MAX = 128 * KIB
 # Chunks of one frame that are verified in the loop, of at most 64 KiB each.
 FETCH_TOGETHER_MAX = 64
 
+# From this size on, what one peer sent before it failed is not asked of the next one again. Below,
+# a request costs more than the bytes.
+CONTINUED_SIZE_BYTES_MIN = 512 * KIB
+
+# A peer that takes longer than this to store a chunk, beyond what others need, is slow. Disks that
+# are told to sync stop now and then.
+STORE_ALLOWANCE_S_MIN = 0.5
+
 # A map that is slow to come must not hold up chunks whose peers may be known well enough.
 PEER_MAP_TIMEOUT_S = 2.0
 
 T = TypeVar("T")
 _SmallPut = tuple[wire.FrameChunk, Sequence[Buffer]]
+
+
+class _Begun:
+    """What arrived of a part of a chunk before peers failed; the longest beginning so far."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._reception: Reception | None = None
+
+    def take(self) -> Reception:
+        """The reception to go on with. Who asks besides begins anew."""
+        reception, self._reception = self._reception, None
+        return reception or Reception(self._size)
+
+    def give_back(self, reception: Reception) -> None:
+        """A peer failed; somebody else may go on."""
+        if self._reception is None or reception.count > self._reception.count:
+            self._reception = reception
 
 
 @asynccontextmanager
@@ -98,6 +129,10 @@ class ChunkStore:
         self._coded = CodedChunks(directory, self._put, self._get_fragment)
         self._put_lanes: dict[PeerNumber, Lane[_SmallPut, wire.FrameResult]] = {}
         self._get_lanes: dict[PeerNumber, Lane[ChunkId, memoryview]] = {}
+        alarms = Alarms(nursery)
+        self._gets = Lateness(alarms, Paces())
+        self._puts = Lateness(alarms, Paces(STORE_ALLOWANCE_S_MIN))
+        self._races = Races(nursery, self._gets, self._note_slow)
 
     # --- storing ---------------------------------------------------------------------------------
 
@@ -195,18 +230,30 @@ class ChunkStore:
             holders.append(peer.number)
 
     async def _put(self, peer: PeerInfo, chunk: wire.FrameChunk, pieces: Sequence[Buffer]) -> None:
+        # Other chunks go elsewhere while this one takes too long. This one goes on.
+        on_late = partial(self._note_slow, peer.number)
+        timed = self._puts.timing(peer.number, chunk.length, self._numbers(), on_late, SLOW_S_FIRST)
         try:
-            if chunk.length < SMALL_CHUNK_SIZE_BYTES:
-                lane = self._put_lane(peer.number)
-                result = await lane.submit((chunk, pieces), chunk.length)
-                if result.error is not None:
-                    raise result.error.to_error()
-            else:
-                await self._peers.put(peer.url, chunk.id, chunk.digest, pieces)
+            with timed as timing:
+                await self._put_once(peer, chunk, pieces)
+                timing.answered()
+            if timing.is_late:
+                on_late()
         except MictlanError as error:
             self._note_failure(peer, error)
             raise
         self._directory.answered(peer.number)
+
+    async def _put_once(
+        self, peer: PeerInfo, chunk: wire.FrameChunk, pieces: Sequence[Buffer]
+    ) -> None:
+        if chunk.length < SMALL_CHUNK_SIZE_BYTES:
+            lane = self._put_lane(peer.number)
+            result = await lane.submit((chunk, pieces), chunk.length)
+            if result.error is not None:
+                raise result.error.to_error()
+        else:
+            await self._peers.put(peer.url, chunk.id, chunk.digest, pieces)
 
     def _put_lane(self, number: PeerNumber) -> Lane[_SmallPut, wire.FrameResult]:
         lane = self._put_lanes.get(number)
@@ -232,8 +279,9 @@ class ChunkStore:
     async def fetch(self, chunk: Chunk, start: int, end: int) -> Buffer:
         """Bytes `[start, end)` of a chunk from the best peer that has them, or from a router.
 
-        A whole chunk is verified against its digest; of a part only the length can be. When none of
-        the peers that are known serves it, the router is asked where it is now.
+        A peer that takes longer than it should is raced against the next; see `races`. A whole
+        chunk is verified against its digest; of a part only the length can be. When none of the
+        peers that are known serves it, the router is asked where it is now.
 
         Raises:
             MictlanError: CORRUPT when no replica is whole, UNAVAILABLE or TIMED_OUT when no peer
@@ -248,10 +296,11 @@ class ChunkStore:
 
         async def attempt() -> Buffer:
             errors: list[MictlanError] = []
+            begun = _Begun(end - start)
             known = self._known(chunk)
-            body = await self._fetch_from_any(known, start, end, errors)
+            body = await self._fetch_from_any(known, start, end, errors, begun)
             if body is None and (found := await self._moved(known)) is not None:
-                body = await self._fetch_from_any(found, start, end, errors)
+                body = await self._fetch_from_any(found, start, end, errors, begun)
             if body is None:
                 raise _best_of(errors, chunk)
             return body
@@ -287,19 +336,29 @@ class ChunkStore:
         return found
 
     async def _fetch_from_any(
-        self, chunk: Chunk, start: int, end: int, errors: list[MictlanError]
+        self,
+        chunk: Chunk,
+        start: int,
+        end: int,
+        errors: list[MictlanError],
+        begun: _Begun,
     ) -> Buffer | None:
         """The bytes from the first peer that serves them; None, and why in `errors`."""
-        for peer in self._directory.holders(chunk):
+
+        async def ask(peer: PeerInfo, timing: Timing) -> Buffer | None:
             try:
-                body = await self._fetch_from(peer, chunk, start, end)
+                body = await self._fetch_from(peer, chunk, start, end, begun, timing)
             except MictlanError as error:
                 self._note_failure(peer, error)
                 errors.append(error)
-            else:
-                self._directory.answered(peer.number)
-                return body
-        return None
+                return None
+            self._directory.answered(peer.number)
+            return body
+
+        found: Buffer | None = await self._races.first(
+            self._directory.holders(chunk), ask, end - start
+        )
+        return found
 
     async def fetch_many(self, chunks: Sequence[Chunk]) -> list[Buffer | None]:
         """Whole small chunks, each from its best peer, in few requests and without repetition.
@@ -315,8 +374,10 @@ class ChunkStore:
         found: list[Buffer | None] = [None] * len(chunks)
 
         async def fetch_part(number: PeerNumber, indices: Sequence[int]) -> None:
+            ids = [chunks[index].id for index in indices]
+            size = sum(chunks[index].length for index in indices)
             try:
-                bodies = await self._send_gets(number, [chunks[index].id for index in indices])
+                bodies = await self._send_gets_in_time(number, ids, size)
             except MictlanError as error:
                 log.debug("chunks did not come together: %s", error)
                 return
@@ -333,12 +394,45 @@ class ChunkStore:
                     nursery.start_soon(fetch_part, number, part)
         return found
 
-    async def _fetch_from(self, peer: PeerInfo, chunk: Chunk, start: int, end: int) -> Buffer:
+    async def _send_gets_in_time(
+        self, number: PeerNumber, ids: Sequence[ChunkId], size: int
+    ) -> Sequence[memoryview | MictlanError]:
+        """As `_send_gets`, given up when another peer should have been asked by then."""
+        scope = trio.CancelScope()
+
+        def on_late() -> None:
+            if self._races.may_ask_again():
+                scope.cancel()
+
+        timed = self._gets.timing(number, size, self._numbers(), on_late)
+        with scope, timed as timing:
+            bodies = await self._send_gets(number, ids)
+            timing.answered()
+            return bodies
+        self._note_slow(number)
+        raise MictlanError(Kind.TIMED_OUT, "get chunks", str(number), "the peer is slow")
+
+    async def _fetch_from(
+        self,
+        peer: PeerInfo,
+        chunk: Chunk,
+        start: int,
+        end: int,
+        begun: _Begun,
+        timing: Timing,
+    ) -> Buffer:
         is_whole = start == 0 and end == chunk.length
+        is_continued = False
         body: Buffer
         if is_whole and chunk.length < SMALL_CHUNK_SIZE_BYTES:
             body = await self._get_lane(peer.number).submit(chunk.id, chunk.length)
+        elif end - start < CONTINUED_SIZE_BYTES_MIN:
+            body = await self._peers.get(peer.url, chunk.id, start, end)
         else:
+            body, is_continued = await self._go_on(peer, chunk, start, end, begun)
+        timing.answered()
+        if is_continued and is_whole and await self._digest(body) != chunk.digest:
+            # One of two peers sent wrong bytes: this one shall say all of it.
             body = await self._peers.get(peer.url, chunk.id, start, end)
         if is_whole and await self._digest(body) != chunk.digest:
             log.error("peer %s sent a wrong copy of chunk %s", peer.id, chunk.id.hex())
@@ -360,6 +454,22 @@ class ChunkStore:
             raise
         self._directory.answered(peer.number)
         return body
+
+    async def _go_on(
+        self, peer: PeerInfo, chunk: Chunk, start: int, end: int, begun: _Begun
+    ) -> tuple[Buffer, bool]:
+        """The bytes, and whether some of them are from another peer that failed half way."""
+        reception = begun.take()
+        is_continued = reception.count > 0
+        if not reception.is_complete:
+            try:
+                await self._peers.get(
+                    peer.url, chunk.id, start + reception.count, end, into=reception
+                )
+            except MictlanError:
+                begun.give_back(reception)
+                raise
+        return reception.buffer, is_continued
 
     async def _digest(self, body: Buffer) -> bytes:
         if len(body) <= INLINE_DIGEST_SIZE_BYTES_MAX:
@@ -415,11 +525,23 @@ class ChunkStore:
                 raise MictlanError(Kind.UNAVAILABLE, "read peer map", "", detail) from error
             log.info("no newer peer map: %s", error)
 
+    def _numbers(self) -> list[PeerNumber]:
+        return [peer.number for peer in self._directory.all()]
+
     def _url_of(self, number: PeerNumber) -> str:
         peer = self._directory.get(number)
         if peer is None:
             raise MictlanError(Kind.UNAVAILABLE, "reach peer", str(number), "it left the space")
         return peer.url
+
+    def _note_slow(self, number: PeerNumber) -> None:
+        if not self._directory.is_slow(number):
+            self._directory.slow(number)
+            log.info("peer %d is slow: others are asked first", number)
+
+    def race_stats(self) -> RaceStats:
+        """What became of second requests since the store was opened."""
+        return self._races.stats()
 
     def _note_failure(self, peer: PeerInfo, error: MictlanError) -> None:
         if error.kind is Kind.NO_SPACE:

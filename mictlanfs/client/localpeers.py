@@ -32,7 +32,8 @@ from mictlanfs.model import Chunk, ChunkId, PeerInfo, PeerNumber
 
 log = logging.getLogger(__name__)
 
-ANSWER_TIMEOUT_S: Final = 2.0
+# A peer that has stopped holds readers up for so long; what is not answered is had by HTTP.
+ANSWER_TIMEOUT_S: Final = 0.5
 # How long a peer that did not answer, or that is not to be reached this way, is not tried again.
 AVOID_S: Final = 5.0
 _DESCRIPTOR_SIZE_BYTES: Final = array.array("i").itemsize
@@ -160,6 +161,8 @@ class LocalPeers:
                 await connection.send(b"".join(ids))
                 return await self._receive(connection, ids)
         except (OSError, trio.TooSlowError) as error:
+            if isinstance(error, trio.TooSlowError):
+                self._directory.slow(peer.number)
             self._drop(peer.number)
             self._avoid_until_s[peer.number] = trio.current_time() + AVOID_S
             raise MictlanError(Kind.UNAVAILABLE, "open chunks", peer.id, str(error)) from error

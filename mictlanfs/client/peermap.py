@@ -1,17 +1,29 @@
 """The peer map as a client holds it: who can be reached, and who just failed.
 
-Owns the newest map seen, and a short memory of peers that did not answer, so that one dead peer
-costs one time-out and not one per chunk. Does no I/O: the map is fetched by its user.
+Owns the newest map seen, and a short memory of peers that did not answer or were slow, so that one
+dead peer costs one time-out and not one per chunk. Does no I/O: the map is fetched by its user.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from mictlanfs import placement
 from mictlanfs.model import Chunk, ChunkId, PeerInfo, PeerMap, PeerNumber, PeerState
 
 AVOID_S = 3.0
+# How long a peer that was slow comes behind the others: at first, and at most. Each time that it is
+# slow again soon after, it is twice as long.
+SLOW_S_FIRST = 5.0
+SLOW_S_MAX = 80.0
+
+
+class _Slowness(NamedTuple):
+    """For how long a peer comes behind the others, and until when on the clock."""
+
+    duration_s: float
+    until_s: float
 
 
 class PeerDirectory:
@@ -27,6 +39,7 @@ class PeerDirectory:
         self._boot_id = boot_id
         self._peers: dict[PeerNumber, PeerInfo] = {}
         self._avoid_until: dict[PeerNumber, float] = {}
+        self._slow: dict[PeerNumber, _Slowness] = {}
         self._full: set[PeerNumber] = set()
         self.version = -1
         self.version_seen = -1
@@ -68,6 +81,24 @@ class PeerDirectory:
         """The peer did not answer: try others first for a while."""
         self._avoid_until[number] = self._monotonic_s() + AVOID_S
 
+    def slow(self, number: PeerNumber) -> None:
+        """The peer took far longer than others do: ask it after them for a while.
+
+        That a request under way before ends late says nothing new.
+        """
+        now_s = self._monotonic_s()
+        before = self._slow.get(number)
+        if before is None or now_s > before.until_s + before.duration_s:
+            self._slow[number] = _Slowness(SLOW_S_FIRST, now_s + SLOW_S_FIRST)
+        elif now_s >= before.until_s:
+            duration_s = min(2 * before.duration_s, SLOW_S_MAX)
+            self._slow[number] = _Slowness(duration_s, now_s + duration_s)
+
+    def is_slow(self, number: PeerNumber) -> bool:
+        """Whether the peer was slow a short while ago."""
+        slowness = self._slow.get(number)
+        return slowness is not None and slowness.until_s > self._monotonic_s()
+
     def refused(self, number: PeerNumber) -> None:
         """The peer is full: do not place chunks on it until the next map."""
         self._full.add(number)
@@ -85,16 +116,19 @@ class PeerDirectory:
     def is_doubtful(self, number: PeerNumber) -> bool:
         """Whether another peer is to be asked before this one, if there is one."""
         peer = self._peers.get(number)
-        return peer is None or peer.state is PeerState.DOWN or self._is_avoided(number)
+        is_gone = peer is None or peer.state is PeerState.DOWN
+        return is_gone or self._is_avoided(number) or self.is_slow(number)
 
     def candidates(self, chunk_id: ChunkId) -> list[PeerInfo]:
-        """Peers to place a chunk on, best first; those that just failed come last."""
+        """Peers to place a chunk on, best first; slow ones, then those that just failed, last."""
         usable = [peer for peer in self._peers.values() if peer.number not in self._full]
         ranked = placement.rank(chunk_id, usable, placement.by_space)
-        return sorted(ranked, key=lambda peer: self._is_avoided(peer.number))
+        return sorted(
+            ranked, key=lambda peer: (self._is_avoided(peer.number), self.is_slow(peer.number))
+        )
 
     def holders(self, chunk: Chunk) -> list[PeerInfo]:
-        """Peers to read a chunk from, best first: working ones, then those on this machine.
+        """Peers to read a chunk from, best first: working, quick ones, those on this machine.
 
         Ties are broken by a rotation that depends on the chunk, so that the readers of many
         chunks spread over their replicas. Peers the router believes down are tried last: it may
@@ -107,9 +141,11 @@ class PeerDirectory:
         rotated = known[turn:] + known[:turn]
         return sorted(rotated, key=self._distance)
 
-    def _distance(self, peer: PeerInfo) -> tuple[bool, bool, bool]:
+    def _distance(self, peer: PeerInfo) -> tuple[bool, bool, bool, bool]:
+        number = peer.number
         is_remote = not self._boot_id or peer.boot_id != self._boot_id
-        return (peer.state is PeerState.DOWN, self._is_avoided(peer.number), is_remote)
+        is_down = peer.state is PeerState.DOWN
+        return (is_down, self._is_avoided(number), self.is_slow(number), is_remote)
 
     def _is_avoided(self, number: PeerNumber) -> bool:
         return self._avoid_until.get(number, 0.0) > self._monotonic_s()

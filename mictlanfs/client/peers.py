@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mictlanfs import wire
+from mictlanfs.client.reception import Reception
 from mictlanfs.client.transport import HttpTransport, Response
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Buffer, ChunkId
@@ -36,12 +37,21 @@ class PeerClient:
         await self._send("PUT", url + wire.Path.CHUNK + chunk_id.hex(), pieces, headers)
 
     async def get(
-        self, url: str, chunk_id: ChunkId, start: int, end: int, digest: bytes | None = None
+        self,
+        url: str,
+        chunk_id: ChunkId,
+        start: int,
+        end: int,
+        digest: bytes | None = None,
+        into: Reception | None = None,
     ) -> Buffer:
         """Bytes `[start, end)` of what the peer holds under the id of a chunk.
 
         With a `digest` only of that: a peer may have another fragment of a chunk by now than the
         reader thinks.
+
+        With `into`, of which as many bytes must be missing, that is where they are; what arrived
+        before a failure is there as well.
 
         Raises:
             MictlanError: NOT_FOUND, RANGE; CORRUPT when the peer sends another number of bytes.
@@ -49,10 +59,22 @@ class PeerClient:
         headers = {"range": f"bytes={start}-{end - 1}"}
         if digest is not None:
             headers[wire.HEADER_DIGEST] = digest.hex()
-        response = await self._send("GET", url + wire.Path.CHUNK + chunk_id.hex(), (), headers)
+        path = url + wire.Path.CHUNK + chunk_id.hex()
+        if into is None:
+            response = await self._send("GET", path, (), headers)
+        else:
+            self.request_count += 1
+            response = _checked(
+                await self._transport.request_into(
+                    "GET", path, into, headers=headers, timeout_s=CHUNK_TIMEOUT_S
+                )
+            )
         if len(response.body) != end - start:
             detail = f"the peer sent {len(response.body)} bytes, not {end - start}"
             raise MictlanError(Kind.CORRUPT, "get chunk", chunk_id.hex(), detail)
+        if into is not None and not into.is_complete:
+            # Not every way to a peer receives into a buffer of ours.
+            into.add(response.body)
         return response.body
 
     async def put_frame(
@@ -87,12 +109,18 @@ class PeerClient:
         headers: Mapping[str, str] | None = None,
     ) -> Response:
         self.request_count += 1
-        response = await self._transport.request(
-            method, url, body=body, headers=headers, timeout_s=CHUNK_TIMEOUT_S
+        return _checked(
+            await self._transport.request(
+                method, url, body=body, headers=headers, timeout_s=CHUNK_TIMEOUT_S
+            )
         )
-        if response.status not in {200, 201, 204, 206}:
-            raise wire.decode_error(response.status, response.body)
-        return response
+
+
+def _checked(response: Response) -> Response:
+    """A good answer; the error in any other one is raised."""
+    if response.status not in {200, 201, 204, 206}:
+        raise wire.decode_error(response.status, response.body)
+    return response
 
 
 def _one_each(results: Sequence[wire.FrameResult], count: int) -> Sequence[wire.FrameResult]:

@@ -22,8 +22,9 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mictlanfs.client.bulk import BODY, BulkTransport
+from mictlanfs.client.bulk import BODY, INTO, BulkTransport
 from mictlanfs.client.leanhttpx import httpx
+from mictlanfs.client.reception import Reception
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Buffer
 from mictlanfs.tracecontext import with_trace
@@ -106,6 +107,33 @@ class HttpTransport:
             MictlanError: UNAVAILABLE or TIMED_OUT.
         """
         pieces = (body,) if isinstance(body, Buffer) else body or ()
+        return await self._request(method, url, pieces, headers, timeout_s, None)
+
+    async def request_into(
+        self,
+        method: str,
+        url: str,
+        into: Reception,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 10.0,
+    ) -> Response:
+        """As `request` without a body; a good answer of just the missing length goes `into`.
+
+        Over plain HTTP it counts as arrived as far as it comes, also when the request fails. Over
+        anything else it is in the response only.
+        """
+        return await self._request(method, url, (), headers, timeout_s, into)
+
+    async def _request(
+        self,
+        method: str,
+        url: str,
+        pieces: Sequence[Buffer],
+        headers: Mapping[str, str] | None,
+        timeout_s: float,
+        into: Reception | None,
+    ) -> Response:
         is_bulk = url.startswith("http://")
         timeout = {"read": timeout_s, "connect": min(timeout_s, CONNECT_TIMEOUT_S)}
         with translated_errors(method, url):
@@ -115,7 +143,7 @@ class HttpTransport:
                 headers=with_trace(headers),
                 # The stock transport sends the content, ours the pieces.
                 content=None if is_bulk else b"".join(pieces),
-                extensions={"timeout": timeout, BODY: pieces},
+                extensions={"timeout": timeout, BODY: pieces, INTO: into},
             )
             response = await self._exchange(request, is_bulk=is_bulk)
         received = response.extensions.get(BODY)

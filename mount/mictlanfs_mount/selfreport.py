@@ -14,6 +14,7 @@ import msgspec
 from mictlanfs import __version__
 from mictlanfs.client.peermap import PeerDirectory
 from mictlanfs.client.peers import PeerClient
+from mictlanfs.client.races import RaceStats
 from mictlanfs.client.router import RouterClient
 from mictlanfs.client.session import Session
 from mictlanfs.exposition import counter, gauge, text_of, total
@@ -40,6 +41,7 @@ class SelfReport:
     filesystem: FileSystem
     kernel_requests: Mapping[str, int]
     defragmented: Callable[[], DefragmentStats]
+    races: Callable[[], RaceStats]
 
     def views(self) -> Views:
         """What `VirtualFileSystem` shows."""
@@ -64,6 +66,7 @@ class SelfReport:
             "handles": len(self.filesystem.handles),
             "cache": asdict(self.cache_stats()),
             "defragmented": asdict(self.defragmented()),
+            "races": asdict(self.races()),
         }
 
     def metrics(self) -> str:
@@ -103,6 +106,11 @@ class SelfReport:
                     "mictlanfs_mount_fetch_errors_total",
                     "Requests for chunks that failed.",
                     cache.fetch_errors,
+                ),
+                total(
+                    "mictlanfs_mount_second_requests_total",
+                    "Requests made because a peer was late.",
+                    self.races().second_requests,
                 ),
                 total(
                     "mictlanfs_mount_defragmented_bytes_total",
@@ -150,7 +158,11 @@ class SelfReport:
     def peers(self) -> Mapping[str, Any]:
         """The peer map that the mount uses."""
         found = [
-            {**msgspec.structs.asdict(peer), "state": peer.state.name.lower()}
+            {
+                **msgspec.structs.asdict(peer),
+                "state": peer.state.name.lower(),
+                "is_slow": self.directory.is_slow(peer.number),
+            }
             for peer in self.directory.all()
         ]
         return {"version": self.directory.version, "peers": found}

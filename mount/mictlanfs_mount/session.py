@@ -132,8 +132,7 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
         local = await stack.enter_async_context(open_local_peers(directory, space_id, boot_id()))
         cache = await stack.enter_async_context(_open_cache(chunks, options, space_id, local))
         nursery = await stack.enter_async_context(trio.open_nursery())
-        clock = SystemClock()
-        inodes = InodeTable()
+        clock, inodes = SystemClock(), InodeTable()
         content = Content(
             nursery,
             router,
@@ -164,6 +163,7 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
             filesystem,
             kernel_requests,
             content.defragmenter.stats,
+            chunks.race_stats,
         ).views()
         content.start_upkeep()
         operations = Operations(filesystem, presentation, kernel_requests)

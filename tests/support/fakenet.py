@@ -1,6 +1,7 @@
 """A network without sockets: servers in this process behind the client's own transport interface.
 
-Requests can be made to fail before or after the server has seen them, and be held back.
+Requests can be made to fail before or after the server has seen them, or in the middle of an
+answer, and be held back or delayed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Protocol
 import trio
 
 from mictlanfs import wire
+from mictlanfs.client.reception import Reception
 from mictlanfs.client.transport import HttpTransport, Response
 from mictlanfs.errors import HTTP_STATUS, Kind, MictlanError
 from mictlanfs.model import Buffer
@@ -50,14 +52,17 @@ class FakeNet(HttpTransport):
         servers: by base URL. One that is not there refuses connections.
         requests: all that were made, in order, refused ones too.
         latency_s: of every request.
+        delays_s: of those whose URL contains the key, besides.
     """
 
     servers: dict[str, FakeServer] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     latency_s: float = 0.0
+    delays_s: dict[str, float] = field(default_factory=dict)
     is_closed: bool = False
     _faults: list[_Fault] = field(default_factory=list)
     _gates: dict[str, trio.Event] = field(default_factory=dict)
+    _cuts: dict[str, int] = field(default_factory=dict)
 
     def fail(
         self, path: str, kind: Kind = Kind.UNAVAILABLE, *, count: int = 1, is_late: bool = False
@@ -67,6 +72,10 @@ class FakeNet(HttpTransport):
         With `is_late` the server sees the request and only its answer is lost.
         """
         self._faults.append(_Fault(path, MictlanError(kind, "fake", path), count, is_late))
+
+    def cut(self, path: str, count: int) -> None:
+        """End the next answer to a URL that contains `path` after `count` bytes of its body."""
+        self._cuts[path] = count
 
     def clear_faults(self) -> None:
         """Let every request from now on pass."""
@@ -90,10 +99,32 @@ class FakeNet(HttpTransport):
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 10.0,
     ) -> Response:
+        return await self._serve(method, url, body, headers, None)
+
+    async def request_into(
+        self,
+        method: str,
+        url: str,
+        into: Reception,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 10.0,
+    ) -> Response:
+        return await self._serve(method, url, None, headers, into)
+
+    async def _serve(
+        self,
+        method: str,
+        url: str,
+        body: Buffer | Sequence[Buffer] | None,
+        headers: Mapping[str, str] | None,
+        into: Reception | None,
+    ) -> Response:
         base, slash, rest = url.partition("/mictlanfs/")
         request = Request(method, url, slash + rest, dict(headers or {}), _joined(body))
         self.requests.append(request)
-        await trio.sleep(self.latency_s)
+        delays_s = (delay_s for part, delay_s in self.delays_s.items() if part in url)
+        await trio.sleep(self.latency_s + sum(delays_s))
         for path, gate in list(self._gates.items()):
             if path in url:
                 await gate.wait()
@@ -106,7 +137,15 @@ class FakeNet(HttpTransport):
         response = _answer(server, request)
         if fault is not None:
             raise fault.error
+        self._cut_short(url, response, into)
         return response
+
+    def _cut_short(self, url: str, response: Response, into: Reception | None) -> None:
+        for path in [path for path in self._cuts if path in url]:
+            part = response.body[: self._cuts.pop(path)]
+            if into is not None and into.missing_size == len(response.body):
+                into.add(part)
+            raise MictlanError(Kind.UNAVAILABLE, "GET", url, "the server hung up in a body")
 
     def _next_fault(self, url: str) -> _Fault | None:
         for fault in self._faults:

@@ -11,6 +11,7 @@ import trio
 from mictlanfs import __version__
 from mictlanfs.client.peermap import PeerDirectory
 from mictlanfs.client.peers import PeerClient
+from mictlanfs.client.races import RaceStats
 from mictlanfs.client.retry import NO_RETRY
 from mictlanfs.client.router import RouterClient
 from mictlanfs.client.session import open_session
@@ -35,16 +36,22 @@ def cache_stats() -> CacheStats:
     return CacheStats(1, 2, 3, 4, 5, 6, 7, 8, MemoryLevel(1024).stats(), None)
 
 
-async def test_every_document_is_json_and_says_what_the_parts_know() -> None:
-    fake = FakeRouter()
-    router = RouterClient(parse_routers(URI), FakeNet({fake.url: fake}), NO_RETRY)
+def directory_of_one() -> PeerDirectory:
+    """A peer that is down, and was slow before."""
     directory = PeerDirectory(trio.current_time)
     peer = PeerInfo(PeerNumber(7), "peer-7", "http://h:1", "z", 10, 1, PeerState.DOWN)
     directory.update(PeerMap(3, (peer,)))
+    directory.slow(peer.number)
+    return directory
+
+
+async def test_every_document_is_json_and_says_what_the_parts_know() -> None:
+    fake = FakeRouter()
+    router = RouterClient(parse_routers(URI), FakeNet({fake.url: fake}), NO_RETRY)
+    directory = directory_of_one()
     budget = Budget(100)
     budget.charge(5)
-    options = MountOptions(cache_dir=Path("cache"))
-    settings = MountSettings(URI, Path("mnt"), options)
+    settings = MountSettings(URI, Path("mnt"), MountOptions(cache_dir=Path("cache")))
     async with open_mount() as mount, open_session(router, "label") as session:
         report = SelfReport(
             settings,
@@ -57,6 +64,7 @@ async def test_every_document_is_json_and_says_what_the_parts_know() -> None:
             mount.filesystem,
             {"lookup": 3},
             lambda: DefragmentStats(slices=2, bytes=9),
+            lambda: RaceStats(second_requests=4, second_won=3, refused=2),
         )
         views = report.views()
         told = {
@@ -78,6 +86,7 @@ async def test_every_document_is_json_and_says_what_the_parts_know() -> None:
         ("mictlanfs_mount_cache_reads_total", ("source", "space")): 3,
         ("mictlanfs_mount_fetched_bytes_total",): 6,
         ("mictlanfs_mount_fetch_errors_total",): 7,
+        ("mictlanfs_mount_second_requests_total",): 4,
         ("mictlanfs_mount_dirty_bytes",): 5,
         ("mictlanfs_mount_dirty_limit_bytes",): 100,
         ("mictlanfs_mount_defragmented_bytes_total",): 9,
@@ -90,6 +99,7 @@ async def test_every_document_is_json_and_says_what_the_parts_know() -> None:
     assert (stats["dirty_bytes"], stats["dirty_bytes_max"]) == (5, 100)
     assert (stats["inodes"], stats["handles"]) == (0, 0)
     assert stats["cache"]["memory"]["budget_bytes"] == 1024
+    assert stats["races"] == {"second_requests": 4, "second_won": 3, "refused": 2}
     assert told[b"config"]["version"] == __version__
     assert told[b"config"]["uri"] == URI
     assert told[b"config"]["options"]["cache_dir"] == "cache"
@@ -102,5 +112,6 @@ async def test_every_document_is_json_and_says_what_the_parts_know() -> None:
     assert told[b"peers"]["version"] == 3
     (shown,) = told[b"peers"]["peers"]
     assert (shown["id"], shown["state"], shown["capacity"]) == ("peer-7", "down", 10)
+    assert shown["is_slow"] is True
     assert views.peer_name(PeerNumber(7)) == "peer-7"
     assert views.peer_name(PeerNumber(8)) == "8"

@@ -9,8 +9,9 @@ import pytest
 import trio
 
 from mictlanfs.client import bulk
-from mictlanfs.client.bulk import BODY, CONNECTIONS_PER_SERVER_MAX, BulkTransport
+from mictlanfs.client.bulk import BODY, CONNECTIONS_PER_SERVER_MAX, INTO, BulkTransport
 from mictlanfs.client.loops import base
+from mictlanfs.client.reception import STEP_SIZE_BYTES, Reception
 from mictlanfs.model import MIB, Buffer
 from tests.support.clientloops import NAMES, ClientLoop, client_loop
 from tests.support.waiting import until
@@ -390,3 +391,63 @@ async def test_a_network_that_swallows_is_a_connect_timeout(loop: ClientLoop) ->
         pytest.raises(httpx.ConnectTimeout),
     ):
         await ask(Client(loop), f"http://127.0.0.1:{full.getsockname()[1]}/", timeout_s=0.2)
+
+
+# --- into a buffer of the caller -----------------------------------------------------------------
+
+
+async def receive(transport: Client, url: str, into: Reception) -> bytes:
+    extensions = {"timeout": {"read": 5.0, "connect": 5.0}, INTO: into}
+    response = await transport.send(httpx.Request("GET", url, extensions=extensions))
+    return bytes(response.extensions[BODY])
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [75, 76], [80, 500_000]])
+async def test_a_body_is_received_where_the_caller_wants_it(
+    loop: ClientLoop, cuts: list[int]
+) -> None:
+    parts = [WHOLE[a:b] for a, b in pairwise([0, *cuts, len(WHOLE)])]
+    into = Reception(len(BODY_BYTES) + 3)
+    into.add(b"abc")
+    script = Script(parts)
+    async with serving(script, loop) as (transport, url):
+        assert await receive(transport, url, into) == BODY_BYTES
+        assert await ask(transport, url) == (200, b"ok")
+    assert into.is_complete
+    assert into.buffer == b"abc" + BODY_BYTES
+    assert script.connection_count == 1
+
+
+async def test_what_came_before_the_server_hung_up_is_kept(loop: ClientLoop) -> None:
+    into = Reception(len(BODY_BYTES))
+    async with serving(Script([WHOLE[:700_000], CLOSE]), loop) as (transport, url):
+        with pytest.raises(httpx.ReadError):
+            await receive(transport, url, into)
+    received = 700_000 - (len(WHOLE) - len(BODY_BYTES))
+    assert received - STEP_SIZE_BYTES < into.count <= received
+    assert into.buffer[: into.count] == BODY_BYTES[: into.count]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        OK,
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nwhat",
+        CHUNKED + b"\r\n2\r\nok\r\n0\r\n\r\n",
+    ],
+)
+async def test_an_answer_of_another_kind_or_length_does_not_go_there(
+    loop: ClientLoop, answer: bytes
+) -> None:
+    into = Reception(4)
+    async with serving(Script([answer]), loop) as (transport, url):
+        assert await receive(transport, url, into) in {b"ok", b"what"}
+    assert into.count == 0
+
+
+async def test_more_than_is_wanted_there_is_an_error(loop: ClientLoop) -> None:
+    into = Reception(1)
+    answer = b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nok"
+    async with serving(Script([answer]), loop) as (transport, url):
+        with pytest.raises(httpx.RemoteProtocolError):
+            await receive(transport, url, into)

@@ -9,12 +9,12 @@ from trio.testing import MockClock
 
 from mictlanfs import wire
 from mictlanfs.checksums import digest_of
-from mictlanfs.client.chunks import ChunkStore, open_chunk_store
-from mictlanfs.client.peermap import PeerDirectory
+from mictlanfs.client.chunks import CONTINUED_SIZE_BYTES_MIN, ChunkStore, open_chunk_store
+from mictlanfs.client.peermap import SLOW_S_FIRST, PeerDirectory
 from mictlanfs.client.peers import PeerClient
 from mictlanfs.client.retry import NO_RETRY, RetryPolicy
 from mictlanfs.errors import Kind, MictlanError
-from mictlanfs.model import KIB, SMALL_CHUNK_SIZE_BYTES, BucketPolicy, Buffer, Chunk, PeerMap
+from mictlanfs.model import KIB, MIB, SMALL_CHUNK_SIZE_BYTES, BucketPolicy, Buffer, Chunk, PeerMap
 from tests.support.fakenet import FakeNet
 from tests.support.fakepeer import FakePeer
 
@@ -470,3 +470,138 @@ async def test_without_any_map_a_router_that_is_away_is_the_error(
         start = trio.current_time()
         assert await kind_of_failure(store.store([SMALL], TWO)) is Kind.UNAVAILABLE
         assert DEADLINE_S / 2 < trio.current_time() - start < 2 * DEADLINE_S
+
+
+# --- slow peers ----------------------------------------------------------------------------------
+
+HUGE = bytes(range(256)) * (4 * MIB // 256)
+
+
+def first_asked(peers: Peers) -> FakePeer:
+    """Whom the last request went to."""
+    url = peers.net.requests[-1].url
+    return next(peer for peer in peers.all if url.startswith(peer.url))
+
+
+# Parts of large chunks: to verify a whole one takes a thread, while which the clock would jump.
+@pytest.mark.parametrize(
+    ("body", "first"), [(SMALL, 0), (LARGE, 1), (HUGE, 1)], ids=["small", "large", "huge"]
+)
+async def test_a_slow_peer_is_raced_and_then_asked_last(
+    peers: Peers, body: bytes, first: int, autojump_clock: MockClock
+) -> None:
+    async with peers.store() as store:
+        chunk = await store.store([body], BucketPolicy(replicas=3))
+
+        async def fetched() -> bytes:
+            return bytes(await store.fetch(chunk, first, len(body)))
+
+        await fetched()
+        slow = first_asked(peers)
+        peers.net.delays_s[slow.url] = 15.0
+        start = trio.current_time()
+        assert await fetched() == body[first:]
+        assert trio.current_time() - start < 1.0
+        assert store.race_stats().second_won == 1
+        start, count = trio.current_time(), len(peers.net.requests)
+        for _ in range(20):
+            assert await fetched() == body[first:]
+        assert trio.current_time() == start
+        assert not [r for r in peers.net.requests[count:] if r.url.startswith(slow.url)]
+
+
+async def test_a_peer_that_was_slow_is_tried_again(peers: Peers, autojump_clock: MockClock) -> None:
+    async with peers.store() as store:
+        chunk = await store.store([LARGE], BucketPolicy(replicas=3))
+        await store.fetch(chunk, 0, 10)
+        slow = first_asked(peers)
+        peers.net.delays_s[slow.url] = 15.0
+        await store.fetch(chunk, 0, 10)
+        peers.net.delays_s.clear()
+        await trio.sleep(SLOW_S_FIRST)
+        await store.fetch(chunk, 0, 10)
+        assert first_asked(peers) is slow
+
+
+async def test_a_peer_that_has_stopped_costs_a_reader_of_many_chunks_one_delay(
+    peers: Peers, autojump_clock: MockClock
+) -> None:
+    async with peers.store() as store:
+        chunks = [await store.store([b"%d" % n], BucketPolicy(replicas=3)) for n in range(30)]
+        peers.net.hold(peers.all[0].url)
+        start = trio.current_time()
+        found = await store.fetch_many(chunks)
+        for n, (chunk, body) in enumerate(zip(chunks, found, strict=True)):
+            got = body if body is not None else await store.fetch(chunk, 0, chunk.length)
+            assert bytes(got) == b"%d" % n
+        assert trio.current_time() - start < 1.0
+
+
+@pytest.mark.parametrize("body", [SMALL, HUGE], ids=["small", "huge"])
+async def test_chunks_are_placed_elsewhere_while_a_peer_is_slow_to_store(
+    peers: Peers, body: bytes, autojump_clock: MockClock
+) -> None:
+    slow = peers.all[1]
+    async with peers.store() as store:
+        for _ in range(10):
+            await store.store([body], TWO)
+        peers.net.delays_s[slow.url] = 10.0
+        # Until one is met that goes there.
+        while slow.number not in (await store.store([body], TWO)).peers:
+            pass
+        start = trio.current_time()
+        for _ in range(10):
+            chunk = await store.store([body], TWO)
+            assert slow.number not in chunk.peers
+            assert len(chunk.peers) == 2
+        assert trio.current_time() == start
+
+
+async def test_a_slow_peer_is_used_when_there_are_no_others(
+    peers: Peers, autojump_clock: MockClock
+) -> None:
+    peers.net.delays_s[peers.all[1].url] = 10.0
+    async with peers.store() as store:
+        for _ in range(3):
+            assert len((await store.store([LARGE], BucketPolicy(replicas=3))).peers) == 3
+
+
+# --- peers that fail in the middle of a body -----------------------------------------------------
+
+
+async def test_the_next_peer_goes_on_where_one_failed(peers: Peers) -> None:
+    async with peers.store() as store:
+        chunk = await store.store([HUGE], BucketPolicy(replicas=3))
+        peers.net.cut("/chunks/", 3 * MIB)
+        assert await store.fetch(chunk, 0, len(HUGE)) == HUGE
+        ranges = [r.headers["range"] for r in peers.net.requests if r.method == "GET"]
+        assert ranges == [f"bytes=0-{len(HUGE) - 1}", f"bytes={3 * MIB}-{len(HUGE) - 1}"]
+
+
+async def test_a_part_of_a_chunk_is_gone_on_with_too(peers: Peers) -> None:
+    start, end = MIB, 3 * MIB
+    async with peers.store() as store:
+        chunk = await store.store([HUGE], BucketPolicy(replicas=3))
+        peers.net.cut("/chunks/", MIB + 7)
+        assert await store.fetch(chunk, start, end) == HUGE[start:end]
+        assert peers.net.requests[-1].headers["range"] == f"bytes={2 * MIB + 7}-{end - 1}"
+
+
+async def test_what_a_peer_of_wrong_bytes_began_is_fetched_anew(peers: Peers) -> None:
+    async with peers.store() as store:
+        chunk = await store.store([HUGE], BucketPolicy(replicas=2))
+        await store.fetch(chunk, 0, len(HUGE))
+        first_asked(peers).damage(chunk.id)
+        # It fails after it has sent the byte that is wrong.
+        peers.net.cut("/chunks/", MIB)
+        assert await store.fetch(chunk, 0, len(HUGE)) == HUGE
+
+
+async def test_a_little_is_asked_for_again(peers: Peers) -> None:
+    size = CONTINUED_SIZE_BYTES_MIN - 1
+    async with peers.store() as store:
+        chunk = await store.store([HUGE], BucketPolicy(replicas=3))
+        peers.net.cut("/chunks/", size // 2)
+        assert await store.fetch(chunk, 0, size) == HUGE[:size]
+        ranges = [r.headers["range"] for r in peers.net.requests if r.method == "GET"]
+        assert ranges == [f"bytes=0-{size - 1}"] * 2

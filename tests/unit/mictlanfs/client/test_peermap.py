@@ -1,6 +1,6 @@
 import pytest
 
-from mictlanfs.client.peermap import AVOID_S, PeerDirectory
+from mictlanfs.client.peermap import AVOID_S, SLOW_S_FIRST, SLOW_S_MAX, PeerDirectory
 from mictlanfs.identifiers import new_chunk_id
 from mictlanfs.model import Chunk, ChunkId, PeerInfo, PeerMap, PeerNumber, PeerState
 from mictlanfs.placement import rank
@@ -159,3 +159,51 @@ def test_peers_that_are_all_full_are_told_from_peers_that_are_down(clock: FakeTi
     full = directory(clock, peer(0, is_full=True), peer(1), peer(2, state=PeerState.DOWN))
     full.refused(PeerNumber(1))
     assert full.has_only_full_peers
+
+
+def test_a_slow_peer_comes_behind_the_others_for_a_while(clock: FakeTime) -> None:
+    found = directory(clock)
+    chunk = chunk_on(0, 1, 2)
+    best = found.holders(chunk)[0].number
+    placed = found.candidates(CHUNK_ID)[0].number
+    found.slow(best)
+    assert found.holders(chunk)[-1].number == best
+    found.slow(placed)
+    assert found.candidates(CHUNK_ID)[0].number != placed
+    clock.now_s += SLOW_S_FIRST
+    assert not found.is_slow(best)
+    assert found.holders(chunk)[0].number == best
+    assert found.candidates(CHUNK_ID)[0].number == placed
+
+
+def test_a_slow_peer_comes_before_one_that_failed(clock: FakeTime) -> None:
+    found = directory(clock)
+    found.slow(PeerNumber(0))
+    found.failed(PeerNumber(1))
+    assert numbers(found.holders(chunk_on(0, 1, 2))) == [2, 0, 1]
+
+
+def test_a_peer_far_away_comes_before_a_slow_one_here(clock: FakeTime) -> None:
+    near, far = peer(0, boot_id="here"), peer(1, boot_id="there")
+    found = directory(clock, near, far, boot_id="here")
+    assert numbers(found.holders(chunk_on(0, 1))) == [0, 1]
+    found.slow(PeerNumber(0))
+    assert numbers(found.holders(chunk_on(0, 1))) == [1, 0]
+
+
+def test_a_peer_that_is_slow_again_and_again_is_left_alone_longer(clock: FakeTime) -> None:
+    found, number = directory(clock), PeerNumber(0)
+    durations_s = []
+    for _ in range(7):
+        found.slow(number)
+        # Requests that were under way say the same once more.
+        found.slow(number)
+        start_s = clock.now_s
+        while found.is_slow(number):
+            clock.now_s += 1
+        durations_s.append(clock.now_s - start_s)
+    assert durations_s == [SLOW_S_FIRST * 2**n for n in range(5)] + [SLOW_S_MAX] * 2
+    clock.now_s += SLOW_S_MAX + 1
+    found.slow(number)
+    clock.now_s += SLOW_S_FIRST
+    assert not found.is_slow(number)
