@@ -58,6 +58,7 @@ COMMANDS: dict[str, Listed] = {
     "trash": Listed("List, restore and give up removed and overwritten files."),
     "snapshot": Listed("Take, list and remove snapshots of buckets and directories."),
     "meta": Listed("Copy the metadata to the peers, dump and load it.", "server"),
+    "cache": Listed("Fill, list, clear and show the cache of a mount."),
     "recover": Listed("List, show, re-apply and export what a mount could not commit."),
     "peer": Listed("List, empty, remove and clone the peers of a space."),
     "heal": Listed("Make missing copies of chunks now."),

@@ -203,11 +203,11 @@ class Content:
             self.writeback.budget,
             changeable=self._changeable,
             is_dirty=lambda ino: self.writeback.get(ino) is not None,
-            know=self._know_extents,
+            know=self.know_extents,
             read=self._read_range,
             on_committed=self._note_moved,
         )
-        self.quotas = Quotas(router, self.writeback, self._know_extents, deadline_s)
+        self.quotas = Quotas(router, self.writeback, self.know_extents, deadline_s)
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -361,7 +361,7 @@ class Content:
             inode.extents.reset(version)
         inode.extents.learn(offset, page.end, page.extents, page.chunks)
 
-    async def _know_extents(self, inode: Inode, start: int, end: int) -> None:
+    async def know_extents(self, inode: Inode, start: int, end: int) -> None:
         """Ask for the extents of a range, as far as they can be known of a file that changes."""
         for _ in range(EXTENT_PAGES_MAX):
             unknown = inode.extents.first_unknown(start, end)

@@ -596,6 +596,19 @@ class FileSystem:
             raise MictlanError(Kind.NO_DATA, "getxattr", str(ino))
         return value
 
+    async def cache_request(self, ino: InodeNumber, name: bytes, *, is_owner: bool) -> bytes:
+        """The answer to a request about the cache; see `mictlanfs.mounts.cachewords`.
+
+        Args:
+            ino: of what it is about.
+            name: the request.
+            is_owner: whether who asks is root or runs the mount.
+
+        Raises:
+            MictlanError: NO_DATA when there is nothing to tell, NOT_PERMITTED.
+        """
+        raise MictlanError(Kind.NO_DATA, "getxattr", str(ino))
+
     async def listxattr(self, ino: InodeNumber) -> list[bytes]:
         """The names of all extended attributes."""
         names = await self._xattrs(ino)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -23,6 +24,7 @@ from mictlanfs.model import (
     FileKind,
     InodeNumber,
 )
+from mictlanfs.mounts import cachewords
 from mictlanfs.taskerrors import single_error
 from mictlanfs_mount.attributes import Presentation, absent
 from mictlanfs_mount.filesystem import Caller, FileSystem, Opened
@@ -326,6 +328,9 @@ class Operations(pyfuse3.Operations):
         if self._fs.lacks_xattr(ino, name):
             # `ls -l` asks for two of each file, which hardly any has.
             raise FUSEError(pyfuse3.ENOATTR)
+        if cachewords.is_request(name):
+            is_owner = ctx.uid in {0, os.getuid()}
+            return await self._fs.cache_request(ino, name, is_owner=is_owner)
         return await self._fs.getxattr(ino, name)
 
     @handler

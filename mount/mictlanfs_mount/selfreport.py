@@ -24,6 +24,7 @@ from mictlanfs_mount.defragment import DefragmentStats
 from mictlanfs_mount.filesystem import FileSystem
 from mictlanfs_mount.settings import MountSettings
 from mictlanfs_mount.virtual import Document, Views
+from mictlanfs_mount.warming import Warming
 from mictlanfs_mount.writeback import Budget
 
 
@@ -42,6 +43,7 @@ class SelfReport:
     kernel_requests: Mapping[str, int]
     defragmented: Callable[[], DefragmentStats]
     races: Callable[[], RaceStats]
+    warming: Warming | None = None
 
     def views(self) -> Views:
         """What `VirtualFileSystem` shows."""
@@ -52,7 +54,7 @@ class SelfReport:
             b"peers": self.peers,
             b"metrics": self.metrics,
         }
-        return Views(documents, self.peer_name)
+        return Views(documents, self.peer_name, self.warming)
 
     def stats(self) -> Mapping[str, Any]:
         """Counters since the mount began, and what it holds now."""

@@ -63,6 +63,7 @@ from mictlanfs_mount.selfreport import SelfReport
 from mictlanfs_mount.settings import MountSettings
 from mictlanfs_mount.stackdump import all_stacks
 from mictlanfs_mount.virtual import VirtualFileSystem
+from mictlanfs_mount.warming import Warming
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +165,7 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
             kernel_requests,
             content.defragmenter.stats,
             chunks.race_stats,
+            Warming(cache, content.know_extents),
         ).views()
         content.start_upkeep()
         operations = Operations(filesystem, presentation, kernel_requests)

@@ -17,6 +17,7 @@ from typing import Any, Final
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Attributes, Buffer, FileKind, InodeNumber, Node
+from mictlanfs.mounts import cachewords
 from mictlanfs_mount import computed
 from mictlanfs_mount.content import stale_when_gone
 from mictlanfs_mount.filesystem import Caller, Opened
@@ -24,6 +25,7 @@ from mictlanfs_mount.handles import DirectoryHandle, FileHandle, HandleNumber
 from mictlanfs_mount.inodes import Inode
 from mictlanfs_mount.setids import IsMember, in_every_group
 from mictlanfs_mount.snapshots import SnapshotFileSystem
+from mictlanfs_mount.warming import Warming
 
 DIRECTORY_NAME: Final = b".mictlanfs"
 # The router counts up from 1 and ends below, in no time of ours.
@@ -41,10 +43,12 @@ class Views:
     Attributes:
         documents: the files of the directory by name, in the order of their inode numbers.
         peer_name: the name of a peer.
+        warming: answers requests about the cache; None: there are no answers.
     """
 
     documents: Mapping[bytes, Document] = field(default_factory=dict)
     peer_name: computed.PeerName = str
+    warming: Warming | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -290,6 +294,22 @@ class VirtualFileSystem(SnapshotFileSystem):
             return None
         return computed.of_content(name, node, self.views.peer_name)
 
+    async def cache_request(self, ino: InodeNumber, name: bytes, *, is_owner: bool) -> bytes:
+        """The answer to a request about the cache. Raises NO_DATA, NOT_PERMITTED."""
+        warming = self.views.warming
+        if warming is None or is_virtual(ino):
+            return await super().cache_request(ino, name, is_owner=is_owner)
+        if ino == self.inodes.root and name == cachewords.CLEAR:
+            if not is_owner:
+                detail = "only who made the mount can clear all of its cache"
+                raise MictlanError(Kind.NOT_PERMITTED, "clear cache", detail=detail)
+            return cachewords.encode(await warming.clear_all())
+        inode = await self.getattr(ino)
+        if inode.attributes.kind is not FileKind.FILE:
+            return await super().cache_request(ino, name, is_owner=is_owner)
+        with stale_when_gone("getxattr", ino):
+            return await warming.answer(inode, name)
+
     async def listxattr(self, ino: InodeNumber) -> list[bytes]:
         """The names of the extended attributes that are stored; copies take no others along."""
         return [] if is_virtual(ino) else await super().listxattr(ino)
@@ -314,6 +334,6 @@ class VirtualFileSystem(SnapshotFileSystem):
 
     def _check_changeable(self, operation: str, ino: InodeNumber, name: bytes) -> None:
         self._refuse_inode(operation, ino)
-        if name in computed.NAMES:
+        if name in computed.NAMES or cachewords.is_request(name):
             detail = "this is worked out, and cannot be set or removed"
             raise MictlanError(Kind.NOT_PERMITTED, operation, os.fsdecode(name), detail)

@@ -25,8 +25,9 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import trio
 from cachetools import LRUCache
@@ -50,7 +51,12 @@ from mictlanfs_mount.chunkcache.base import (
     block_indices,
     owned,
 )
-from mictlanfs_mount.chunkcache.disk import DiskLevel, DiskLimits, DiskStats
+from mictlanfs_mount.chunkcache.disk import (
+    CHUNK_SIZE_BYTES_MIN,
+    DiskLevel,
+    DiskLimits,
+    DiskStats,
+)
 from mictlanfs_mount.chunkcache.files import ChunkFiles
 from mictlanfs_mount.chunkcache.local import LocalLevel, LocalStats
 from mictlanfs_mount.chunkcache.memory import MemoryLevel
@@ -71,6 +77,8 @@ _HISTORY_COUNT_MIN, _HISTORY_COUNT_MAX = 16, 1024
 _PREFETCH_SIZE_BYTES_MAX = 64 * MIB
 _PREFETCHES_MAX = 256
 _DRAIN_S_MAX = 2.0
+# How long whoever has things forgotten waits until their files are gone.
+_DELETE_S_MAX = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +107,25 @@ class CacheStats:
     memory: LevelStats
     disk: DiskStats | None
     local: LocalStats | None = None
+
+
+class Warmth(Enum):
+    """Where a chunk is after it was warmed; see `mictlanfs.mounts.cachewords.Warmed`."""
+
+    STORED = "stored"
+    KEPT = "kept"
+    NEAR = "near"
+    INLINE = "inline"
+    SMALL = "small"
+    REFUSED = "refused"
+
+
+class Places(NamedTuple):
+    """Where a whole chunk can be had from without the network."""
+
+    memory: bool
+    disk: bool
+    near: bool
 
 
 class _Flight:
@@ -423,10 +450,16 @@ class ChunkCache:
         self._nursery.start_soon(self._fly_whole, chunk, flight)
         return flight
 
-    async def _fly_whole(self, chunk: Chunk, flight: _Flight) -> None:
+    def _start_to_disk(self, chunk: Chunk) -> _Flight:
+        """As `_start_whole`, for who keeps the chunk himself: nothing else has to make room."""
+        flight = self._whole_flights[chunk.id] = _Flight(0, chunk.length)
+        self._nursery.start_soon(self._fly_whole, chunk, flight, False)
+        return flight
+
+    async def _fly_whole(self, chunk: Chunk, flight: _Flight, is_kept: bool = True) -> None:
         try:
             body = await self._fly(chunk, flight)
-            if body is not None:
+            if body is not None and is_kept:
                 self._keep(chunk, body)
         finally:
             self._land(chunk, flight)
@@ -507,6 +540,68 @@ class ChunkCache:
         self._fetches += 1
         self._fetched_bytes += body.nbytes
         flight.body = body
+
+    # --- on demand -------------------------------------------------------------------------------
+
+    def places(self, chunk: Chunk) -> Places:
+        """Where a chunk is now. Counts as no use of it."""
+        return Places(
+            self._memory.has_whole(chunk.id),
+            self._disk is not None and self._disk.has_whole(chunk.id),
+            self._local is not None and self._local.is_near(chunk),
+        )
+
+    async def warm(self, chunk: Chunk) -> Warmth:
+        """Have a chunk in the disk cache, verified, when it is worth that; tells what was done.
+
+        A chunk that a peer on this machine has is not copied: its file is read ahead. What is put
+        on the disk does not push anything out of the memory.
+
+        Raises:
+            MictlanError: as `fetch`.
+        """
+        if not chunk.peers:
+            return Warmth.INLINE
+        if self._local is not None and self._local.is_near(chunk):
+            await self._local.warm(chunk)
+            if not self._local.is_damaged(chunk.id):
+                return Warmth.NEAR
+        if chunk.length < CHUNK_SIZE_BYTES_MIN:
+            return Warmth.SMALL
+        if self._disk is None or not self._disk.could_keep(chunk.length):
+            return Warmth.REFUSED
+        if await self._disk.warm(chunk):
+            return Warmth.KEPT
+        flight = self._whole_flights.get(chunk.id) or self._start_to_disk(chunk)
+        is_kept = await self._disk.keep(chunk, await flight.result())
+        return Warmth.STORED if is_kept else Warmth.REFUSED
+
+    async def forget(self, chunks: Sequence[Chunk]) -> int:
+        """Forget chunks in all levels, their files too; returns the bytes that were on the disk."""
+        size = sum(chunk.length for chunk in chunks if self.places(chunk).disk)
+        for chunk in chunks:
+            self.discard(chunk.id)
+        await self._deleted()
+        return size
+
+    async def clear(self) -> int:
+        """Forget everything in all levels; returns the bytes that were on the disk.
+
+        What is being fetched is kept when it comes.
+        """
+        self._memory.clear()
+        if self._local is not None:
+            self._local.close()
+        if self._disk is None:
+            return 0
+        size = self._disk.discard_all()
+        await self._deleted()
+        return size
+
+    async def _deleted(self) -> None:
+        if self._disk is not None:
+            with trio.move_on_after(_DELETE_S_MAX):
+                await self._disk.settle()
 
     # --- the rest --------------------------------------------------------------------------------
 

@@ -150,6 +150,8 @@ class DiskLevel:
         self._is_draining = False
         self._wakeup = trio.Event()
         self._idle = trio.Event()
+        # Set and replaced when a batch is done.
+        self._progress = trio.Event()
         self._read_limiter = trio.CapacityLimiter(_READ_THREADS_MAX)
         self._write_limiter = trio.CapacityLimiter(1)
         self._hits = self._misses = self._evictions = 0
@@ -301,6 +303,32 @@ class DiskLevel:
         self._queued_bytes += body.nbytes
         self._wake()
 
+    async def keep(self, chunk: Chunk, body: memoryview) -> bool:
+        """As `put_whole`, but wait for room in the queue, and until the file is there.
+
+        False when it is not, since the disk is full or off or the chunk is not one to keep.
+
+        Cancellation: the file is written, unless it still waited for room.
+        """
+        while (
+            chunk.id not in self._index
+            and chunk.id not in self._queue
+            and self._queue
+            and self._queued_bytes + body.nbytes > self._limits.queue_size_max
+        ):
+            await self._progress.wait()
+        self.put_whole(chunk, body)
+        while chunk.id in self._queue:
+            await self._progress.wait()
+        return chunk.id in self._index
+
+    def discard_all(self) -> int:
+        """Forget every chunk; returns their bytes. The files are deleted later."""
+        size = int(self._index.currsize)
+        for chunk_id in [*self._index, *self._queue]:
+            self.discard(chunk_id)
+        return size
+
     def discard(self, chunk_id: ChunkId) -> None:
         """See `ChunkLevel`. The file is deleted later."""
         if self._unqueue(chunk_id) or chunk_id in self._index:
@@ -342,6 +370,7 @@ class DiskLevel:
         self._queued_bytes = 0
         self._deletes.clear()
         self._touches.clear()
+        self._note_progress()
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -354,6 +383,7 @@ class DiskLevel:
         while True:
             while self._has_work():
                 await self._work()
+                self._note_progress()
             self._idle.set()
             await self._wakeup.wait()
             self._wakeup = trio.Event()
@@ -367,6 +397,10 @@ class DiskLevel:
         self._is_draining = True
         self._wake()
         await self._idle.wait()
+
+    def _note_progress(self) -> None:
+        self._progress.set()
+        self._progress = trio.Event()
 
     def _wake(self) -> None:
         if self._idle.is_set():
@@ -435,10 +469,10 @@ class DiskLevel:
     def _next_writes(self) -> list[_Write]:
         """What to write next. It stays in the queue, so that `discard` can still stop it."""
         writes: list[_Write] = []
-        size = 0
+        size, size_max = 0, min(_BATCH_SIZE_BYTES_MAX, self._limits.size_max)
         for chunk, body in self._queue.values():
-            size += body.nbytes
-            if writes and size > _BATCH_SIZE_BYTES_MAX:
+            size += _rounded(body.nbytes)
+            if writes and size > size_max:
                 break
             writes.append((chunk, body))
         return writes

@@ -117,6 +117,11 @@ class MemoryLevel:
         self._blocks.setdefault(chunk.id, set()).add(index)
         self._evict()
 
+    def clear(self) -> None:
+        """Forget everything. Counts as no eviction."""
+        self._entries.clear()
+        self._blocks.clear()
+
     def discard(self, chunk_id: ChunkId) -> None:
         """See `ChunkLevel`."""
         self._entries.pop(chunk_id, None)

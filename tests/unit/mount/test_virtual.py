@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -15,8 +16,11 @@ from mictlanfs.client.router import RouterClient
 from mictlanfs.client.session import Session
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import ROOT_INODE, FileKind, InodeNumber
+from mictlanfs.mounts.cachewords import CLEAR, HELD, Cleared, warm_from
 from mictlanfs_mount import computed
+from mictlanfs_mount.inodes import Inode
 from mictlanfs_mount.virtual import DIRECTORY_INODE, Views, VirtualFileSystem, is_virtual
+from mictlanfs_mount.warming import Warming
 from tests.support.mount_fakes import CALLER, FakeClock, FakeMount, FakeRouter, open_mount
 
 
@@ -275,3 +279,44 @@ async def test_where_lists_cannot_be_shown_they_are_unsupported_and_hidden() -> 
             filesystem.removexattr(file, acl.ACCESS_NAME),
         ]
         assert [await kind_of(attempt) for attempt in attempts] == [Kind.UNSUPPORTED] * 3
+
+
+# --- requests about the cache --------------------------------------------------------------------
+
+
+class FakeWarming:
+    """Answers with what it was asked."""
+
+    async def answer(self, inode: Inode, name: bytes) -> bytes:
+        return b"%d %s" % (inode.ino, name)
+
+    async def clear_all(self) -> Cleared:
+        return Cleared(42)
+
+
+async def test_requests_about_the_cache_are_answered_for_files() -> None:
+    async with virtual_mount() as (mount, filesystem):
+        filesystem.views = replace(filesystem.views, warming=cast("Warming", FakeWarming()))
+        ino = new_file(mount)
+        request = filesystem.cache_request
+        for name in (HELD, CLEAR, warm_from(7)):
+            assert await request(ino, name, is_owner=False) == b"%d %s" % (ino, name)
+        for other in (mount.space.bucket, ROOT_INODE, DIRECTORY_INODE):
+            assert await kind_of(request(other, HELD, is_owner=True)) is Kind.NO_DATA
+
+
+async def test_only_the_owner_of_the_mount_clears_all_of_its_cache() -> None:
+    async with virtual_mount() as (_, filesystem):
+        request = filesystem.cache_request
+        assert await kind_of(request(ROOT_INODE, CLEAR, is_owner=True)) is Kind.NO_DATA
+        filesystem.views = replace(filesystem.views, warming=cast("Warming", FakeWarming()))
+        assert await kind_of(request(ROOT_INODE, CLEAR, is_owner=False)) is Kind.NOT_PERMITTED
+        assert await request(ROOT_INODE, CLEAR, is_owner=True) == b"42"
+
+
+async def test_requests_cannot_be_given_a_value() -> None:
+    async with virtual_mount() as (mount, filesystem):
+        ino = new_file(mount)
+        for name in (HELD, CLEAR, warm_from(7)):
+            assert await kind_of(filesystem.setxattr(ino, name, b"x")) is Kind.NOT_PERMITTED
+            assert await kind_of(filesystem.removexattr(ino, name)) is Kind.NOT_PERMITTED

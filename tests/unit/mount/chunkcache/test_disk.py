@@ -628,6 +628,46 @@ async def test_warming_verifies(tmp_path: Path) -> None:
         assert not await level.warm(chunk)
 
 
+async def test_what_is_to_be_kept_waits_for_room_in_the_queue(tmp_path: Path) -> None:
+    limits = DiskLimits(MIB, free_min=0, free_ratio_min=0.0, queue_size_max=2 * SIZE)
+    made = [make_chunk(SIZE, seed) for seed in range(8)]
+    is_kept: dict[int, bool] = {}
+
+    async def keep(seed: int) -> None:
+        chunk, body = made[seed]
+        is_kept[seed] = await level.keep(chunk, memoryview(body))
+
+    async with opened(tmp_path, limits) as level:
+        async with trio.open_nursery() as nursery:
+            for seed in range(8):
+                nursery.start_soon(keep, seed)
+        assert is_kept == dict.fromkeys(range(8), True)
+        assert level.stats().dropped == 0
+        assert files_in(tmp_path) == {chunk.id.hex() for chunk, _ in made}
+        assert await level.keep(*viewed(made[0]))
+
+
+async def test_what_cannot_be_kept_is_told(tmp_path: Path) -> None:
+    full = Space(2**30, 0)
+    async with opened(tmp_path, space=lambda: full) as level:
+        assert not await level.keep(*viewed(make_chunk(SIZE)))
+        assert not await level.keep(*viewed(make_chunk(2 * MIB)))
+        assert not await level.keep(*viewed(make_chunk(KIB)))
+
+
+async def test_all_is_discarded_with_what_waits(tmp_path: Path) -> None:
+    async with opened(tmp_path) as level:
+        await kept(level, *(make_chunk(SIZE, seed) for seed in range(3)))
+        late = make_chunk(SIZE, 4)
+        level.put_whole(*viewed(late))
+        assert level.discard_all() == 3 * SIZE
+        await settled(level)
+        assert files_in(tmp_path) == set()
+        assert level.stats().size_bytes == 0
+        await kept(level, late)
+        assert files_in(tmp_path) == {late[0].id.hex()}
+
+
 # --- crashes -------------------------------------------------------------------------------------
 
 # Writes chunks whose id and content follow from a number, until it is killed.
