@@ -49,7 +49,7 @@ history: setup ## call at random on three mounts and look for an order of it (AR
 fsx: setup ## read, write, truncate and map files at random (ARGS="--operations 100000 --seed 7")
 	@exec .venv/bin/python -m tests.stateful.fsx $(ARGS)
 
-bench: setup ## measure
+bench: setup ## measure (ARGS="--profile stream-read" says where the time goes)
 	@exec .venv/bin/python -m tests.benchmarks $(ARGS)
 
 clean: ## remove .venv, caches and build output (not ./vss-data: it is data)

@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 
 from mictlanfs.uri import parse_routers
-from mictlanfs_server.space import SpaceDirectory
+from tests.benchmarks.processes import processor_s, server_pids
 from tests.benchmarks.workloads import BLOCKS, MIB
 from tests.support.spaces import Space, running_space
 
@@ -29,7 +29,6 @@ SMALL_SIZE_BYTES = 4096
 # As its own `put` cuts a chunk on the wire.
 PIECE_SIZE_BYTES = MIB
 TIMEOUT_S = 120.0
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def sha256(data: bytes | memoryview) -> str:
@@ -205,29 +204,15 @@ class DoorResult:
 @contextmanager
 def _counting(space: Space, count: int, costs: list[Cost]) -> Iterator[None]:
     """Note what the block costs."""
-    router, *peers = _server_pids(space.data)
+    router, *peers = server_pids(space.data)
     watched = ([router], peers, [os.getpid()])
-    before = [sum(map(_processor_s, pids)) for pids in watched]
+    before = [sum(map(processor_s, pids)) for pids in watched]
     started_s = time.perf_counter()
     yield
     seconds = time.perf_counter() - started_s
-    after = [sum(map(_processor_s, pids)) for pids in watched]
+    after = [sum(map(processor_s, pids)) for pids in watched]
     used = [late - early for early, late in zip(before, after, strict=True)]
     costs.append(Cost(count, seconds, *used))
-
-
-def _server_pids(data: Path) -> list[int]:
-    """The router's process, and those of the peers."""
-    record = SpaceDirectory(data).read_record()
-    assert record is not None
-    peers = [process.pid for name, process in record.children.items() if name.startswith("peer-")]
-    return [record.children["router"].pid, *peers]
-
-
-def _processor_s(pid: int) -> float:
-    """Seconds that a process has used of processors, in user and kernel mode."""
-    words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / _TICKS_PER_S
 
 
 def run_door_rounds(

@@ -1,5 +1,7 @@
 """What is measured: a local directory, a pass-through, plain and tuned, and a space of three peers.
 
+The space is there twice: with its defaults, and with every chunk through the network.
+
 Each subject gives a directory to work in and can make itself cold: everything the client has
 cached is gone, the servers' files are in the page cache.
 """
@@ -12,12 +14,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from tests.benchmarks.datapath import DATA_WORKLOADS
+from tests.benchmarks.processes import Processes, server_pids
 from tests.support import kernelcaches
-from tests.support.spaces import Mount, Space, is_mounted, mictlanfs, run, wait_until
+from tests.support.spaces import Mount, Space, is_mounted, run, wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -40,6 +44,14 @@ class Subject(Protocol):
         """Requests so far, by where they go; empty where nobody counts them."""
         ...
 
+    def processes(self) -> Processes:
+        """Those that serve it, by what they are; empty where they do not matter."""
+        ...
+
+    def takes(self, workload: str) -> bool:
+        """Whether a workload is worth running on it."""
+        ...
+
 
 def _read_all(folder: Path) -> None:
     for path in folder.rglob("*"):
@@ -55,6 +67,14 @@ class _Uncounted:
     def requests(self) -> dict[str, int]:
         """Nothing."""
         return {}
+
+    def processes(self) -> Processes:
+        """Nothing."""
+        return {}
+
+    def takes(self, workload: str) -> bool:
+        """Every one."""
+        return True
 
 
 class LocalDirectory(_Uncounted):
@@ -108,14 +128,20 @@ class PassThroughMount(_Uncounted):
 
 
 class SpaceMount:
-    """A space with its defaults: two copies of every chunk, on three peers."""
+    """A space with its defaults: two copies of every chunk, on three peers.
 
-    name = "mictlanfs"
+    Args:
+        only: the workloads that are worth running; none: all.
+    """
 
-    def __init__(self, space: Space, mount: Mount) -> None:
+    def __init__(
+        self, space: Space, mount: Mount, name: str = "mictlanfs", only: Collection[str] = ()
+    ) -> None:
         self._space = space
         self._mount = mount
-        self.directory = mount.path / "bench"
+        self._only = only
+        self.name = name
+        self.directory = mount.path / name
         self.directory.mkdir()
 
     def make_cold(self) -> None:
@@ -135,6 +161,17 @@ class SpaceMount:
             "peer": stats["peer_requests"],
         }
 
+    def processes(self) -> Processes:
+        """The mount, the router and the peers."""
+        router, *peers = server_pids(self._space.data)
+        mount = self._mount.pid()
+        assert mount is not None
+        return {"mount": [mount], "router": [router], "peers": peers}
+
+    def takes(self, workload: str) -> bool:
+        """Whether it is one of those that were chosen."""
+        return not self._only or workload in self._only
+
 
 @contextlib.contextmanager
 def all_subjects(base: Path) -> Iterator[list[Subject]]:
@@ -142,18 +179,24 @@ def all_subjects(base: Path) -> Iterator[list[Subject]]:
     passthroughs = [PassThroughMount(base, name) for name in ("passthrough", "tuned")]
     space = Space(base / "data")
     mount = Mount("", base / "mnt", base / "cache")
+    network = Mount("", base / "network", base / "network-cache", ("noshort_circuit",))
     try:
         for passthrough in passthroughs:
             passthrough.mount()
         space.start()
-        mount.uri = space.uri
-        mount.mount()
-        yield [LocalDirectory(base), *passthroughs, SpaceMount(space, mount)]
+        for one in (mount, network):
+            one.uri = space.uri
+            one.mount()
+        yield [
+            LocalDirectory(base),
+            *passthroughs,
+            SpaceMount(space, mount),
+            SpaceMount(space, network, "mictlanfs-tcp", DATA_WORKLOADS),
+        ]
     finally:
         for passthrough in passthroughs:
             passthrough.unmount()
-        if is_mounted(mount.path):
-            mictlanfs("umount", mount.path, check=False)
-        if is_mounted(mount.path):
-            run("umount", "-l", mount.path, check=False)
+        for one in (mount, network):
+            if is_mounted(one.path):
+                one.end()
         space.stop()

@@ -28,17 +28,27 @@ def no_requests() -> dict[str, int]:
     return {}
 
 
+def nothing_used() -> dict[str, float]:
+    """Where nobody knows whose processors are used."""
+    return {}
+
+
 @dataclass
 class Stopwatch:
     """Time spent, and requests made, in the parts that count.
 
     Attributes:
         observe: requests made so far, by where they go; it may itself make the same few each time.
+        use: seconds of processors used so far, by what used them.
+        p99_s: of single calls, where a workload measures them.
     """
 
     observe: Callable[[], Mapping[str, int]] = no_requests
+    use: Callable[[], Mapping[str, float]] = nothing_used
     seconds: float = 0.0
     requests: Counter[str] = field(default_factory=Counter)
+    processor_s: dict[str, float] = field(default_factory=dict)
+    p99_s: float | None = None
 
     def __post_init__(self) -> None:
         before, after = Counter(self.observe()), Counter(self.observe())
@@ -48,10 +58,12 @@ class Stopwatch:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Count the time inside the block."""
-        before = self.observe()
+        before, used_before = self.observe(), self.use()
         start = time.perf_counter()
         yield
         self.seconds += time.perf_counter() - start
+        for name, used_s in self.use().items():
+            self.processor_s[name] = self.processor_s.get(name, 0.0) + used_s - used_before[name]
         self.requests.update(self.observe())
         self.requests.subtract(before)
         self.requests.subtract(self._own)
@@ -322,10 +334,26 @@ def _sqlite(directory: Path, scale: float, watch: Stopwatch) -> float:
     return count
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What one run of a workload took besides time.
+
+    Attributes:
+        processor_s: seconds of processors for each unit, by what used them.
+        peak_rss_bytes: the most memory that the mount had.
+        p99_s: of single calls; None: not measured.
+    """
+
+    processor_s: Mapping[str, float]
+    peak_rss_bytes: int
+    p99_s: float | None
+
+
 @dataclass
 class Result:
-    """Rates of one workload, and requests for each of its units, by subject and round."""
+    """Rates of one workload, requests for each of its units, and costs, by subject and round."""
 
     workload: Workload
     rates: dict[str, list[float]] = field(default_factory=dict)
     requests: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    costs: dict[str, list[Cost]] = field(default_factory=dict)
