@@ -1,20 +1,29 @@
-"""What a mount remembers of a tree that is larger than its memory allows, on a real mount."""
+"""What a mount remembers of a tree, and takes of memory, on a real mount."""
 
 from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.processes import peak_rss_bytes
 from tests.support.spaces import Mount, Space, mounted, wait_until
 
 DIRECTORIES = 10
 # More than are expired one by one when a lease is recalled.
 FILES_EACH = 600
+MIB = 2**20
 MEMORY = "memory=16M"
+MEMORY_SIZE_BYTES = 16 * MIB
 # What 20 % of that hold.
-NAMES_MAX = 16 * 2**20 * 20 // 100 // 1200
+NAMES_MAX = MEMORY_SIZE_BYTES * 20 // 100 // 1200
+# What a mount may take beyond it: the interpreter, threads, bodies on their way.
+BEYOND_MEMORY_BYTES = 200 * MIB
+# Far more than fits into both.
+LONG_MIB = 256
+READERS = 64
 
 
 def stats(mount: Mount) -> dict[str, Any]:
@@ -47,3 +56,30 @@ def test_what_was_walked_over_is_forgotten_by_kernel_and_mount(
         assert os.readlink(f"/proc/self/fd/{kept.fileno()}") == str(there / "d0/f0")
         kept.close()
         assert sorted(os.listdir(there / "d0")) == sorted(f"f{i}" for i in range(FILES_EACH))
+
+
+def test_a_long_write_and_many_readers_stay_within_the_memory_of_the_mount(
+    space: Space, tmp_path: Path
+) -> None:
+    blocks = [os.urandom(MIB) for _ in range(8)]
+    with mounted(space.uri, tmp_path, "noshort_circuit", MEMORY) as mount:
+        pid = mount.pid()
+        assert pid is not None
+        path = mount.bucket / "long"
+        with path.open("wb", buffering=0) as file:
+            for index in range(LONG_MIB):
+                file.write(blocks[index % 8])
+            os.fsync(file.fileno())
+        descriptor = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+        def read(first: int) -> bool:
+            return all(
+                os.pread(descriptor, MIB, index * MIB) == blocks[index % 8]
+                for index in range(first, LONG_MIB, READERS)
+            )
+
+        with ThreadPoolExecutor(READERS) as threads:
+            assert all(threads.map(read, range(READERS)))
+        os.close(descriptor)
+        assert peak_rss_bytes(pid) < MEMORY_SIZE_BYTES + BEYOND_MEMORY_BYTES
