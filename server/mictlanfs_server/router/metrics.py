@@ -69,12 +69,7 @@ def families(status: wire.SpaceStatus, meters: Meters) -> list[Family]:
             status.tombstone_count,
         ),
         *_upkeep_families(status.upkeep),
-        gauge(
-            "mictlanfs_trash_bytes",
-            "Bytes of removed and overwritten files that are kept.",
-            status.trash_bytes,
-        ),
-        gauge("mictlanfs_snapshots", "Snapshots.", status.snapshot_count),
+        *_kept_families(status),
         *_snapshot_families(status.metadata or wire.MetadataStatus()),
         total(
             "mictlanfs_commits_total",
@@ -130,4 +125,15 @@ def _snapshot_families(status: wire.MetadataStatus) -> list[Family]:
         ),
         gauge("mictlanfs_metadata_bytes", "Of the database in that snapshot.", status.size),
         gauge("mictlanfs_metadata_copies", "Peers that have that snapshot.", len(status.peers)),
+    ]
+
+
+def _kept_families(status: wire.SpaceStatus) -> list[Family]:
+    return [
+        gauge(
+            "mictlanfs_trash_bytes",
+            "Bytes of removed and overwritten files that are kept.",
+            status.trash_bytes,
+        ),
+        gauge("mictlanfs_snapshots", "Snapshots.", status.snapshot_count),
     ]
