@@ -30,7 +30,7 @@ from pathlib import Path
 
 import msgspec
 
-from mictlanfs.durable import replace_file
+from mictlanfs.durable import replace_file, sync_folder
 from mictlanfs.errors import UsageError
 from mictlanfs.jsontext import from_json, to_json
 from mictlanfs.processes import ProcessIdentity, current_process, is_running
@@ -258,6 +258,8 @@ def claimed(directory: SpaceDirectory) -> Iterator[Claim]:
 def make_directories(path: Path, mode: int = 0o777) -> list[Path]:
     """Make `path` and the directories above it that are missing; those made, outermost first.
 
+    Their names survive a power cut.
+
     Raises:
         OSError: nothing was made.
     """
@@ -272,6 +274,7 @@ def make_directories(path: Path, mode: int = 0o777) -> list[Path]:
             with suppress(FileExistsError):
                 folder.mkdir(mode)
                 made.append(folder)
+                sync_folder(folder.parent)
     except OSError:
         remove_directories(made)
         raise

@@ -1,4 +1,4 @@
-"""The directory of one router: made when missing, used by one process at a time.
+"""The directory of one router: made when missing, durably, used by one process at a time.
 
 The lock is flock(2) on `router.lock`: the kernel lets go of it when the process ends, however it
 ends, so a lock is never stale.
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mictlanfs.durable import sync_folder
+from mictlanfs.durable import make_folder, sync_folder
 from mictlanfs.errors import UsageError
 
 LOCK_NAME = "router.lock"
@@ -35,7 +35,7 @@ class DataDirectory:
         self.path = path
         self._lock_fd = -1
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
             lock_fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise UsageError(

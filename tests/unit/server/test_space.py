@@ -256,6 +256,15 @@ def test_only_directories_that_were_made_are_removed_again(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.rglob("*")] == ["a"]
 
 
+def test_the_names_of_new_directories_survive_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    make_directories(tmp_path / "a" / "b")
+    assert synced == [str(tmp_path), str(tmp_path / "a")]
+
+
 def test_directories_that_are_in_use_stay(tmp_path: Path) -> None:
     made = make_directories(tmp_path / "a" / "b")
     (tmp_path / "a" / "other").mkdir()

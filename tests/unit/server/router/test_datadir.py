@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,15 @@ def test_directory_is_made_with_those_above_it(tmp_path: Path) -> None:
     assert data.database == tmp_path / "a" / "b" / "metadata.db"
     assert data.path.is_dir()
     data.close()
+
+
+def test_the_name_of_a_new_directory_survives_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    DataDirectory(tmp_path / "a" / "b").close()
+    assert {str(tmp_path), str(tmp_path / "a")} <= set(synced)
 
 
 def test_second_owner_is_refused_in_one_line_that_names_the_remedy(tmp_path: Path) -> None:
