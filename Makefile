@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # stay together, since they share servers and mounts; the long ones come first, so that all end at the same time.
 at_once = -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup run demo test lint format model history fsx bench clean
+.PHONY: help setup run demo test lint format model history fsx torture soak bench clean
 
 help: ## list the targets
 	@echo 'Usage: make TARGET [ARGS="..."]'
@@ -48,6 +48,12 @@ history: setup ## call at random on three mounts and look for an order of it (AR
 
 fsx: setup ## read, write, truncate and map files at random (ARGS="--operations 100000 --seed 7")
 	@exec .venv/bin/python -m tests.stateful.fsx $(ARGS)
+
+torture: setup ## kill and cut the power 200 and 120 times (ARGS="--cycles 20 --cuts 10 --seed 7")
+	@exec .venv/bin/python -m tests.faults.torture $(ARGS)
+
+soak: setup ## work for 30 minutes with a fault every 20 s, see whether anything grows (ARGS="--minutes 5")
+	@exec .venv/bin/python -m tests.faults.soak $(ARGS)
 
 bench: setup ## measure (ARGS="--profile stream-read" says where the time goes)
 	@exec .venv/bin/python -m tests.benchmarks $(ARGS)

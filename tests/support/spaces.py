@@ -152,7 +152,9 @@ class Mount:
 
     def mount(self) -> None:
         """Mount; returns when the mount answers."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        if not is_mounted(self.path):
+            # Looking at a dead mount is an error.
+            self.path.mkdir(parents=True, exist_ok=True)
         options = ",".join([f"cache_dir={self.cache}", *self.options])
         mictlanfs("mount", self.uri, self.path, "-o", options)
         assert is_mounted(self.path)
