@@ -6,7 +6,7 @@ of the live inodes, far behind them, so everything that reads finds them in the 
 leads to them before `publish` gives the copy of the directory its name in the hidden directory of
 its bucket; nothing that changes them is let through (`checks.existing`).
 
-The caller sees to it that the tree does not change from the first slice to the last (ADR 0018),
+The caller sees to it that the tree does not change from the first slice to the last (ADR 0022),
 and that nobody reads what is being let go. What a crash leaves is an unfinished row of `snapshot`,
 which `drop_unfinished` turns into one to be let go.
 

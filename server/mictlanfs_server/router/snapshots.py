@@ -4,7 +4,7 @@ Taking one: the directory and all below it stand still, which has stored what mo
 leases (`standstill`); its rows are copied slice by slice; it moves again; the copy gets its name.
 Who changes something in the tree waits for the copy, everybody else for a slice at most. Nothing
 is seen of a snapshot before it is complete, and one that was not completed is removed, by whoever
-starts next if need be. ADR 0018 says why it is done so.
+starts next if need be. ADR 0022 says why it is done so.
 """
 
 from __future__ import annotations
