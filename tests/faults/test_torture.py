@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.faults import powercuts
-from tests.faults.disks import Form
 from tests.faults.killing import FAULTS, Fault, Torture
 from tests.faults.stage import Stage, open_stage
 
@@ -43,4 +42,3 @@ def test_a_power_cut_costs_nothing_that_was_promised(tmp_path: Path) -> None:
         states = powercuts.states_after(recording, cuts)
         for number, state in enumerate(states):
             assert powercuts.problems_after(tmp_path / str(number), recording.ports, state) == []
-    assert Form.MOST not in {form for cut in cuts for form in cut.forms.values()}

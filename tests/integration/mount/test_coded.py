@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
@@ -167,19 +169,25 @@ def test_two_peers_destroyed_come_back_empty_and_are_filled_again_without_being_
             with Work(mount.path / "coded", count_max=20) as work:
                 work.wait_for(2 * len(SIZES))
                 for name in ("peer-0", "peer-3"):
-                    # As one step, or the one that is started again might find a part of it.
-                    (data / name).rename(tmp_path / name)
-                    space.kill(name)
+                    destroy(space, name, tmp_path)
                     shutil.rmtree(tmp_path / name)
                 wait_until(lambda: is_whole(space), "redundancy is back")
             assert work.error is None
             # Nothing of what two others have is needed now.
             for name in ("peer-1", "peer-2"):
-                (data / name).rename(tmp_path / name)
-                space.kill(name)
+                destroy(space, name, tmp_path)
             mount.remount_cold()
             for name, body in work.bodies.items():
                 assert (mount.path / "coded" / name).read_bytes() == body
+
+
+def destroy(space: Space, name: str, elsewhere: Path) -> None:
+    """Take a peer's directory away and kill it; who is started again finds nothing of it."""
+    pid = space.pid_of(name)
+    (space.data / name).rename(elsewhere / name)
+    # It ends by itself when it is first to notice.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def is_whole(space: Space) -> bool:
