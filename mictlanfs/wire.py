@@ -165,6 +165,12 @@ class Path:
     OBJECT_LIST: Final = PREFIX + "/object-list"
     HOLDINGS: Final = PREFIX + "/holdings"
     METADATA_SNAPSHOT: Final = PREFIX + "/metadata/snapshot"
+    VERIFY: Final = PREFIX + "/verify"
+    HELD: Final = PREFIX + "/held"
+    SCRUB: Final = PREFIX + "/scrub"
+    PEER_BAD: Final = PREFIX + "/peer/bad"
+    REPORT: Final = PREFIX + "/report"
+    CHECK: Final = PREFIX + "/check"
 
 
 # --- sessions ------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ from mictlanfs_server.peer.recovery import reconcile
 from mictlanfs_server.peer.registration import Registration, reachable_url
 from mictlanfs_server.peer.sharers import Sharers
 from mictlanfs_server.peer.store import ChunkStore
+from mictlanfs_server.peer.verification import Verification
 from mictlanfs_server.serving import Listener, serve
 from mictlanfs_server.tracing import trace_settings, traced, tracing
 from mictlanfs_server.v4.entry import DoorApplication, Entry, LazyDoor
@@ -87,6 +88,7 @@ class Status(msgspec.Struct, frozen=True):
     is_full: bool
     backend: str
     link: LinkStatus
+    scrub: dict[str, int | bool]
 
 
 class PeerApp:
@@ -127,6 +129,7 @@ class PeerApp:
             Rebuilder(self.store, self._transport),
         )
         self._kept = ObjectHandlers(self._objects, self.store)
+        self.verification = Verification(self.store, settings, self._transport, self._router)
         self._meters = Meters()
         self._door = LazyDoor(self._open_door)
         self._looks = {path: answering(look) for path, look in self._look_handlers().items()}
@@ -151,6 +154,8 @@ class PeerApp:
             await self._meters.run(self._kept, self._kept.template(path), scope, receive, send)
         elif look is not None:
             await self._meters.run(look, path, scope, receive, send)
+        elif path in self.verification.handlers.paths:
+            await self._meters.run(self.verification.handlers, path, scope, receive, send)
         else:
             await self._meters.run(self._framework, None, scope, receive, send)
 
@@ -172,6 +177,7 @@ class PeerApp:
             is_full=self.store.is_full,
             backend="file",
             link=LinkStatus(link.router, link.is_registered, link.number, link.error),
+            scrub=msgspec.structs.asdict(self.verification.scrubber.state()),
         )
 
     @asynccontextmanager
@@ -179,12 +185,14 @@ class PeerApp:
         """Keep the peer registered while it serves; then leave, and let go of everything."""
         task = asyncio.create_task(self._registration.run())
         task.add_done_callback(self._on_link_ended)
+        upkeep = asyncio.create_task(self.verification.run(), name="peer-verification")
         try:
             yield
         finally:
             await self._door.close()
             task.cancel()
-            await asyncio.wait([task])
+            upkeep.cancel()
+            await asyncio.wait([task, upkeep])
             self._local.close()
             await self._registration.leave()
             await self._transport.aclose()
@@ -226,7 +234,13 @@ class PeerApp:
             """What Prometheus scrapes: requests, the peer, the process."""
             is_registered = self._registration.state.is_registered
             return await metrics_response(
-                families(self.store, self._meters, is_registered=is_registered)
+                families(
+                    self.store,
+                    self._meters,
+                    self.verification.scrubber.state(),
+                    bad_count=self.verification.inspector.bad_count,
+                    is_registered=is_registered,
+                )
             )
 
         return {wire.Path.HEALTH: health, wire.Path.STATUS: status, METRICS_PATH: metrics}
@@ -252,6 +266,10 @@ class PeerApp:
             space_id=self._folder.space_id,
             store_id=self._folder.store_id,
         )
+
+    def _router(self) -> str | None:
+        link = self._registration.state
+        return link.router if link.is_registered else None
 
     def _url(self) -> str:
         if self._settings.advertise is not None:

@@ -216,7 +216,7 @@ class ChunkHandlers:
             headers.append((b"content-range", value))
         status = 200 if wanted is None else 206
         if body is not None:
-            await request.answer(status, headers, memoryview(body)[start:end])
+            await request.answer(status, headers, self._store.part_of(chunk, body, start, end))
             return
         async with self._store.downloads.take(end - start):
             await request.answer(status, headers, await self._store.read(chunk, start, end))

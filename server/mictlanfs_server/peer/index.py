@@ -21,6 +21,7 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,24 @@ CREATE TABLE sums (
 ) STRICT, WITHOUT ROWID;
 PRAGMA user_version = 2;
 """
+# When a chunk came, on this machine's clock: nobody believes that a young one is an orphan. Of
+# those that were there before this column it is the time at which the column came, `{now_s}`.
+# Then the copies that are out of service; `badcopies.py` tells of them.
+_BAD_SCHEMA: Final = """
+ALTER TABLE chunks ADD COLUMN added_s INTEGER NOT NULL DEFAULT {now_s};
+CREATE TABLE bad (
+    number  INTEGER PRIMARY KEY,      -- in the order in which they were found
+    id      BLOB NOT NULL UNIQUE,     -- of the chunk
+    length  INTEGER NOT NULL,
+    digest  BLOB NOT NULL,
+    body    INTEGER,                  -- row of `bodies` with what a small one was; else NULL
+    is_file INTEGER NOT NULL,         -- 1: the back end keeps it aside
+    reason  TEXT NOT NULL,
+    found_s INTEGER NOT NULL,         -- seconds since the epoch
+    state   INTEGER NOT NULL          -- 0: no router was told, 1: one was, 2: it was the last copy
+) STRICT;
+PRAGMA user_version = 3;
+"""
 _SCHEMA: Final = """
 CREATE TABLE chunks (
     id     BLOB PRIMARY KEY,          -- 16 bytes
@@ -59,20 +78,23 @@ CREATE TABLE bodies (
     body   BLOB NOT NULL
 ) STRICT;
 """
-_SCHEMA_VERSION: Final = 2
+_SCHEMA_VERSION: Final = 3
 _FIND: Final = "SELECT length, digest, body FROM chunks WHERE id = ?"
 _FIND_BODY: Final = """
 SELECT c.length, c.digest, b.body FROM chunks c LEFT JOIN bodies b ON b.number = c.body
 WHERE c.id = ?
 """
 _LIST: Final = "SELECT id, length, digest FROM chunks WHERE id > ? ORDER BY id LIMIT ?"
-_ADD: Final = "INSERT INTO chunks (id, length, digest, body) VALUES (?, ?, ?, ?)"
+_ADD: Final = "INSERT INTO chunks (id, length, digest, body, added_s) VALUES (?, ?, ?, ?, ?)"
 _FIND_SUMS: Final = "SELECT sums FROM sums WHERE id = ?"
 _ADD_SUMS: Final = "INSERT OR REPLACE INTO sums (id, sums) VALUES (?, ?)"
 _REMOVE_SUMS: Final = "DELETE FROM sums WHERE id = ?"
 _ADD_BODY: Final = "INSERT INTO bodies (body) VALUES (?)"
 _REMOVE: Final = "DELETE FROM chunks WHERE id = ?"
 _REMOVE_BODY: Final = "DELETE FROM bodies WHERE number = ?"
+_PAGE: Final = """
+SELECT id, length, digest, body, added_s FROM chunks WHERE id > ? ORDER BY id LIMIT ?
+"""
 
 PAGE_SIZE_BYTES = 4096
 # The log is copied into the database this often: large enough that a page that changes often is
@@ -103,7 +125,7 @@ class Totals:
     used_bytes: int = 0
 
 
-class _Transaction:
+class Transaction:
     """What a job sees while it is applied: the connection, and what it adds to the totals."""
 
     __slots__ = ("chunk_count", "execute", "used_bytes")
@@ -116,7 +138,7 @@ class _Transaction:
 
 @dataclass(slots=True)
 class _Job(Generic[T]):
-    apply: Callable[[_Transaction], T]
+    apply: Callable[[Transaction], T]
     is_synced: bool
     size: int
     future: Future[T]
@@ -183,6 +205,21 @@ class Index:
         with self._thread_reader_lock, _translated_errors("read chunks"):
             return [_read(self._thread_reader, chunk_id) for chunk_id in chunk_ids]
 
+    def page(self, after: ChunkId, count_max: int) -> list[tuple[Entry, int]]:
+        """Chunks behind an id, in the order of ids, and when each came. In any thread.
+
+        Times are seconds since the epoch.
+        """
+        with self._thread_reader_lock, _translated_errors("list chunks"):
+            rows = self._thread_reader.execute(_PAGE, (after, count_max)).fetchall()
+        return [(_entry(ChunkId(row[0]), row[1:4]), row[4]) for row in rows]
+
+    def select(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query of `badcopies`. In any thread."""
+        with self._thread_reader_lock, _translated_errors("list bad copies"):
+            found: list[tuple[Any, ...]] = self._thread_reader.execute(query, values).fetchall()
+        return found
+
     def chunks_of_backend(self) -> Iterator[StoredChunk]:
         """Every chunk that lies on the back end. In any thread."""
         query = "SELECT id, length, digest FROM chunks WHERE body IS NULL"
@@ -208,7 +245,7 @@ class Index:
             MictlanError: CONFLICT when the id stands for other bytes; NO_SPACE, INTERNAL.
         """
 
-        def apply(transaction: _Transaction) -> bool | MictlanError:
+        def apply(transaction: Transaction) -> bool | MictlanError:
             result = _insert(transaction, chunk, None)
             if result is True and sums:
                 transaction.execute(_ADD_SUMS, (chunk.id, sums))
@@ -246,20 +283,47 @@ class Index:
             MictlanError: NO_SPACE, INTERNAL; nothing is removed then.
         """
         future = self._submit(
-            lambda t: [entry for i in chunk_ids if (entry := _remove(t, i)) is not None],
+            lambda t: [entry for i in chunk_ids if (entry := remove_row(t, i)) is not None],
             is_synced=True,
         )
         return await asyncio.wrap_future(future)
 
-    def reconcile(self, added: Sequence[StoredChunk], removed: Sequence[StoredChunk]) -> int:
+    async def keep_sums(self, chunk: StoredChunk, sums: bytes) -> None:
+        """Note the checksums of the blocks of a chunk that is there; need not be durable."""
+
+        def apply(transaction: Transaction) -> None:
+            if transaction.execute(_FIND, (chunk.id,)).fetchall():
+                transaction.execute(_ADD_SUMS, (chunk.id, sums))
+
+        await self.change(apply, is_synced=False)
+
+    async def change(self, apply: Callable[[Transaction], T], *, is_synced: bool = True) -> T:
+        """Run a change of rows in a transaction, durably with `is_synced`.
+
+        Cancellation: it may be applied all the same.
+
+        Raises:
+            MictlanError: NO_SPACE, INTERNAL; nothing is changed then.
+        """
+        return await asyncio.wrap_future(self._submit(apply, is_synced=is_synced))
+
+    def reconcile(
+        self,
+        added: Sequence[StoredChunk],
+        removed: Sequence[StoredChunk],
+        remove: Callable[[Transaction, StoredChunk], object] | None = None,
+    ) -> int:
         """Add and remove rows of the back end in one transaction; blocks. How many were added.
 
-        A chunk whose id has a row already is left out.
+        A chunk whose id has a row already is left out. `remove` does more than to remove a row.
         """
 
-        def apply(transaction: _Transaction) -> int:
+        def apply(transaction: Transaction) -> int:
             for chunk in removed:
-                _remove(transaction, chunk.id)
+                if remove is None:
+                    remove_row(transaction, chunk.id)
+                else:
+                    remove(transaction, chunk)
             return sum(_insert(transaction, chunk, None) is True for chunk in added)
 
         return self._submit(apply, is_synced=True).result()
@@ -279,7 +343,7 @@ class Index:
     # --- the writer's thread -------------------------------------------------------------------
 
     def _submit(
-        self, apply: Callable[[_Transaction], T], *, is_synced: bool, size: int = 0
+        self, apply: Callable[[Transaction], T], *, is_synced: bool, size: int = 0
     ) -> Future[T]:
         job = _Job(apply, is_synced, size, Future())
         with self._closing_lock:
@@ -330,7 +394,7 @@ class Index:
         if level != self._sync_level:
             self._writer.execute(f"PRAGMA synchronous = {level}")
             self._sync_level = level
-        transaction = _Transaction(self._writer, self._totals)
+        transaction = Transaction(self._writer, self._totals)
         self._writer.execute("BEGIN IMMEDIATE")
         try:
             results = [job.apply(transaction) for job in jobs]
@@ -359,13 +423,13 @@ class Index:
         execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         execute(f"PRAGMA journal_size_limit = {2 * _CHECKPOINT_PAGES * PAGE_SIZE_BYTES}")
         (version,) = execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            self._writer.executescript(f"BEGIN; {_SCHEMA} {_SUMS_SCHEMA} COMMIT;")
+        # Chunks of before have no checksums of blocks: they are made when one is needed.
+        steps = (_SCHEMA, _SUMS_SCHEMA, _BAD_SCHEMA.format(now_s=int(time.time())))
+        first = {0: 0, 1: 1, 2: 2}.get(version)
+        if first is not None:
+            self._writer.executescript(f"BEGIN; {' '.join(steps[first:])} COMMIT;")
             if self._fsync:
                 sync_folder(self._path.parent)
-        elif version == 1:
-            # Chunks of before have no checksums of blocks: their readers check the digest.
-            self._writer.executescript(f"BEGIN; {_SUMS_SCHEMA} COMMIT;")
         elif version != _SCHEMA_VERSION:
             detail = f"{self._path} has version {version}, this program knows {_SCHEMA_VERSION}"
             raise MictlanError(Kind.UNSUPPORTED, "open index", detail=detail)
@@ -405,7 +469,7 @@ def _read(connection: sqlite3.Connection, chunk_id: ChunkId) -> tuple[Entry, byt
 
 
 def _insert(
-    transaction: _Transaction, chunk: StoredChunk, body: Buffer | None
+    transaction: Transaction, chunk: StoredChunk, body: Buffer | None
 ) -> bool | MictlanError:
     rows = transaction.execute(_FIND, (chunk.id,)).fetchall()
     if rows:
@@ -414,25 +478,36 @@ def _insert(
     number = None
     if body is not None:
         number = transaction.execute(_ADD_BODY, (body,)).lastrowid
-    transaction.execute(_ADD, (chunk.id, chunk.length, chunk.digest, number))
+    values = (chunk.id, chunk.length, chunk.digest, number, int(time.time()))
+    transaction.execute(_ADD, values)
     transaction.chunk_count += 1
     transaction.used_bytes += chunk.length
     return True
 
 
-def _remove(transaction: _Transaction, chunk_id: ChunkId) -> Entry | None:
+def remove_row(transaction: Transaction, chunk_id: ChunkId) -> Entry | None:
+    """Remove a chunk with all that the index has of it; what it was."""
+    found = take_row(transaction, chunk_id)
+    if found is None:
+        return None
+    entry, body = found
+    if body is not None:
+        transaction.execute(_REMOVE_BODY, (body,))
+    return entry
+
+
+def take_row(transaction: Transaction, chunk_id: ChunkId) -> tuple[Entry, int | None] | None:
+    """Remove a chunk but for the bytes of a small one; what it was, and their row in `bodies`."""
     rows = transaction.execute(_FIND, (chunk_id,)).fetchall()
     if not rows:
         return None
     entry = _entry(chunk_id, rows[0])
     transaction.execute(_REMOVE, (chunk_id,))
-    if entry.is_small:
-        transaction.execute(_REMOVE_BODY, (rows[0][2],))
-    else:
+    if not entry.is_small:
         transaction.execute(_REMOVE_SUMS, (chunk_id,))
     transaction.chunk_count -= 1
     transaction.used_bytes -= entry.length
-    return entry
+    return entry, rows[0][2]
 
 
 def conflict(chunk_id: ChunkId) -> MictlanError:

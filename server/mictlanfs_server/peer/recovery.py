@@ -1,6 +1,7 @@
 """Making the index agree with the back end when a peer starts.
 
-Compares names only; no chunk is read. What each difference means stands in `store.py`.
+Compares names only; no chunk is read. What each difference means stands in `store.py`. A chunk that
+is lost is out of service from here on, and a router is told of it like of one found bad later.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from mictlanfs_server.peer import badcopies
+
 if TYPE_CHECKING:
     from mictlanfs.model import ChunkId
     from mictlanfs_server.peer.backends.base import Backend, StoredChunk
-    from mictlanfs_server.peer.index import Index
+    from mictlanfs_server.peer.index import Index, Transaction
 
 log = logging.getLogger(__name__)
 
@@ -20,13 +23,14 @@ _LOGGED_MAX: Final = 20
 
 
 def reconcile(index: Index, backend: Backend) -> None:
-    """Add the rows that are missing, drop those that stand for nothing. Blocks.
+    """Add the rows that are missing, take out of service those that stand for nothing. Blocks.
 
     Raises:
         MictlanError: the index cannot be read or written.
         OSError: the back end cannot be listed.
     """
     rows: dict[ChunkId, StoredChunk] = {chunk.id: chunk for chunk in index.chunks_of_backend()}
+    aside = set(backend.chunks_aside())
     unknown = []
     for chunk in backend.chunks():
         # Equal ids with another digest are two chunks: the row stays with the file it names.
@@ -37,9 +41,15 @@ def reconcile(index: Index, backend: Backend) -> None:
     lost = list(rows.values())
     if lost:
         _log_lost(lost)
+    # What is aside for no row was let go of just before the end.
+    backend.sweep_aside(badcopies.files_aside(index) | set(lost))
     if not unknown and not lost:
         return
-    added = index.reconcile(unknown, lost)
+
+    def condemn(transaction: Transaction, chunk: StoredChunk) -> None:
+        badcopies.condemn(chunk, badcopies.MISSING, is_file=chunk in aside)(transaction)
+
+    added = index.reconcile(unknown, lost, condemn)
     if added:
         log.info("the back end had chunks that the index did not know: %d", added)
     if added != len(unknown):

@@ -19,6 +19,8 @@ PORT_DEFAULT: Final = 24000
 ID_DEFAULT: Final = "mictlanx-peer-0"
 RESERVE_BYTES_DEFAULT: Final = 256 * MIB
 NAME_LENGTH_MAX: Final = 128
+SCRUB_RATE_BYTES_DEFAULT: Final = 32 * MIB
+SCRUB_PERIOD_DAYS_DEFAULT: Final = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class PeerSettings:
         logs: how to log.
         verifies_checksums: whether the MictlanX v4 interface refuses bodies whose SHA-256 is not
             the one announced; one that is empty is never compared.
+        scrub_rate: bytes per second that the scrub reads at most.
+        scrub_period_s: seconds for one pass of the scrub over all chunks; 0: only when asked.
 
     Raises:
         UsageError: a value that cannot be.
@@ -63,6 +67,8 @@ class PeerSettings:
     logs: LogSettings = DEFAULT_LOGS
     sharers_file: Path | None = None
     verifies_checksums: bool = True
+    scrub_rate: int = SCRUB_RATE_BYTES_DEFAULT
+    scrub_period_s: float = SCRUB_PERIOD_DAYS_DEFAULT * 86_400.0
 
     def __post_init__(self) -> None:
         uri.parse_routers(self.router)
@@ -78,6 +84,8 @@ class PeerSettings:
             raise UsageError(f"{self.sharers} peers cannot share a disk")
         if self.reserve < 0:
             raise UsageError(f"a reserve of {self.reserve} bytes cannot be")
+        if self.scrub_rate < 1 or self.scrub_period_s < 0:
+            raise UsageError("a scrub reads at least a byte a second, in no negative time")
 
     @property
     def is_fsynced(self) -> bool:

@@ -11,10 +11,16 @@ during an upload                        a temporary file; the back end sweeps it
 file published, no row                  `recovery.py` adds the row: the chunk is there, unasked
 row gone, file still there              the same; a delete after that removes it
 small chunk, transaction not synced     nothing
+bad copy set aside, row still there     `recovery.py` takes the row out of service: the copy is bad
 ======================================  ==========================================================
 
-A row without a file cannot come from a crash. Where one is found at start (somebody removed files),
-it is dropped and logged as ERROR, so that the peer answers NOT_FOUND and another replica is used.
+A bad copy goes out of service (`condemn`): the file aside, then the row to the bad ones, durably,
+then a router is told, which drops its row. A row without a file comes from a crash between the
+first two, or from somebody who removed files: it is out of service from the start.
+
+Nothing is read in part without a comparison: a range is read in whole blocks, which are compared
+with their checksums (`mictlanfs.blocksums`); a small chunk with its digest. Whole chunks their
+readers compare, with the digest.
 """
 
 from __future__ import annotations
@@ -25,16 +31,25 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from mictlanfs.blocksums import BLOCK_SIZE_BYTES, SUM_SIZE_BYTES, block_count, is_good_block
 from mictlanfs.checksums import digest_of
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import CHUNK_SIZE_BYTES_MAX, MIB, SMALL_CHUNK_SIZE_BYTES, Buffer, ChunkId
 from mictlanfs.wireobjects import HOLDINGS_PAGE_MAX
+from mictlanfs_server.peer import badcopies
 from mictlanfs_server.peer.backends.base import Backend, Staged, StoredChunk, corrupt, is_same
 from mictlanfs_server.peer.budget import ByteBudget
 from mictlanfs_server.peer.index import Entry, Index, conflict
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterator, Sequence
+    from collections.abc import (
+        AsyncIterable,
+        AsyncIterator,
+        Callable,
+        Coroutine,
+        Iterator,
+        Sequence,
+    )
 
     from mictlanfs_server.peer.capacity import Capacity
 
@@ -47,14 +62,23 @@ UPLOAD_BUDGET_BYTES: Final = 64 * MIB
 DOWNLOAD_BUDGET_BYTES: Final = 64 * MIB
 # Measured: a look into the index costs 8 us, going to a thread and back 140 us.
 _INLINE_READS_MAX: Final = 16
+# Below it a range is compared in the loop: 100 us at most.
+_INLINE_VERIFY_SIZE_BYTES_MAX: Final = 1 * MIB
 
 
 class ChunkStore:
-    """Puts, gets and deletes of chunks. Used from one event loop. Everything is idempotent."""
+    """Puts, gets and deletes of chunks. Used from one event loop. Everything is idempotent.
+
+    Attributes:
+        on_suspect: told of each chunk that a reader found not to be as it should be.
+        index, backend: what it is made of.
+    """
+
+    on_suspect: Callable[[ChunkId], None] = staticmethod(lambda _: None)
 
     def __init__(self, index: Index, backend: Backend, capacity: Capacity) -> None:
-        self._index = index
-        self._backend = backend
+        self.index = index
+        self.backend = backend
         self._capacity = capacity
         self._writing: dict[ChunkId, StoredChunk] = {}
         self._writers: Counter[ChunkId] = Counter()
@@ -68,12 +92,12 @@ class ChunkStore:
     @property
     def used_bytes(self) -> int:
         """Bytes of all chunks."""
-        return self._index.totals.used_bytes
+        return self.index.totals.used_bytes
 
     @property
     def chunk_count(self) -> int:
         """Number of chunks."""
-        return self._index.totals.chunk_count
+        return self.index.totals.chunk_count
 
     @property
     def capacity_bytes(self) -> int:
@@ -87,7 +111,7 @@ class ChunkStore:
 
     async def list_behind(self, after: ChunkId) -> list[StoredChunk]:
         """A page of chunks in order of ids, behind `after`; empty behind the last one."""
-        return await asyncio.to_thread(self._index.list_behind, after, HOLDINGS_PAGE_MAX)
+        return await asyncio.to_thread(self.index.list_behind, after, HOLDINGS_PAGE_MAX)
 
     # --- put -----------------------------------------------------------------------------------
 
@@ -110,7 +134,7 @@ class ChunkStore:
                 if chunk.length >= SMALL_CHUNK_SIZE_BYTES:
                     return await self._put_large(chunk, pieces)
                 body = await _collect(chunk, pieces)
-                [result] = await self._index.add_small([(chunk, body)])
+                [result] = await self.index.add_small([(chunk, body)])
         if isinstance(result, MictlanError):
             raise result
         return result
@@ -149,13 +173,13 @@ class ChunkStore:
         size = sum(chunk.length for chunk, _ in chunks)
         try:
             with self._claim([chunk for chunk, _ in chunks]), self._capacity.promise(size):
-                added = await self._index.add_small(chunks)
+                added = await self.index.add_small(chunks)
         except MictlanError as error:
             return [None if self._has(chunk) else error for chunk, _ in chunks]
         return [result if isinstance(result, MictlanError) else None for result in added]
 
     async def _put_large(self, chunk: StoredChunk, pieces: AsyncIterable[Buffer]) -> bool:
-        staged = await self._backend.stage(chunk, pieces)
+        staged = await self.backend.stage(chunk, pieces)
         return await self._to_its_end(self._publish(chunk, staged))
 
     async def _publish(self, chunk: StoredChunk, staged: Staged) -> bool:
@@ -163,7 +187,7 @@ class ChunkStore:
             # A claim of its own: that of a caller who is cancelled ends before this does.
             with self._claim([chunk]):
                 await staged.publish()
-                return await self._index.add(chunk, staged.sums)
+                return await self.index.add(chunk, staged.sums)
         except BaseException:
             await staged.discard()
             raise
@@ -178,14 +202,14 @@ class ChunkStore:
         return self._is_there(chunk)
 
     def _has(self, chunk: StoredChunk) -> bool:
-        known = self._index.find(chunk.id)
+        known = self.index.find(chunk.id)
         return known is not None and is_same(known, chunk)
 
     def _is_there(self, chunk: StoredChunk) -> bool:
         """Whether the index has the chunk. Raises CONFLICT when the id stands for other bytes."""
         if chunk.id in self._deleting:
             raise _busy(chunk.id, "is being deleted")
-        known = self._index.find(chunk.id) or self._writing.get(chunk.id)
+        known = self.index.find(chunk.id) or self._writing.get(chunk.id)
         if known is None:
             return False
         if not is_same(known, chunk):
@@ -196,14 +220,14 @@ class ChunkStore:
 
     def find(self, chunk_id: ChunkId) -> StoredChunk:
         """What is known of a chunk. Raises NOT_FOUND."""
-        entry = self._index.find(chunk_id)
+        entry = self.index.find(chunk_id)
         if entry is None:
             raise _not_found(chunk_id)
         return entry
 
     def open(self, chunk_id: ChunkId) -> tuple[StoredChunk, bytes | None]:
         """What is known of a chunk, and its bytes when it is small. Raises NOT_FOUND."""
-        found = self._index.read(chunk_id)
+        found = self.index.read(chunk_id)
         if found is None:
             raise _not_found(chunk_id)
         return found
@@ -211,32 +235,72 @@ class ChunkStore:
     async def read(self, chunk: StoredChunk, start: int, end: int) -> Buffer:
         """Bytes `[start, end)` of a chunk that is not small; 0 <= start < end <= length.
 
+        Those of a part are right. All of a chunk is for its reader to compare with the digest.
         The caller holds as many bytes of `downloads`.
 
         Raises:
             MictlanError: NOT_FOUND (deleted meanwhile), CORRUPT (the disk lost it), INTERNAL.
         """
         try:
-            return await self._backend.read(chunk, start, end)
+            if end - start == chunk.length:
+                return await self.backend.read(chunk, start, end)
+            return await self._read_part(chunk, start, end)
         except MictlanError as error:
-            if error.kind is not Kind.NOT_FOUND:
+            if error.kind is Kind.NOT_FOUND:
+                if self.index.find(chunk.id) is None:
+                    raise _not_found(chunk.id) from None
+                self.on_suspect(chunk.id)
+                raise corrupt(chunk, "the index has it, the back end does not") from error
+            if error.kind is Kind.CORRUPT:
+                self.on_suspect(chunk.id)
+            raise
+
+    async def _read_part(self, chunk: StoredChunk, start: int, end: int) -> Buffer:
+        sums = self.index.sums(chunk.id)
+        if len(sums) != block_count(chunk.length) * SUM_SIZE_BYTES:
+            # It came before there were checksums, or without its row.
+            sums = await self.backend.check(chunk)
+            await self.index.keep_sums(chunk, sums)
+        first = start - start % BLOCK_SIZE_BYTES
+        stop = min(chunk.length, block_count(end) * BLOCK_SIZE_BYTES)
+        view = memoryview(await self.backend.read(chunk, first, stop))
+        if len(view) <= _INLINE_VERIFY_SIZE_BYTES_MAX:
+            is_good = _are_good_blocks(view, first, sums)
+        else:
+            is_good = await asyncio.to_thread(_are_good_blocks, view, first, sums)
+        if not is_good:
+            raise corrupt(chunk, "a block does not match its checksum")
+        return view[start - first : end - first]
+
+    def part_of(self, chunk: StoredChunk, body: Buffer, start: int, end: int) -> Buffer:
+        """Bytes `[start, end)` of a small chunk, right unless they are all of it.
+
+        Raises:
+            MictlanError: CORRUPT.
+        """
+        if end - start != chunk.length or len(body) != chunk.length:
+            try:
+                _verify(chunk, body)
+            except MictlanError:
+                self.on_suspect(chunk.id)
                 raise
-            if self._index.find(chunk.id) is None:
-                raise _not_found(chunk.id) from None
-            raise corrupt(chunk, "the index has it, the back end does not") from error
+        return memoryview(body)[start:end]
 
     def open_file(self, chunk_id: ChunkId) -> tuple[int, bytes] | None:
         """A new descriptor for reading a chunk that is a file; None in every other case.
 
         With it the checksums of the chunk's blocks, empty when they are not known.
         """
-        entry = self._index.find(chunk_id)
+        entry = self.index.find(chunk_id)
         if entry is None or entry.is_small:
             return None
         # First, since an error here would leave a descriptor behind.
-        sums = self._index.sums(chunk_id)
-        descriptor = self._backend.open_file(entry)
-        return None if descriptor is None else (descriptor, sums)
+        sums = self.index.sums(chunk_id)
+        descriptor = self.backend.open_file(entry)
+        if descriptor is None:
+            self.on_suspect(chunk_id)
+            return None
+        return descriptor, sums
 
     async def read_many(
         self, chunk_ids: Sequence[ChunkId], size_max: int
@@ -246,9 +310,9 @@ class ChunkStore:
         Chunks that no longer fit into `size_max` bytes together are TOO_LARGE.
         """
         if len(chunk_ids) <= _INLINE_READS_MAX:
-            found = [self._index.read(chunk_id) for chunk_id in chunk_ids]
+            found = [self.index.read(chunk_id) for chunk_id in chunk_ids]
         else:
-            found = await asyncio.to_thread(self._index.read_many, chunk_ids)
+            found = await asyncio.to_thread(self.index.read_many, chunk_ids)
         results: list[Buffer | MictlanError] = []
         size = 0
         for chunk_id, entry_and_body in zip(chunk_ids, found, strict=True):
@@ -298,10 +362,10 @@ class ChunkStore:
         """Remove rows, then files. The errors by id."""
         failed = {}
         try:
-            for entry in await self._index.remove(chunk_ids):
+            for entry in await self.index.remove(chunk_ids):
                 if not entry.is_small:
                     try:
-                        await self._backend.delete(entry)
+                        await self.backend.delete(entry)
                     except MictlanError as error:
                         # The row is gone: the file is found again at the next start.
                         log.warning("a deleted chunk leaves its file: %s", error)
@@ -311,6 +375,70 @@ class ChunkStore:
         finally:
             self._deleting -= Counter(chunk_ids)
         return failed
+
+    # --- verification --------------------------------------------------------------------------
+
+    async def page(self, after: ChunkId, count_max: int) -> list[tuple[Entry, int]]:
+        """Chunks behind an id, in the order of ids, and when each came, in seconds since 1970."""
+        return await asyncio.to_thread(self.index.page, after, count_max)
+
+    async def check(self, chunk: StoredChunk) -> str:
+        """What is wrong with a chunk as the index knows it; empty: nothing. Reads all of it.
+
+        Raises:
+            MictlanError: NOT_FOUND (it is not in service any more), UNAVAILABLE (it is being
+                written or deleted), INTERNAL (it cannot be read now).
+        """
+        try:
+            found = await asyncio.to_thread(self.index.read_many, [chunk.id])
+            entry, body = found[0] or (None, None)
+            if entry is None or not is_same(entry, chunk):
+                raise _not_found(chunk.id)
+            if entry.length >= SMALL_CHUNK_SIZE_BYTES:
+                await self._check_file(entry)
+            else:
+                _verify(entry, body or b"")
+        except MictlanError as error:
+            if chunk.id in self._writers or chunk.id in self._deleting:
+                raise _busy(chunk.id, "is being written or deleted") from error
+            if error.kind is Kind.CORRUPT:
+                return error.detail
+            raise
+        return ""
+
+    async def _check_file(self, chunk: StoredChunk) -> None:
+        try:
+            sums = await self.backend.check(chunk)
+        except MictlanError as error:
+            if error.kind is Kind.NOT_FOUND and self.index.find(chunk.id) is not None:
+                raise corrupt(chunk, badcopies.MISSING) from None
+            raise
+        if self.index.sums(chunk.id) != sums:
+            await self.index.keep_sums(chunk, sums)
+
+    async def condemn(self, chunk: StoredChunk, reason: str) -> bool:
+        """Take a bad copy out of service, durably; False when it is not in service, or is in use.
+
+        Cancellation: it goes on to its end.
+
+        Raises:
+            MictlanError: NO_SPACE, INTERNAL.
+        """
+        if chunk.id in self._writers or chunk.id in self._deleting:
+            return False
+        self._deleting[chunk.id] += 1
+        return await self._to_its_end(self._condemn(chunk, reason))
+
+    async def _condemn(self, chunk: StoredChunk, reason: str) -> bool:
+        try:
+            known = self.index.find(chunk.id)
+            if known is None or not is_same(known, chunk):
+                return False
+            is_file = not known.is_small and await self.backend.set_aside(known)
+            change = badcopies.condemn(known, reason, is_file=is_file)
+            return await self.index.change(change) is not None
+        finally:
+            self._deleting -= Counter([chunk.id])
 
     # --- end -----------------------------------------------------------------------------------
 
@@ -322,8 +450,8 @@ class ChunkStore:
 
     def close(self) -> None:
         """Let go of everything, when the event loop is gone already. Blocks; twice is once."""
-        self._backend.close()
-        self._index.close()
+        self.backend.close()
+        self.index.close()
 
     # --- claims --------------------------------------------------------------------------------
 
@@ -386,6 +514,14 @@ def _verify(chunk: StoredChunk, body: Buffer) -> None:
 
 async def _one(body: Buffer) -> AsyncIterator[Buffer]:
     yield body
+
+
+def _are_good_blocks(view: memoryview, first: int, sums: bytes) -> bool:
+    """Whether bytes from `first` on, the beginning of a block, are those of the checksums."""
+    return all(
+        is_good_block(view[at : at + BLOCK_SIZE_BYTES], (first + at) // BLOCK_SIZE_BYTES, sums)
+        for at in range(0, len(view), BLOCK_SIZE_BYTES)
+    )
 
 
 def _not_found(chunk_id: ChunkId) -> MictlanError:

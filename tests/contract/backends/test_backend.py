@@ -391,3 +391,48 @@ async def test_what_is_not_published_is_not_opened(backend: Backend) -> None:
     await staged.publish()
     # The same id with another digest is another chunk.
     assert backend.open_file(other) is None
+
+
+# --- verification --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [1, 65_536, MIB + 1, 3 * MIB])
+@on_asyncio
+async def test_a_chunk_that_is_right_is_summed_up(backend: Backend, length: int) -> None:
+    chunk, body = make_chunk(length)
+    await store(backend, chunk, body)
+    summer = BlockSummer()
+    summer.update(body)
+    assert await backend.check(chunk) == summer.sums()
+
+
+@on_asyncio
+async def test_a_chunk_that_is_not_there_is_not_found(backend: Backend) -> None:
+    chunk, _ = make_chunk(10)
+    with raises(Kind.NOT_FOUND):
+        await backend.check(chunk)
+    assert await backend.set_aside(chunk) is False
+    await backend.drop_aside(chunk)
+
+
+@on_asyncio
+async def test_what_is_set_aside_is_out_of_service_and_kept(backend: Backend) -> None:
+    (one, body), (two, other) = make_chunk(70_000), make_chunk(80_000, 1)
+    await store(backend, one, body)
+    await store(backend, two, other)
+    assert await backend.set_aside(one)
+    assert list(backend.chunks()) == [two]
+    assert list(backend.chunks_aside()) == [one]
+    with raises(Kind.NOT_FOUND):
+        await read(backend, one)
+    # A good copy is another thing, and may go aside in its turn.
+    await store(backend, one, body)
+    assert await read(backend, one) == body
+    assert await backend.set_aside(one)
+    assert await backend.set_aside(two)
+    await backend.drop_aside(two)
+    assert list(backend.chunks_aside()) == [one]
+    backend.sweep_aside([one])
+    assert list(backend.chunks_aside()) == [one]
+    backend.sweep_aside([])
+    assert list(backend.chunks_aside()) == []

@@ -11,7 +11,7 @@ once, and removing what is not there is no error.
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterable, Iterator
+from collections.abc import AsyncIterable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -114,6 +114,47 @@ class Backend(Protocol):
 
         Raises:
             MictlanError: INTERNAL.
+        """
+        ...
+
+    async def check(self, chunk: StoredChunk) -> bytes:
+        """Read all of a chunk, from the disk where that can be; the checksums of its blocks.
+
+        Raises:
+            MictlanError: NOT_FOUND; CORRUPT (it is not what its digest says, or the disk cannot
+                give it); INTERNAL (no telling).
+        """
+        ...
+
+    async def set_aside(self, chunk: StoredChunk) -> bool:
+        """Take a chunk out of service, durably, and keep its bytes; False when it is not there.
+
+        One that is aside already is replaced.
+
+        Cancellation: it may be done all the same.
+
+        Raises:
+            MictlanError: NO_SPACE, INTERNAL.
+        """
+        ...
+
+    async def drop_aside(self, chunk: StoredChunk) -> None:
+        """Remove what was set aside; what is not there counts as removed.
+
+        Raises:
+            MictlanError: INTERNAL.
+        """
+        ...
+
+    def chunks_aside(self) -> Iterator[StoredChunk]:
+        """Every chunk that is set aside, in no order. Blocks."""
+        ...
+
+    def sweep_aside(self, kept: Collection[StoredChunk]) -> None:
+        """Remove what is set aside but for `kept`. Blocks.
+
+        Raises:
+            OSError: something cannot be removed.
         """
         ...
 

@@ -4,6 +4,7 @@
 
     chunks/xx/<id>.<length>.<digest>     published; xx are the last two digits of the id
     temporary/<number>                   staged; swept when the back end is opened
+    quarantine/<id>.<length>.<digest>    set aside: found to be something else
 
 All three parts of a name are hexadecimal, so what is stored is known from the names alone. Ids
 begin with a time: only their last digits spread evenly. The 256 folders exist from the start, so
@@ -33,9 +34,10 @@ from mictlanfs.durable import sync_folder
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import KIB, MIB, Buffer, ChunkId
 from mictlanfs_server.peer.backends.base import StoredChunk, Traits, corrupt, translated_errors
+from mictlanfs_server.peer.backends.checking import check_file
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Iterator
+    from collections.abc import AsyncIterable, Callable, Collection, Iterator
     from pathlib import Path
 
 # More do not help two cores, but several may wait for the disk at a time. A read must not wait
@@ -84,10 +86,13 @@ class FileBackend:
     def __init__(self, folder: Path, *, fsync: bool = True) -> None:
         self._chunks = folder / CHUNKS_NAME
         self._temporary = folder / "temporary"
+        self._quarantine = folder / "quarantine"
         self._fsync = fsync
         self._numbers = itertools.count()
         self._writers = ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="disk-write")
         self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="disk-read")
+        # One: checking is never in a hurry, and shall leave the disk to others.
+        self._checkers = ThreadPoolExecutor(1, thread_name_prefix="disk-check")
         self._make_folders(folder)
         self._sweep()
 
@@ -132,6 +137,30 @@ class FileBackend:
         """Unlink a file; see `Backend`."""
         await _in_thread(self._writers, _delete, chunk, self._path(chunk))
 
+    async def check(self, chunk: StoredChunk) -> bytes:
+        """Read a file past the page cache; see `Backend`."""
+        return await _in_thread(self._checkers, check_file, chunk, self._path(chunk))
+
+    async def set_aside(self, chunk: StoredChunk) -> bool:
+        """Move a file to the quarantine; see `Backend`."""
+        aside = self._quarantine / _name(chunk)
+        return await _in_thread(
+            self._writers, _set_aside, chunk, self._path(chunk), aside, self._fsync
+        )
+
+    async def drop_aside(self, chunk: StoredChunk) -> None:
+        """Unlink a file of the quarantine; see `Backend`."""
+        await _in_thread(self._writers, _delete, chunk, self._quarantine / _name(chunk))
+
+    def chunks_aside(self) -> Iterator[StoredChunk]:
+        """Chunks by the names of the files in the quarantine; see `Backend`."""
+        return _named_chunks(self._quarantine)
+
+    def sweep_aside(self, kept: Collection[StoredChunk]) -> None:
+        """Unlink the other files of the quarantine; see `Backend`."""
+        for chunk in set(self.chunks_aside()) - set(kept):
+            (self._quarantine / _name(chunk)).unlink(missing_ok=True)
+
     def chunks(self) -> Iterator[StoredChunk]:
         """Chunks by the names of their files; other files are passed over. See `Backend`."""
         return chunk_files(self._chunks)
@@ -143,15 +172,15 @@ class FileBackend:
 
     def close(self) -> None:
         """Wait for the threads; see `Backend`."""
-        self._writers.shutdown()
-        self._readers.shutdown()
+        for threads in (self._writers, self._readers, self._checkers):
+            threads.shutdown()
 
     def _path(self, chunk: StoredChunk) -> Path:
-        name = chunk.id.hex()
-        return self._chunks / name[-2:] / f"{name}.{chunk.length:x}.{chunk.digest.hex()}"
+        return self._chunks / chunk.id.hex()[-2:] / _name(chunk)
 
     def _make_folders(self, folder: Path) -> None:
         self._temporary.mkdir(exist_ok=True)
+        self._quarantine.mkdir(exist_ok=True)
         self._chunks.mkdir(exist_ok=True)
         for number in range(_FANOUT):
             (self._chunks / f"{number:02x}").mkdir(exist_ok=True)
@@ -314,6 +343,35 @@ def _read(chunk: StoredChunk, path: Path, start: int, end: int) -> bytes:
     if len(body) != end - start:
         raise corrupt(chunk, f"the file ends at {start + len(body)}, not at {chunk.length}")
     return body
+
+
+def _name(chunk: StoredChunk) -> str:
+    return f"{chunk.id.hex()}.{chunk.length:x}.{chunk.digest.hex()}"
+
+
+def _named_chunks(folder: Path) -> Iterator[StoredChunk]:
+    """The chunks that the names of files in a folder tell of."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            match = _NAME.fullmatch(entry.name)
+            if match is not None:
+                chunk_id, length, digest = match.groups()
+                yield StoredChunk(
+                    ChunkId(bytes.fromhex(chunk_id)), int(length, 16), bytes.fromhex(digest)
+                )
+
+
+def _set_aside(chunk: StoredChunk, path: Path, aside: Path, fsync: bool) -> bool:
+    with translated_errors("set chunk aside", chunk):
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            return False
+        if fsync:
+            # A name that came back after a power cut would be a chunk in service again.
+            sync_folder(path.parent)
+            sync_folder(aside.parent)
+    return True
 
 
 def _delete(chunk: StoredChunk, path: Path) -> None:

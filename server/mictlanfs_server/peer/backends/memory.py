@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterator
+from collections.abc import AsyncIterable, Collection, Iterator
 from dataclasses import dataclass
 
+from mictlanfs.blocksums import BlockSummer
 from mictlanfs.checksums import digest_of
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Buffer, ChunkId
@@ -18,6 +19,7 @@ class MemoryBackend:
 
     def __init__(self, capacity: int | None = None) -> None:
         self._chunks: dict[tuple[ChunkId, bytes], tuple[StoredChunk, bytes]] = {}
+        self._aside: dict[tuple[ChunkId, bytes], StoredChunk] = {}
         self._capacity = capacity
 
     async def stage(self, chunk: StoredChunk, pieces: AsyncIterable[Buffer]) -> _Staged:
@@ -47,6 +49,34 @@ class MemoryBackend:
     async def delete(self, chunk: StoredChunk) -> None:
         """Forget the chunk; see `Backend`."""
         self._chunks.pop((chunk.id, chunk.digest), None)
+
+    async def check(self, chunk: StoredChunk) -> bytes:
+        """Compare the bytes with the digest; see `Backend`."""
+        body = await self.read(chunk, 0, chunk.length)
+        if digest_of([body]) != chunk.digest:
+            raise corrupt(chunk, "the bytes do not match the digest")
+        summer = BlockSummer()
+        summer.update(body)
+        return summer.sums()
+
+    async def set_aside(self, chunk: StoredChunk) -> bool:
+        """Move the chunk to another dictionary; see `Backend`."""
+        found = self._chunks.pop((chunk.id, chunk.digest), None)
+        if found is not None:
+            self._aside[found[0].id, found[0].digest] = found[0]
+        return found is not None
+
+    async def drop_aside(self, chunk: StoredChunk) -> None:
+        """Forget it; see `Backend`."""
+        self._aside.pop((chunk.id, chunk.digest), None)
+
+    def chunks_aside(self) -> Iterator[StoredChunk]:
+        """What was set aside; see `Backend`."""
+        return iter(list(self._aside.values()))
+
+    def sweep_aside(self, kept: Collection[StoredChunk]) -> None:
+        """Forget the rest; see `Backend`."""
+        self._aside = {key: chunk for key, chunk in self._aside.items() if chunk in kept}
 
     def chunks(self) -> Iterator[StoredChunk]:
         """Every chunk; see `Backend`."""

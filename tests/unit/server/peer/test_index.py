@@ -282,9 +282,9 @@ def test_a_file_that_is_no_database_is_corrupt(path: Path) -> None:
 def test_an_index_of_a_newer_program_is_refused(path: Path) -> None:
     Index(path).close()
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 3")
+    connection.execute("PRAGMA user_version = 4")
     connection.close()
-    with pytest.raises(MictlanError, match="version 3, this program knows 2") as caught:
+    with pytest.raises(MictlanError, match="version 4, this program knows 3") as caught:
         Index(path)
     assert caught.value.kind is Kind.UNSUPPORTED
 
