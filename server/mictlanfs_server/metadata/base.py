@@ -27,6 +27,7 @@ from mictlanfs.model import (
     SessionId,
 )
 from mictlanfs_server.metadata.copies import CopyStore, PeerBook
+from mictlanfs_server.metadata.truth import TruthStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +225,11 @@ class MetadataStore(CopyStore, SnapshotStore, Protocol):
     @property
     def space_id(self) -> str:
         """The name of the space, made at its first start."""
+        ...
+
+    @property
+    def truth(self) -> TruthStore:
+        """What the verification of copies asks."""
         ...
 
     async def start(self) -> None:

@@ -111,6 +111,9 @@ def _check_chunks(
     fresh: dict[ChunkId, Chunk] = {}
     for chunk in op.chunks:
         _check_chunk(tx, op, chunk)
+        if chunk.peers and tx.rows.is_collected(chunk.id):
+            detail = _named(chunk.id, "was removed as an orphan: store the bytes again")
+            raise failure(Kind.NO_DATA, "write", op.ino, detail)
         known = tx.rows.chunk(chunk.id)
         if known is None and chunk.id not in fresh:
             if not chunk.peers and chunk.id not in bodies:

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 MIGRATIONS = Migrations("mictlanfs-metadata")
 # "MICT": tells our files from any other SQLite database.
 APPLICATION_ID = 0x4D494354
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 # STRICT tables came with 3.37, RETURNING and MATERIALIZED before.
 SQLITE_VERSION_MIN = (3, 37, 0)
 
@@ -352,6 +352,32 @@ def _trash_and_snapshots(database: Database) -> None:
         " ('trash_count', 0), ('trash_bytes', 0), ('next_snapshot', 1), ('snapshot_changes', 0)"
     )
     database.execute("PRAGMA user_version = 8")
+
+
+@MIGRATIONS(name="0009-truth-of-copies")
+def _truth_of_copies(database: Database) -> None:
+    # Peers that said of their copy of a chunk, the last one in `replica`, that it is not good. Of a
+    # dead chunk a row means nothing.
+    database.execute(
+        """
+        CREATE TABLE damaged (
+            chunk BLOB NOT NULL,
+            peer INTEGER NOT NULL,              -- in `peer`
+            found_ns INTEGER NOT NULL,          -- the router's clock
+            PRIMARY KEY (chunk, peer)
+        ) STRICT, WITHOUT ROWID
+        """
+    )
+    # Chunks that were removed as orphans: whoever commits one after all must store it again.
+    database.execute(
+        """
+        CREATE TABLE collected (
+            chunk BLOB NOT NULL PRIMARY KEY,
+            found_ns INTEGER NOT NULL           -- the router's clock
+        ) STRICT, WITHOUT ROWID
+        """
+    )
+    database.execute("PRAGMA user_version = 9")
 
 
 def _make_space(connection: sqlite3.Connection, now_ns: int) -> None:

@@ -386,6 +386,10 @@ class Rows(Protocol):
     def chunk(self, chunk_id: ChunkId) -> ChunkRecord | None:
         """A chunk, live or dead."""
 
+    def is_collected(self, chunk_id: ChunkId) -> bool:
+        """Whether a chunk was removed as an orphan."""
+        ...
+
     def insert_chunk(self, chunk: Chunk, refs: int, wanted: int, dead_since_ns: int | None) -> None:
         """Add a chunk and its replicas."""
 

@@ -73,6 +73,7 @@ from mictlanfs_server.metadata.sqlite_snapshot_reads import (
     read_tree,
 )
 from mictlanfs_server.metadata.sqlite_trash import read_trash
+from mictlanfs_server.metadata.sqlite_truth import SqliteTruth
 from mictlanfs_server.metadata.sqlite_upkeep import (
     PEER_NUMBER_MIN,
     RESTORED_TO_NS,
@@ -133,6 +134,7 @@ class SqliteStore:
         self.restored_to_ns = int(values.get(RESTORED_TO_NS, 0))
         self._snapshot_ns = int(values.get(SNAPSHOT_NS, 0))
         self._floor_ns = self._snapshot_ns
+        self.truth = SqliteTruth(path, self._scan_connection, self._change, self._scan, wall_ns)
 
     @property
     def space_id(self) -> str:

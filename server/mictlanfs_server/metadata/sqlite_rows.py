@@ -325,6 +325,11 @@ class SqliteRows:
             return None
         return ChunkRecord(row[0], row[1], row[2], bool(row[3]), bool(row[4]), row[5], row[6])
 
+    def is_collected(self, chunk_id: ChunkId) -> bool:
+        """Whether a chunk was removed as an orphan."""
+        found = self._execute("SELECT 1 FROM collected WHERE chunk = ?", (chunk_id,)).fetchone()
+        return found is not None
+
     def insert_chunk(self, chunk: Chunk, refs: int, wanted: int, dead_since_ns: int | None) -> None:
         """Add a chunk and its replicas."""
         coding = chunk.coding

@@ -60,6 +60,7 @@ def test_migrations_are_recorded_by_name(tmp_path: Path) -> None:
             "0006-copies",
             "0007-coded-chunks",
             "0008-trash-and-snapshots",
+            "0009-truth-of-copies",
         ]
         assert len(applied) == SCHEMA_VERSION
 
