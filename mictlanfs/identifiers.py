@@ -23,6 +23,11 @@ def new_chunk_id() -> ChunkId:
     )
 
 
+def made_at_ns(chunk_id: ChunkId) -> int:
+    """When a chunk id was made, by the clock of its maker: nanoseconds since the epoch."""
+    return int.from_bytes(chunk_id[:_TIME_SIZE_BYTES], "big") * 1_000_000
+
+
 def chunk_id_from_hex(text: str) -> ChunkId:
     """The chunk id written as 32 hexadecimal digits. ValueError when it is not one."""
     raw = bytes.fromhex(text)

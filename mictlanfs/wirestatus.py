@@ -71,6 +71,8 @@ class SpaceStatus(msgspec.Struct, frozen=True):
 
     Attributes:
         trash_count, trash_bytes: what buckets keep of what they lost; counted nowhere else.
+        damaged_count: chunks that files need and of which no good copy is known; at most 100.
+        damaged_paths: of the files, up to 4 for each chunk.
     """
 
     space_id: str
@@ -94,3 +96,5 @@ class SpaceStatus(msgspec.Struct, frozen=True):
     trash_bytes: int = 0
     snapshot_count: int = 0
     metadata: MetadataStatus | None = None
+    damaged_count: int = 0
+    damaged_paths: list[str] = []

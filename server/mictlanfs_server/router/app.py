@@ -38,6 +38,7 @@ from mictlanfs_server.http import (
 from mictlanfs_server.metadata.sqlite import SqliteStore
 from mictlanfs_server.metasnapshots.keeper import MetadataKeeper
 from mictlanfs_server.metering import Meters
+from mictlanfs_server.router.auditing import Auditor
 from mictlanfs_server.router.collector import Collector
 from mictlanfs_server.router.datadir import DataDirectory
 from mictlanfs_server.router.front import (
@@ -58,6 +59,7 @@ from mictlanfs_server.router.settings import RouterSettings
 from mictlanfs_server.router.status import StatusReport
 from mictlanfs_server.router.upkeep.desk import UpkeepDesk
 from mictlanfs_server.router.upkeep.healer import Healer
+from mictlanfs_server.router.verifying import CopyVerifier
 from mictlanfs_server.serving import Listener, serve
 from mictlanfs_server.tracing import trace_settings, traced, tracing
 from mictlanfs_server.v4.entry import DoorApplication, Entry, LazyDoor
@@ -83,6 +85,8 @@ class _Parts:
     gate: LeaseGate
     healer: Healer
     keeper: MetadataKeeper
+    verifier: CopyVerifier
+    auditor: Auditor
 
     def routes(self) -> list[MessageRoute]:
         """All messages that are answered without leases."""
@@ -134,6 +138,8 @@ class _Router:
                 asyncio.create_task(parts.gate.run(), name="router-leases"),
                 asyncio.create_task(parts.healer.run(), name="router-healer"),
                 asyncio.create_task(parts.keeper.run(), name="router-snapshots"),
+                asyncio.create_task(parts.verifier.run(), name="router-verifier"),
+                asyncio.create_task(parts.auditor.run(), name="router-auditor"),
             ]
             try:
                 yield parts
@@ -168,9 +174,12 @@ class _Router:
             *(self._data.path, settings.snapshot_interval_s),
         )
         parts = (store, sessions, membership, peer_map)
+        verifier = CopyVerifier(store, membership, transport, clock, healer.wake)
+        auditor = Auditor(settings, store, membership, verifier, clock)
+        more = [*verifier.routes(), *auditor.routes()]
         return _Parts(
             peer_map,
-            RouterHandlers(settings, *parts, gate, desk),
+            RouterHandlers(settings, *parts, gate, desk, more),
             StatusReport(
                 store,
                 membership,
@@ -180,11 +189,14 @@ class _Router:
                 gate.table.counts,
                 healer.status,
                 keeper.status,
+                verifier.damaged,
             ),
             Collector(settings, *parts, transport, clock, gate.end, keeper),
             gate,
             healer,
             keeper,
+            verifier,
+            auditor,
         )
 
     @asynccontextmanager

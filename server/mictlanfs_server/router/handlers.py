@@ -7,6 +7,7 @@ and membership (peers). A request of a session counts as a sign of life.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,11 @@ class ReadRoute:
 
 
 class RouterHandlers:
-    """The verbs of the router protocol."""
+    """The verbs of the router protocol.
+
+    Args:
+        more: messages that others answer.
+    """
 
     def __init__(
         self,
@@ -55,9 +60,11 @@ class RouterHandlers:
         peer_map: PublicPeerMap,
         gate: LeaseGate,
         upkeep: UpkeepDesk,
+        more: Sequence[MessageRoute] = (),
     ) -> None:
-        self._gate = gate
         self._upkeep = upkeep
+        self._more = more
+        self._gate = gate
         self._settings = settings
         self._store = store
         self._sessions = sessions
@@ -110,6 +117,7 @@ class RouterHandlers:
                 path.SNAPSHOT_REMOVE, wire.RemoveSnapshot, snapshots.remove, "remove a snapshot"
             ),
             MessageRoute(path.SNAPSHOT_LIST, wire.ListSnapshots, snapshots.list, "list snapshots"),
+            *self._more,
         ]
 
     def reads(self) -> list[ReadRoute]:

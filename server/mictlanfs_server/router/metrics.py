@@ -51,6 +51,20 @@ def families(status: wire.SpaceStatus, meters: Meters) -> list[Family]:
         gauge("mictlanfs_buckets", "Buckets.", status.bucket_count),
         gauge("mictlanfs_inodes", "Files and directories.", status.inode_count),
         gauge("mictlanfs_bytes", "Bytes in files, copies not counted.", status.bytes_logical),
+        *_chunk_families(status),
+        *_upkeep_families(status.upkeep),
+        *_kept_families(status),
+        *_snapshot_families(status.metadata or wire.MetadataStatus()),
+        total(
+            "mictlanfs_commits_total",
+            "Commits of clients that had success.",
+            meters.answered("POST", wire.Path.COMMIT),
+        ),
+    ]
+
+
+def _chunk_families(status: wire.SpaceStatus) -> list[Family]:
+    return [
         gauge("mictlanfs_chunks", "Chunks on peers.", status.chunk_count),
         gauge("mictlanfs_chunks_inline", "Chunks kept by the router.", status.inline_count),
         gauge(
@@ -64,17 +78,14 @@ def families(status: wire.SpaceStatus, meters: Meters) -> list[Family]:
             status.lost_count,
         ),
         gauge(
+            "mictlanfs_chunks_damaged",
+            "Chunks of which no good copy is known; at most 100.",
+            status.damaged_count,
+        ),
+        gauge(
             "mictlanfs_chunks_unreferenced",
             "Chunks of deleted files that wait for their removal.",
             status.tombstone_count,
-        ),
-        *_upkeep_families(status.upkeep),
-        *_kept_families(status),
-        *_snapshot_families(status.metadata or wire.MetadataStatus()),
-        total(
-            "mictlanfs_commits_total",
-            "Commits of clients that had success.",
-            meters.answered("POST", wire.Path.COMMIT),
         ),
     ]
 

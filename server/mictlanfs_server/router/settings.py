@@ -12,6 +12,8 @@ from mictlanfs_server.v4.caching.settings import CacheSettings
 LEASE_TTL_S = 10.0
 HEAL_DELAY_S = 120.0
 SNAPSHOT_INTERVAL_S = 300.0
+ORPHAN_AGE_HOURS_DEFAULT = 24
+AUDIT_INTERVAL_HOURS_DEFAULT = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,10 @@ class RouterSettings:
         gc_grace_s: seconds between the last reference to a chunk and its deletion.
         snapshot_interval_s: seconds between two snapshots of the metadata on the peers while things
             change; 0: none are made.
+        orphan_age_s: seconds for which a chunk on a peer that no file needs is left alone: as long
+            as the longest way from an upload to its commit.
+        audit_interval_s: seconds between two comparisons of peers with the metadata; 0: none but
+            those that are asked for.
         session_ttl_s: seconds of silence after which a session is ended.
         heartbeat_s: seconds between the heartbeats of a session.
         lease_ttl_s: seconds for which a session may trust its leases without an answer of the
@@ -52,6 +58,8 @@ class RouterSettings:
     lifeline_fd: int | None = None
     gc_grace_s: float = 600.0
     snapshot_interval_s: float = SNAPSHOT_INTERVAL_S
+    orphan_age_s: float = ORPHAN_AGE_HOURS_DEFAULT * 3600.0
+    audit_interval_s: float = AUDIT_INTERVAL_HOURS_DEFAULT * 3600.0
     session_ttl_s: float = 30.0
     heartbeat_s: float = 5.0
     lease_ttl_s: float = LEASE_TTL_S
@@ -72,6 +80,8 @@ class RouterSettings:
             raise UsageError("the delay and the rate of healing cannot be negative")
         if self.snapshot_interval_s < 0:
             raise UsageError("the time between two snapshots of the metadata cannot be negative")
+        if self.orphan_age_s < 0 or self.audit_interval_s < 0:
+            raise UsageError("the age of orphans and the time between audits cannot be negative")
         if not 0 < self.heartbeat_s < self.session_ttl_s:
             raise UsageError("a session's heartbeat must come more often than its time to live")
         if not 0 < self.lease_ttl_s < self.session_ttl_s:

@@ -10,11 +10,12 @@ from mictlanfs.model import PeerState
 from mictlanfs_server.metadata.base import ReplicaCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from mictlanfs.clock import Clock
     from mictlanfs.model import SessionId
     from mictlanfs.wirecopies import UpkeepStatus
+    from mictlanfs.wireverify import DamagedFile
     from mictlanfs_server.metadata.base import MetadataStore
     from mictlanfs_server.router.membership import Membership
     from mictlanfs_server.router.sessions import SessionTable
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 # Counting replicas reads every chunk: no more often than this, and at most a twentieth of the time.
 COUNTS_AGE_MAX_S = 3.0
 COUNTS_SHARE_MAX = 0.05
+PATHS_SHOWN_MAX = 5
 
 
 class ReplicaCounter:
@@ -70,6 +72,7 @@ class StatusReport:
         leases: Callable[[SessionId], tuple[int, int]],
         upkeep: Callable[[], UpkeepStatus],
         metadata: Callable[[], wire.MetadataStatus] = wire.MetadataStatus,
+        damaged: Callable[[], Awaitable[Sequence[DamagedFile]]] | None = None,
     ) -> None:
         self._store = store
         self._membership = membership
@@ -79,6 +82,7 @@ class StatusReport:
         self._leases = leases
         self._upkeep = upkeep
         self._metadata = metadata
+        self._damaged = damaged
         self._started_s = clock.monotonic_s()
         self._replicas = ReplicaCounter(store, membership, clock)
 
@@ -88,9 +92,11 @@ class StatusReport:
         replicas = await self._replicas.counts()
         peers = self._membership.statuses()
         metadata = self._metadata()
+        damaged = [] if self._damaged is None else await self._damaged()
         problems = [
             *peer_problems(peers),
             *replica_problems(replicas),
+            *damage_problems(damaged),
             *metadata_problems(metadata, counts.tombstones),
         ]
         return wire.SpaceStatus(
@@ -115,6 +121,8 @@ class StatusReport:
             trash_bytes=counts.trash_bytes,
             snapshot_count=counts.snapshots,
             metadata=metadata,
+            damaged_count=len(damaged),
+            damaged_paths=sorted({path for one in damaged for path in one.paths}),
         )
 
 
@@ -157,3 +165,15 @@ def metadata_problems(status: wire.MetadataStatus, tombstones: int) -> list[str]
     waiting = f"; {tombstones} chunks of removed files wait for the next copy" if tombstones else ""
     reason = f": {status.error}" if status.error else ""
     return [f"the metadata {when}{waiting}{reason}"]
+
+
+def damage_problems(damaged: Sequence[DamagedFile]) -> list[str]:
+    """What is wrong with chunks without a good copy: which files cannot be read whole."""
+    if not damaged:
+        return []
+    what = "1 chunk is" if len(damaged) == 1 else f"{len(damaged)} chunks are"
+    paths = sorted({path for one in damaged for path in one.paths})
+    shown = ", ".join(paths[:PATHS_SHOWN_MAX])
+    if len(paths) > PATHS_SHOWN_MAX:
+        shown += f" and {len(paths) - PATHS_SHOWN_MAX} more"
+    return [f"{what} damaged in every copy: {shown or 'of files without a name'}"]

@@ -9,6 +9,7 @@ from typing import TypeVar
 from mictlanfs import wire
 from mictlanfs.model import ROOT_INODE, Chunk, FileKind, InodeNumber
 from mictlanfs_server.metadata.sqlite import SqliteStore
+from mictlanfs_server.router.auditing import Auditor
 from mictlanfs_server.router.collector import Collector
 from mictlanfs_server.router.gate import LeaseGate
 from mictlanfs_server.router.handlers import RouterHandlers
@@ -19,6 +20,7 @@ from mictlanfs_server.router.settings import RouterSettings
 from mictlanfs_server.router.status import StatusReport
 from mictlanfs_server.router.upkeep.desk import UpkeepDesk
 from mictlanfs_server.router.upkeep.healer import Healer
+from mictlanfs_server.router.verifying import CopyVerifier
 from tests.contract.metadata.forms import Client
 from tests.unit.server.router.fakes import FakeClock, FakePeers, announce
 
@@ -78,6 +80,9 @@ async def build(folder: Path, clock: FakeClock, peers: FakePeers) -> Parts:
     gate = LeaseGate(store, sessions, clock, settings.lease_ttl_s)
     healer = Healer(settings, store, membership, peers, clock)
     desk = UpkeepDesk(store, membership, peer_map, healer)
+    verifier = CopyVerifier(store, membership, peers, clock)
+    auditor = Auditor(settings, store, membership, verifier, clock)
+    more = [*verifier.routes(), *auditor.routes()]
     return Parts(
         clock,
         peers,
@@ -85,7 +90,7 @@ async def build(folder: Path, clock: FakeClock, peers: FakePeers) -> Parts:
         membership,
         peer_map,
         sessions,
-        RouterHandlers(settings, store, sessions, membership, peer_map, gate, desk),
+        RouterHandlers(settings, store, sessions, membership, peer_map, gate, desk, more),
         Collector(settings, store, sessions, membership, peer_map, peers, clock, gate.end),
         StatusReport(
             store,

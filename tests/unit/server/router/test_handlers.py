@@ -173,6 +173,7 @@ def test_every_message_path_of_the_protocol_has_one_route(tmp_path: Path) -> Non
     json_paths = {wire.Path.STATUS, wire.Path.HEALTH}
     of_peers = {wire.Path.CHUNK, wire.Path.FRAGMENT_MAKE}
     of_peers |= {path for path in all_paths if "/frames/" in path}
+    of_peers |= {wire.Path.VERIFY, wire.Path.HELD, wire.Path.SCRUB}
     of_peers |= {wire.Path.OBJECT, wire.Path.OBJECT_LIST, wire.Path.HOLDINGS}
     # Answered by the keeper of snapshots; see test_app.
     of_keeper = {wire.Path.METADATA_SNAPSHOT}
