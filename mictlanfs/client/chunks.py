@@ -19,6 +19,7 @@ from mictlanfs import wire
 from mictlanfs.checksums import digest_of
 from mictlanfs.client.alarms import Alarms
 from mictlanfs.client.coded import CodedChunks
+from mictlanfs.client.complaints import Complaints, Send
 from mictlanfs.client.inline import FetchInline, InlineChunks
 from mictlanfs.client.lanes import Lane
 from mictlanfs.client.lateness import Lateness, Timing
@@ -62,6 +63,9 @@ STORE_ALLOWANCE_S_MIN = 0.5
 # A map that is slow to come must not hold up chunks whose peers may be known well enough.
 PEER_MAP_TIMEOUT_S = 2.0
 
+# What a peer says, or does, when its copy is not as it should be.
+_BAD_COPY = frozenset({Kind.CORRUPT, Kind.NOT_FOUND})
+
 T = TypeVar("T")
 _SmallPut = tuple[wire.FrameChunk, Sequence[Buffer]]
 
@@ -92,22 +96,34 @@ async def open_chunk_store(
     retry: RetryPolicy,
     fetch_inline: FetchInline | None = None,
     fetch_places: FetchPlaces | None = None,
+    send_complaint: Send | None = None,
 ) -> AsyncIterator[ChunkStore]:
     """A chunk store, with a nursery for the lanes of small chunks.
 
     Leaving the block cancels what is still under way. `fetch_inline` asks a router for the bytes
     of inline chunks, without it there are none; `fetch_places` where chunks are now, without it
-    they do not move.
+    they do not move. `send_complaint` tells a router of a bad copy.
     """
     async with trio.open_nursery() as nursery:
         yield ChunkStore(
-            nursery, peers, directory, fetch_peer_map, retry, fetch_inline, fetch_places
+            nursery,
+            peers,
+            directory,
+            fetch_peer_map,
+            retry,
+            fetch_inline,
+            fetch_places,
+            Complaints(nursery, send_complaint),
         )
         nursery.cancel_scope.cancel()
 
 
 class ChunkStore:
-    """Stores and fetches chunks; made by `open_chunk_store`."""
+    """Stores and fetches chunks; made by `open_chunk_store`.
+
+    Attributes:
+        complaints: where copies are told that are not as they should be.
+    """
 
     def __init__(
         self,
@@ -118,7 +134,9 @@ class ChunkStore:
         retry: RetryPolicy,
         fetch_inline: FetchInline | None = None,
         fetch_places: FetchPlaces | None = None,
+        complaints: Complaints | None = None,
     ) -> None:
+        self.complaints = complaints or Complaints(nursery, None)
         self._nursery = nursery
         self._locator = Locator(nursery, fetch_places) if fetch_places is not None else None
         self._peers = peers
@@ -280,8 +298,9 @@ class ChunkStore:
         """Bytes `[start, end)` of a chunk from the best peer that has them, or from a router.
 
         A peer that takes longer than it should is raced against the next; see `races`. A whole
-        chunk is verified against its digest; of a part only the length can be. When none of the
-        peers that are known serves it, the router is asked where it is now.
+        chunk is verified against its digest here, a part by the peer that sends it. Whoever has it
+        wrong, or not at all, is complained of, and the next replica is read. When none of the peers
+        that are known serves it, the router is asked where it is now.
 
         Raises:
             MictlanError: CORRUPT when no replica is whole, UNAVAILABLE or TIMED_OUT when no peer
@@ -350,6 +369,8 @@ class ChunkStore:
                 body = await self._fetch_from(peer, chunk, start, end, begun, timing)
             except MictlanError as error:
                 self._note_failure(peer, error)
+                if error.kind in _BAD_COPY:
+                    self.complaints.note(chunk.id, peer.number)
                 errors.append(error)
                 return None
             self._directory.answered(peer.number)
@@ -382,10 +403,12 @@ class ChunkStore:
                 log.debug("chunks did not come together: %s", error)
                 return
             for index, body in zip(indices, bodies, strict=True):
-                if not isinstance(body, MictlanError) and (
-                    digest_of([body]) == chunks[index].digest
-                ):
+                if isinstance(body, MictlanError):
+                    continue
+                if digest_of([body]) == chunks[index].digest:
                     found[index] = body
+                else:
+                    self.complaints.note(chunks[index].id, number)
 
         async with trio.open_nursery() as nursery:
             for number, indices in by_peer.items():

@@ -45,10 +45,12 @@ class OpenChunk(NamedTuple):
     Attributes:
         fd: for reading; of whoever got it.
         sums: checksums of its blocks, empty when the peer has none.
+        peer: whose file it is.
     """
 
     fd: int
     sums: bytes
+    peer: PeerNumber = PeerNumber(0)
 
 
 _Answer = OpenChunk | MictlanError
@@ -159,7 +161,7 @@ class LocalPeers:
             with trio.fail_after(ANSWER_TIMEOUT_S):
                 connection = await self._connection(peer)
                 await connection.send(b"".join(ids))
-                return await self._receive(connection, ids)
+                return await self._receive(connection, ids, peer.number)
         except (OSError, trio.TooSlowError) as error:
             if isinstance(error, trio.TooSlowError):
                 self._directory.slow(peer.number)
@@ -178,7 +180,7 @@ class LocalPeers:
         return connection
 
     async def _receive(
-        self, connection: trio.socket.SocketType, ids: Sequence[ChunkId]
+        self, connection: trio.socket.SocketType, ids: Sequence[ChunkId], peer: PeerNumber
     ) -> Sequence[_Answer]:
         room = socket.CMSG_SPACE(len(ids) * _DESCRIPTOR_SIZE_BYTES)
         packet, ancillary, _, _ = await connection.recvmsg(
@@ -202,7 +204,7 @@ class LocalPeers:
         return [
             MictlanError(Kind.NOT_FOUND, "open chunk", chunk_id.hex())
             if sums is None
-            else OpenChunk(next(left), sums)
+            else OpenChunk(next(left), sums, peer)
             for chunk_id, sums in zip(ids, all_sums, strict=True)
         ]
 

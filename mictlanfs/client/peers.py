@@ -13,6 +13,7 @@ from mictlanfs.client.reception import Reception
 from mictlanfs.client.transport import HttpTransport, Response
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Buffer, ChunkId
+from mictlanfs.wireverify import Scrub, ScrubState
 
 # Generous for a busy disk; a peer that is gone refuses at once.
 CHUNK_TIMEOUT_S = 20.0
@@ -100,6 +101,11 @@ class PeerClient:
             result.error.to_error() if result.error else body
             for result, body in zip(results, bodies, strict=True)
         ]
+
+    async def scrub(self, url: str, message: Scrub) -> ScrubState:
+        """How the scrub of the peer stands; may begin a pass."""
+        response = await self._send("POST", url + wire.Path.SCRUB, (wire.encode(message),))
+        return wire.decode(response.body, ScrubState)
 
     async def _send(
         self,

@@ -30,6 +30,7 @@ from mictlanfs.wirecopies import (
     StartUpkeep,
     UpkeepStarted,
 )
+from mictlanfs.wireverify import CheckSpace, CheckState, ReportCopy
 
 T = TypeVar("T")
 
@@ -307,6 +308,14 @@ class RouterClient:
     async def clone_peer(self, source: str, target: str) -> None:
         """Copy all chunks of a peer onto another, in the background. Raises NOT_FOUND, INVALID."""
         await self._ask(wire.Path.PEER_CLONE, ClonePeer(source, target), wire.Done)
+
+    async def report(self, request: ReportCopy) -> None:
+        """Complain of a copy of a chunk. Not tried again."""
+        await self._ask(wire.Path.REPORT, request, wire.Done, NO_RETRY)
+
+    async def check(self, request: CheckSpace) -> CheckState:
+        """Begin a check of the space, or ask how it stands."""
+        return await self._ask(wire.Path.CHECK, request, CheckState)
 
     async def status(self) -> wire.SpaceStatus:
         """The state of the space."""

@@ -37,6 +37,7 @@ from mictlanfs.client.transport import HttpTransport
 from mictlanfs.client.trash import Trash
 from mictlanfs.client.tree import Tree
 from mictlanfs.client.upload import Uploader, new_directories
+from mictlanfs.client.verifying import SpaceVerifier
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.identifiers import boot_id
 from mictlanfs.model import ROOT_INODE, Attributes, BucketPolicy, FileKind, Node, PeerState
@@ -80,17 +81,19 @@ async def open_space(
     retry = retry or RetryPolicy()
     transport = transport or HttpTransport()
     directory = PeerDirectory(trio.current_time, boot_id())
+    peers = PeerClient(transport)
     router = RouterClient(routers, transport, retry, on_peer_map_version=directory.notice_version)
     with raising_single_errors():
         try:
             async with (
                 open_chunk_store(
-                    PeerClient(transport),
+                    peers,
                     directory,
                     router.peer_map,
                     retry,
                     router.inline,
                     router.locate,
+                    router.report,
                 ) as chunks,
                 trio.open_nursery() as nursery,
             ):
@@ -103,6 +106,7 @@ async def open_space(
                 )
                 yield SpaceClient(
                     router,
+                    SpaceVerifier(router, peers),
                     chunks,
                     sessions,
                     caller or Caller.of_process(),
@@ -127,17 +131,20 @@ class SpaceClient:
 
     Attributes:
         trash: what buckets keep of what they lost.
+        verifier: those about the truth of what the space holds.
     """
 
     def __init__(
         self,
         router: RouterClient,
+        verifier: SpaceVerifier,
         chunks: ChunkStore,
         sessions: LazySession,
         caller: Caller,
         inline_size_max: int = INLINE_SIZE_BYTES_DEFAULT,
     ) -> None:
         self.router = router
+        self.verifier = verifier
         self._sessions = sessions
         self._caller = caller
         self._tree = Tree(router)

@@ -111,9 +111,6 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
     peers = PeerClient(transport)
     impatient = RouterClient(routers, transport, replace(retry, deadline_s=CONNECT_DEADLINE_S))
 
-    def on_grant(grant: wire.SessionGrant) -> None:
-        directory.update(grant.peer_map)
-
     async with AsyncExitStack() as stack:
         stack.push_async_callback(transport.aclose)
         presentation = await _presentation(impatient, options)
@@ -122,12 +119,13 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
                 router,
                 str(settings.mountpoint),
                 deadline_s=options.deadline_s,
-                on_grant=on_grant,
+                on_grant=lambda grant: directory.update(grant.peer_map),
                 leases=options.leases,
             )
         )
+        asked = (router.inline, router.locate, router.report)
         chunks = await stack.enter_async_context(
-            open_chunk_store(peers, directory, router.peer_map, retry, router.inline, router.locate)
+            open_chunk_store(peers, directory, router.peer_map, retry, *asked)
         )
         space_id = session.grant.space_id
         local = await stack.enter_async_context(open_local_peers(directory, space_id, boot_id()))
@@ -251,6 +249,7 @@ async def _open_cache(
                         directory=directory,
                         limits=DiskLimits(size_max=options.cache_size),
                         local_peers=local_peers if options.short_circuit else None,
+                        on_damaged=chunks.complaints.note,
                     )
                 )
                 break

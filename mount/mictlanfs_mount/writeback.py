@@ -344,7 +344,8 @@ class FileWriter:
                         first.make_inline(None)
                         continue
                     if reported.kind is Kind.NO_DATA:
-                        # The peers that had it lost it before it was committed.
+                        # The peers that had it lost it before it was committed, or it was removed
+                        # as an orphan.
                         self._store_again(batch)
                         return
                     if reported.kind in _GONE:

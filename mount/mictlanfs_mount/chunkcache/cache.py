@@ -42,6 +42,7 @@ from mictlanfs.model import (
     Buffer,
     Chunk,
     ChunkId,
+    PeerNumber,
 )
 from mictlanfs.taskerrors import raising_single_errors
 from mictlanfs_mount.chunkcache.base import (
@@ -159,6 +160,7 @@ async def open_chunk_cache(
     limits: DiskLimits | None = None,
     fetch_many: FetchMany | None = None,
     local_peers: LocalPeers | None = None,
+    on_damaged: Callable[[ChunkId, PeerNumber], None] = lambda _chunk, _peer: None,
 ) -> AsyncIterator[ChunkCache]:
     """A chunk cache, with a nursery for its fetches and its disk writer.
 
@@ -172,6 +174,7 @@ async def open_chunk_cache(
         fetch_many: gives whole small chunks, as `ChunkStore.fetch_many` does; None: each is fetched
             for itself.
         local_peers: give descriptors of chunks; None: every chunk is fetched.
+        on_damaged: told of each damaged file of theirs.
 
     Raises:
         MictlanError: BUSY when another mount owns the directory; else what the system says of it.
@@ -191,7 +194,11 @@ async def open_chunk_cache(
                 local = None
                 if local_peers is not None:
                     local = LocalLevel(
-                        nursery, local_peers.may_open, local_peers.open, local_peers.open_many
+                        nursery,
+                        local_peers.may_open,
+                        local_peers.open,
+                        local_peers.open_many,
+                        on_damaged=on_damaged,
                     )
                     cleanup.callback(local.close)
                     nursery.start_soon(local.run)

@@ -5,6 +5,11 @@ the space of a deleted chunk. Holds no bytes: the page cache does. Nothing here 
 cannot be had this way is had another way. Invariant: no byte is served before its block was
 compared with its checksum or, where the peer has none, the whole chunk with its digest.
 
+A block that was right is believed to be so while nothing can have become of it: the page cache had
+it all the time (a read that waits for the disk makes all blocks of its chunk unknown again, since
+it may have brought others along), nobody changed the file (its ctime is looked at behind each
+read), and `BELIEVED_S_MAX` have not passed.
+
 ::
 
     (asked for) --(checksums, or digest right)--> open --(unused, or one too many)--> closed
@@ -12,7 +17,7 @@ compared with its checksum or, where the peer has none, the whole chunk with its
          +--------(digest wrong)--> damaged <-------+ (a block wrong)
 
 A damaged chunk is read through the network, whole: that compares the digest, and turns to another
-replica.
+replica. Its peer is complained of.
 """
 
 from __future__ import annotations
@@ -29,11 +34,17 @@ from typing import Final
 
 import trio
 
-from mictlanfs.blocksums import BLOCK_SIZE_BYTES, SUM_SIZE_BYTES, block_count, is_good_block
+from mictlanfs.blocksums import (
+    BLOCK_SIZE_BYTES,
+    SUM_SIZE_BYTES,
+    BlockSummer,
+    block_count,
+    is_good_block,
+)
 from mictlanfs.checksums import new_hasher
 from mictlanfs.client.localpeers import OpenChunk
 from mictlanfs.clock import Clock, SystemClock
-from mictlanfs.model import MIB, SMALL_CHUNK_SIZE_BYTES, Buffer, Chunk, ChunkId
+from mictlanfs.model import MIB, SMALL_CHUNK_SIZE_BYTES, Buffer, Chunk, ChunkId, PeerNumber
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +52,8 @@ DESCRIPTORS_MAX: Final = 4096
 # Of the descriptors that this process may have; the rest is for everything else it does.
 _DESCRIPTORS_SHARE: Final = 4
 UNUSED_S_MAX: Final = 60.0
+# How long a comparison is believed. Measured: comparing a block costs 6 us.
+BELIEVED_S_MAX: Final = 30.0
 _SWEEP_INTERVAL_S: Final = 15.0
 _READ_THREADS_MAX: Final = 4
 # Fits into the second-level cache of a core, so hashing what was just read costs no memory traffic.
@@ -78,17 +91,25 @@ class _Entry:
     """A descriptor in use.
 
     Attributes:
+        peer: whose file it is.
         used_s: on the monotonic clock.
-        sums: of all blocks, while some are not verified.
-        is_verified: by block; empty when all of them are.
+        sums: of all blocks.
+        is_verified: by block.
+        unknown_count: blocks that are to be compared.
+        begun_s: when the oldest comparison that is still believed may have been.
+        changed_ns: ctime of the file then.
         users: threads that use the descriptor now.
         is_over: the last of them closes it.
     """
 
     fd: int
-    used_s: float
+    peer: PeerNumber
     sums: bytes
     is_verified: bytearray
+    unknown_count: int
+    begun_s: float
+    changed_ns: int
+    used_s: float = 0.0
     users: int = 0
     is_over: bool = False
 
@@ -109,28 +130,35 @@ class _Entry:
         if self.users == 0:
             os.close(self.fd)
 
+    def doubt(self, now_s: float) -> None:
+        """Have every block compared again."""
+        self.is_verified = bytearray(len(self.is_verified))
+        self.unknown_count = len(self.is_verified)
+        self.begun_s = now_s
+
     def bounds(self, start: int, end: int, length: int) -> tuple[int, int]:
         """What to read for `[start, end)`: whole blocks where they are to be verified."""
-        flags = self.is_verified
-        if not flags:
+        if not self.unknown_count:
             return start, end
+        flags = self.is_verified
         index, stop = start // BLOCK_SIZE_BYTES, block_count(end)
         if flags[index] and (stop - index == 1 or 0 not in flags[index:stop]):
             return start, end
         first = start - start % BLOCK_SIZE_BYTES
         return first, min(length, block_count(end) * BLOCK_SIZE_BYTES)
 
-    def verify(self, first: int, view: memoryview) -> bool:
-        """Whether all bytes from `first` on are verified, now or before."""
+    def verify(self, first: int, view: memoryview, *, is_new: bool) -> bool:
+        """Whether all bytes from `first` on are verified, now or, unless `is_new`, before."""
+        if not self.unknown_count and not is_new:
+            return True
         flags = self.is_verified
         for start in range(0, len(view), BLOCK_SIZE_BYTES):
             index = (first + start) // BLOCK_SIZE_BYTES
-            if not flags[index]:
+            if is_new or not flags[index]:
                 if not is_good_block(view[start : start + BLOCK_SIZE_BYTES], index, self.sums):
                     return False
+                self.unknown_count -= not flags[index]
                 flags[index] = 1
-        if 0 not in flags:
-            self.sums, self.is_verified = b"", bytearray()
         return True
 
 
@@ -144,6 +172,7 @@ class LocalLevel:
         open_many: the same for many, in the time of one.
         descriptors_max: open ones; at most, and by default, `DESCRIPTORS_MAX` or a quarter of what
             the process may have.
+        on_damaged: told of each damaged file that is met, and whose it is.
     """
 
     def __init__(
@@ -155,7 +184,9 @@ class LocalLevel:
         *,
         clock: Clock | None = None,
         descriptors_max: int = DESCRIPTORS_MAX,
+        on_damaged: Callable[[ChunkId, PeerNumber], None] = lambda _chunk, _peer: None,
     ) -> None:
+        self._on_damaged = on_damaged
         process_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._nursery = nursery
         self._may_open = may_open
@@ -178,20 +209,29 @@ class LocalLevel:
         entry = self._entries.get(chunk.id)
         if entry is None or not self._reads_inline:
             return None
-        first, stop = entry.bounds(start, end, chunk.length)
-        body = bytearray(stop - first)
-        try:
-            count = os.preadv(entry.fd, (body,), first, os.RWF_NOWAIT)
-        except OSError as error:
-            if error.errno == errno.EOPNOTSUPP:
-                self._reads_inline = False
-            elif error.errno != errno.EAGAIN:
-                self._note_damage(chunk.id, str(error))
-            return None
-        if count != len(body):
-            # The rest may be on the disk only. Whether the file is too short, `read` finds out.
-            return None
-        return self._checked(entry, chunk, first, body, start, end)
+        now_s = self._clock.monotonic_s()
+        if now_s - entry.begun_s > BELIEVED_S_MAX:
+            entry.doubt(now_s)
+        while True:
+            first, stop = entry.bounds(start, end, chunk.length)
+            body = bytearray(stop - first)
+            try:
+                count = os.preadv(entry.fd, (body,), first, os.RWF_NOWAIT)
+                # Behind the read: what was changed before it shows.
+                changed_ns = os.fstat(entry.fd).st_ctime_ns
+            except OSError as error:
+                if error.errno == errno.EOPNOTSUPP:
+                    self._reads_inline = False
+                elif error.errno != errno.EAGAIN:
+                    self._note_damage(chunk.id, entry.peer, str(error))
+                return None
+            if count != len(body):
+                # The rest may be on the disk only. Whether the file is too short, `read` finds out.
+                return None
+            if changed_ns == entry.changed_ns:
+                return self._checked(entry, chunk, first, body, start, end)
+            entry.changed_ns = changed_ns
+            entry.doubt(now_s)
 
     async def read(self, chunk: Chunk, start: int, end: int) -> memoryview | None:
         """Bytes `[start, end)`, opening the chunk and waiting for the disk; None: not this way.
@@ -204,6 +244,10 @@ class LocalLevel:
         entry = self._entries.get(chunk.id)
         if found is not None or entry is None:
             return found
+        # What comes from the disk now, with whatever the kernel reads ahead, nobody has compared.
+        # Whoever else compares the same blocks meanwhile has read them by itself, so that counts
+        # for the blocks and not for what is read here.
+        entry.doubt(self._clock.monotonic_s())
         first, stop = entry.bounds(start, end, chunk.length)
         with entry.in_use() as fd:
             try:
@@ -211,21 +255,32 @@ class LocalLevel:
                     os.pread, fd, stop - first, first, limiter=self._limiter
                 )
             except OSError as error:
-                self._note_damage(chunk.id, str(error))
+                self._note_damage(chunk.id, entry.peer, str(error))
                 return None
         if len(body) != stop - first:
-            self._note_damage(chunk.id, "it is too short")
+            self._note_damage(chunk.id, entry.peer, "it is too short")
             return None
         self._slow_hits += 1
-        return self._checked(entry, chunk, first, body, start, end)
+        return self._checked(entry, chunk, first, body, start, end, is_new=True)
 
     def _checked(
-        self, entry: _Entry, chunk: Chunk, first: int, body: Buffer, start: int, end: int
+        self,
+        entry: _Entry,
+        chunk: Chunk,
+        first: int,
+        body: Buffer,
+        start: int,
+        end: int,
+        *,
+        is_new: bool = False,
     ) -> memoryview | None:
-        """Bytes `[start, end)` of what was read from `first` on, if its blocks are right."""
+        """Bytes `[start, end)` of what was read from `first` on, if its blocks are right.
+
+        With `is_new` it does not count that other readers found them to be.
+        """
         view = memoryview(body).toreadonly()
-        if entry.is_verified and not entry.verify(first, view):
-            self._note_damage(chunk.id, "a block does not match its checksum")
+        if not entry.verify(first, view, is_new=is_new):
+            self._note_damage(chunk.id, entry.peer, "a block does not match its checksum")
             return None
         self._hits += 1
         entry.used_s = self._clock.monotonic_s()
@@ -271,6 +326,7 @@ class LocalLevel:
         entry = self._entries.get(chunk.id)
         if entry is None:
             return False
+        entry.doubt(self._clock.monotonic_s())
         with entry.in_use() as fd:
             try:
                 await trio.to_thread.run_sync(_read_ahead, fd, limiter=self._limiter)
@@ -313,20 +369,28 @@ class LocalLevel:
                 self._opening.pop(chunk.id).set()
 
     async def _take_into_use(self, chunk: Chunk, opened: OpenChunk) -> None:
-        is_good = len(opened.sums) == block_count(chunk.length) * SUM_SIZE_BYTES
-        flags = bytearray(block_count(chunk.length)) if is_good else bytearray()
+        begun_s = self._clock.monotonic_s()
+        sums: bytes | None = opened.sums
+        count = block_count(chunk.length)
+        is_compared = len(opened.sums) != count * SUM_SIZE_BYTES
         try:
-            if not is_good:
-                is_good = await trio.to_thread.run_sync(
-                    _is_whole, opened.fd, chunk, limiter=self._limiter
+            changed_ns = os.fstat(opened.fd).st_ctime_ns
+            if is_compared:
+                # The peer has none: all of it is compared now, and they are made.
+                sums = await trio.to_thread.run_sync(
+                    _sums_of_whole, opened.fd, chunk, limiter=self._limiter
                 )
-        finally:
-            if not is_good:
-                os.close(opened.fd)
-        if is_good:
-            self._keep(chunk.id, _Entry(opened.fd, 0.0, opened.sums, flags))
-        else:
-            self._note_damage(chunk.id, "it is not what the digest says")
+        except BaseException:
+            os.close(opened.fd)
+            raise
+        if sums is None:
+            os.close(opened.fd)
+            self._note_damage(chunk.id, opened.peer, "it is not what the digest says")
+            return
+        flags = bytearray(b"\1" * count if is_compared else count)
+        unknown_count = 0 if is_compared else count
+        entry = _Entry(opened.fd, opened.peer, sums, flags, unknown_count, begun_s, changed_ns)
+        self._keep(chunk.id, entry)
 
     def _keep(self, chunk_id: ChunkId, entry: _Entry) -> None:
         self._opened += 1
@@ -335,8 +399,9 @@ class LocalLevel:
         while len(self._entries) > self._descriptors_max:
             self._entries.popitem(last=False)[1].end()
 
-    def _note_damage(self, chunk_id: ChunkId, reason: str) -> None:
+    def _note_damage(self, chunk_id: ChunkId, peer: PeerNumber, reason: str) -> None:
         self.discard(chunk_id)
+        self._on_damaged(chunk_id, peer)
         if chunk_id in self._damaged:
             # Another reader was first.
             return
@@ -384,9 +449,12 @@ def _read_ahead(fd: int) -> None:
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
 
 
-def _is_whole(fd: int, chunk: Chunk) -> bool:
-    """Whether a file can be read and is exactly the chunk. Reads all of it."""
-    hasher = new_hasher()
+def _sums_of_whole(fd: int, chunk: Chunk) -> bytes | None:
+    """The checksums of the blocks of a file that can be read and is exactly the chunk, else None.
+
+    Reads all of it.
+    """
+    hasher, summer = new_hasher(), BlockSummer()
     buffer = bytearray(min(_VERIFY_SIZE_BYTES, chunk.length))
     position = 0
     try:
@@ -394,9 +462,12 @@ def _is_whole(fd: int, chunk: Chunk) -> bool:
             while count := os.preadv(fd, (buffer,), position):
                 position += count
                 hasher.update(view[:count])
+                summer.update(view[:count])
                 if position > chunk.length:
-                    return False
+                    return None
     except OSError as error:
         log.info("the file of chunk %s cannot be read: %s", chunk.id.hex(), error)
-        return False
-    return position == chunk.length and hasher.digest() == chunk.digest
+        return None
+    if position != chunk.length or hasher.digest() != chunk.digest:
+        return None
+    return summer.sums()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mictlanfs import wire
+from mictlanfs.checksums import digest_of
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import MIB, Buffer, Chunk, ChunkId, Extent, InodeNumber, Node, inline_bodies
 from mictlanfs_server.peer.budget import ByteBudget
@@ -80,13 +81,13 @@ class Fetching:
 
     async def _fetch(self, run: _Run, chunk: Chunk) -> Buffer:
         if run.body is not None:
-            return memoryview(run.body)[run.start : run.end]
+            return _right(chunk, run.body)[run.start : run.end]
         if not chunk.peers:
             request = wire.GetInline((chunk.id,))
             answer = await self._space.ask(wire.Path.INLINE, request, wire.InlineBodies)
             if not answer.bodies[0]:
                 raise MictlanError(Kind.STALE, "read", detail="the file changed meanwhile")
-            return memoryview(answer.bodies[0])[run.start : run.end]
+            return _right(chunk, answer.bodies[0])[run.start : run.end]
         async with self._budget.take(run.end - run.start):
             return await self._peers.fetch(chunk, run.start, run.end)
 
@@ -128,6 +129,13 @@ class Fetching:
     async def _page(self, ino: InodeNumber, offset: int, extents_max: int) -> wire.ExtentPage:
         request = wire.GetExtents(ino, offset, extents_max, inline_max=INLINE_SIZE_BYTES_MAX)
         return await self._space.ask(wire.Path.EXTENTS, request, wire.ExtentPage)
+
+
+def _right(chunk: Chunk, body: bytes) -> memoryview:
+    """The bytes of an inline chunk. Raises CORRUPT when they are not those of its digest."""
+    if digest_of([body]) != chunk.digest:
+        raise MictlanError(Kind.CORRUPT, "get chunk", chunk.id.hex(), "the metadata is damaged")
+    return memoryview(body)
 
 
 def _joined(

@@ -20,6 +20,7 @@ from mictlanfs.clock import Clock
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import KIB, BucketPolicy, Buffer, Chunk, ChunkId, PeerInfo, PeerNumber
 from mictlanfs.wirecopies import Locate, Located
+from mictlanfs.wireverify import ReportCopy
 from mictlanfs_server.v4.codedpeers import CodedPeers
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ HASHED_AT_ONCE_SIZE_BYTES: Final = 128 * KIB
 DELETE_TIMEOUT_S: Final = 10.0
 STORE_ATTEMPTS_MAX: Final = 4
 STORE_DELAY_S: Final = 0.2
+COMPLAINT_TIMEOUT_S: Final = 0.5
+# What a peer says, or does, when its copy is not as it should be.
+_BAD_COPY: Final = frozenset({Kind.CORRUPT, Kind.NOT_FOUND})
 
 
 class Peers:
@@ -224,6 +228,8 @@ class Peers:
                     raise MictlanError(Kind.CORRUPT, "get chunk", chunk.id.hex(), f"peer {peer.id}")
             except MictlanError as error:
                 self._note(peer, error)
+                if error.kind in _BAD_COPY:
+                    await self._complain(chunk.id, peer.number)
                 errors.append(error)
             else:
                 self._directory.answered(peer.number)
@@ -255,6 +261,14 @@ class Peers:
             raise
         self._directory.answered(peer.number)
         return body
+
+    async def _complain(self, chunk_id: ChunkId, number: PeerNumber) -> None:
+        """Have the router look at a copy. Never fails, and hardly waits: it is best effort."""
+        try:
+            async with asyncio.timeout(COMPLAINT_TIMEOUT_S):
+                await self._space.ask(wire.Path.REPORT, ReportCopy(chunk_id, number), wire.Done)
+        except (MictlanError, TimeoutError) as error:
+            log.info("no router took note of a bad copy: %s", error)
 
     # --- deleting --------------------------------------------------------------------------------
 

@@ -12,11 +12,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import assert_no_checkpoints, wait_all_tasks_blocked
 
-from mictlanfs.blocksums import BLOCK_SIZE_BYTES, BlockSummer
+from mictlanfs.blocksums import BLOCK_SIZE_BYTES, BlockSummer, block_count, is_good_block
 from mictlanfs.client.localpeers import OpenChunk
 from mictlanfs.clock import Clock
-from mictlanfs.model import KIB, MIB, Chunk, ChunkId
-from mictlanfs_mount.chunkcache.local import DESCRIPTORS_MAX, UNUSED_S_MAX, LocalLevel
+from mictlanfs.model import KIB, MIB, Buffer, Chunk, ChunkId, PeerNumber
+from mictlanfs_mount.chunkcache import local
+from mictlanfs_mount.chunkcache.local import (
+    BELIEVED_S_MAX,
+    DESCRIPTORS_MAX,
+    UNUSED_S_MAX,
+    LocalLevel,
+)
 from tests.support.waiting import until
 from tests.unit.mount.chunkcache.making import (
     content,
@@ -25,6 +31,7 @@ from tests.unit.mount.chunkcache.making import (
 )
 
 SIZE = 200 * KIB + 3
+PEER = PeerNumber(7)
 WITH_AND_WITHOUT_SUMS = pytest.mark.parametrize("has_sums", [True, False])
 
 
@@ -75,7 +82,7 @@ class Peers:
             fd = os.open(self.path(chunk), os.O_RDONLY)
         except FileNotFoundError:
             return None
-        return OpenChunk(fd, self._sums[chunk.id] if self.has_sums else b"")
+        return OpenChunk(fd, self._sums[chunk.id] if self.has_sums else b"", PEER)
 
     async def open_many(self, chunks: Sequence[Chunk]) -> list[OpenChunk | None]:
         return [await self.open(chunk) for chunk in chunks]
@@ -96,7 +103,10 @@ class ManualClock(Clock):
 
 @asynccontextmanager
 async def opened(
-    peers: Peers, clock: Clock | None = None, descriptors_max: int = 10
+    peers: Peers,
+    clock: Clock | None = None,
+    descriptors_max: int = 10,
+    on_damaged: Callable[[ChunkId, PeerNumber], None] = lambda _chunk, _peer: None,
 ) -> AsyncIterator[LocalLevel]:
     """A level as a mount uses it, after which no descriptor is open."""
     before = descriptors()
@@ -108,6 +118,7 @@ async def opened(
             peers.open_many,
             clock=clock,
             descriptors_max=descriptors_max,
+            on_damaged=on_damaged,
         )
         nursery.start_soon(level.run)
         yield level
@@ -270,7 +281,8 @@ async def test_a_file_that_is_cut_while_it_is_open_is_damage(
     async with opened(peers) as level:
         assert content(await level.read(chunk, 0, SIZE)) == body
         os.truncate(peers.path(chunk), 1000)
-        assert content(await level.read(chunk, 0, 1000)) == body[:1000]
+        # Whoever cut it may have done more to it.
+        assert await level.read(chunk, 0, 1000) is None
         assert await level.read(chunk, 500, 1500) is None
         assert level.is_damaged(chunk.id)
     caplog.clear()
@@ -283,14 +295,25 @@ async def test_sums_of_another_length_are_as_none(peers: Peers) -> None:
         assert content(await level.read(chunk, 0, SIZE)) == body
 
 
-async def test_a_block_is_verified_once(peers: Peers) -> None:
-    chunk, _ = peers.add()
+async def test_a_block_is_verified_once_while_nothing_became_of_it(
+    peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_unless_read_without_waiting(peers.path(peers.add()[0]).parent)
+    chunk, _ = peers.add(seed=1)
+    compared = []
+
+    def is_good(block: Buffer, index: int, sums: Buffer) -> bool:
+        compared.append(index)
+        return is_good_block(block, index, sums)
+
+    monkeypatch.setattr(local, "is_good_block", is_good)
     async with opened(peers) as level:
-        assert await level.read(chunk, 0, 10) is not None
-        # What a descriptor was verified for is believed as long as it is open.
+        for _ in range(3):
+            assert await level.read(chunk, 0, 10) is not None
+        assert compared == [0]
         peers.flip_a_bit(chunk, 5)
-        assert await level.read(chunk, 0, 10) is not None
-        assert level.stats().corrupt == 0
+        assert await level.read(chunk, 0, 10) is None
+        assert level.stats().corrupt == 1
 
 
 async def test_readers_of_a_chunk_open_it_once(peers: Peers) -> None:
@@ -686,3 +709,57 @@ async def test_a_large_chunk_is_read_in_pieces_of_any_size(peers: Peers) -> None
         for start in range(0, 4 * MIB, 100_003):
             end = min(4 * MIB, start + 100_003)
             assert content(await level.read(chunk, start, end)) == body[start:end]
+
+
+# --- what happens to a file that was verified ----------------------------------------------------
+
+
+@WITH_AND_WITHOUT_SUMS
+async def test_a_bit_that_flips_behind_the_comparison_is_not_served(
+    peers: Peers, has_sums: bool
+) -> None:
+    peers.has_sums = has_sums
+    chunk, body = peers.add()
+    damaged: list[tuple[ChunkId, PeerNumber]] = []
+    async with opened(peers, on_damaged=lambda *copy: damaged.append(copy)) as level:
+        assert content(await level.read(chunk, 0, SIZE)) == body
+        peers.flip_a_bit(chunk, 70_000)
+        assert await level.read(chunk, 65_536, 65_600) is None
+        assert level.get(chunk, 65_536, 65_600) is None
+        assert level.is_damaged(chunk.id)
+    assert damaged == [(chunk.id, PEER)]
+
+
+async def test_a_file_that_was_changed_and_is_right_is_read_on(peers: Peers) -> None:
+    chunk, body = peers.add()
+    async with opened(peers) as level:
+        assert content(await level.read(chunk, 0, SIZE)) == body
+        peers.flip_a_bit(chunk, 5)
+        peers.flip_a_bit(chunk, 5)
+        assert content(await level.read(chunk, 0, 10)) == body[:10]
+        assert not level.is_damaged(chunk.id)
+
+
+async def test_a_comparison_is_believed_for_a_while_only(peers: Peers) -> None:
+    chunk, body = peers.add()
+    skip_unless_read_without_waiting(peers.path(chunk).parent)
+    clock = ManualClock()
+    async with opened(peers, clock) as level:
+        assert content(await level.read(chunk, 0, SIZE)) == body
+        entry = level._entries[chunk.id]
+        assert entry.unknown_count == 0
+        clock.now_s += BELIEVED_S_MAX + 1
+        assert content(level.get(chunk, 0, 10)) == body[:10]
+        assert entry.unknown_count == block_count(SIZE) - 1
+
+
+async def test_what_the_disk_is_asked_for_again_is_compared_again(peers: Peers) -> None:
+    chunk, body = peers.add()
+    async with opened(peers) as level:
+        assert content(await level.read(chunk, 0, SIZE)) == body
+        entry = level._entries[chunk.id]
+        assert await level.warm(chunk)
+        assert entry.unknown_count == block_count(SIZE)
+        level._reads_inline = False
+        assert content(await level.read(chunk, 0, 10)) == body[:10]
+        assert entry.unknown_count == block_count(SIZE) - 1

@@ -26,6 +26,7 @@ from mictlanfs.model import (
 )
 from mictlanfs.protection import coded
 from mictlanfs.wirecopies import Locate, Located
+from mictlanfs.wireverify import ReportCopy
 from mictlanfs_server.v4.peers import Peers
 from tests.unit.server.router.fakes import FakeClock
 
@@ -42,8 +43,12 @@ class FakeSpace:
             PeerInfo(PeerNumber(n), f"p{n}", f"http://peer{n}", "", 100, 0, PeerState.UP)
             for n in range(1, count + 1)
         )
+        self.complaints: list[Struct] = []
 
     async def ask(self, path: str, request: Struct, answer: type[Any]) -> Any:
+        if isinstance(request, ReportCopy):
+            self.complaints.append(request)
+            return wire.Done()
         assert isinstance(request, Locate), "nothing else is asked"
         return Located(tuple([self.moved.get(chunk_id) for chunk_id in request.ids]))
 
