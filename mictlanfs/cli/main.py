@@ -64,6 +64,9 @@ COMMANDS: dict[str, Listed] = {
     "heal": Listed("Make missing copies of chunks now."),
     "rebalance": Listed("Move copies to where they would be placed today."),
     "status": Listed("Show the health of a space."),
+    "fsck": Listed("Check a space while it is in use."),
+    "scrub": Listed("Have peers read and verify all that they hold."),
+    "gc": Listed("Remove orphans: chunks on peers that the metadata does not know."),
 }
 
 EPILOG = f"""\

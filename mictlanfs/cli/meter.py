@@ -71,6 +71,23 @@ def part_meter(label: str) -> Iterator[Callable[[float], None]]:
         yield lambda part: bar.update(task, completed=part)
 
 
+@contextmanager
+def text_meter() -> Iterator[Callable[[str], None]]:
+    """Shows what is being done while the block runs; the value is called with a few words."""
+    if not is_shown():
+        yield lambda _: None
+        return
+    from rich import progress as rich
+
+    columns: list[ProgressColumn] = [
+        rich.TextColumn("{task.description}", markup=False),
+        rich.TimeElapsedColumn(),
+    ]
+    with _bar(columns) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda text: bar.update(task, description=text)
+
+
 def is_shown() -> bool:
     """Whether somebody watches."""
     return sys.stderr.isatty()

@@ -172,9 +172,9 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def counted(count: int, word: str) -> str:
+def counted(count: int, word: str, plural: str = "") -> str:
     """A number of things, such as `1 chunk` or `2 chunks`."""
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+    return f"{count} {word if count == 1 else plural or f'{word}s'}"
 
 
 @cache

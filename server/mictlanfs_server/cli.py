@@ -185,6 +185,22 @@ server.add_command(restore)
     show_default=True,
     help="Seconds between snapshots of the metadata on the peers; 0: none.",
 )
+@click.option(
+    "--orphan-age",
+    type=click.FloatRange(min=0),
+    default=24.0,
+    show_default=True,
+    metavar="HOURS",
+    help="Age of a chunk that no file needs before it is removed from peers.",
+)
+@click.option(
+    "--audit-interval",
+    type=click.FloatRange(min=0),
+    default=12.0,
+    show_default=True,
+    metavar="HOURS",
+    help="How often peers are compared with the metadata; 0: only when asked.",
+)
 @lease_option
 @checksums_option
 @process_options
@@ -197,6 +213,8 @@ def router(
     heal_delay: float,
     heal_rate: int,
     snapshot_interval: float,
+    orphan_age: float,
+    audit_interval: float,
     lease_ttl: float | None,
     verify_checksums: bool,
     insecure: bool,
@@ -221,6 +239,8 @@ def router(
             heal_delay_s=heal_delay,
             heal_rate=heal_rate,
             snapshot_interval_s=snapshot_interval,
+            orphan_age_s=orphan_age * 3600,
+            audit_interval_s=audit_interval * 3600,
             lease_ttl_s=LEASE_TTL_S if lease_ttl is None else lease_ttl,
             logs=router_logs(os.environ, log_format or "", router_id),
             cache=CacheSettings.parse(os.environ),
@@ -272,6 +292,21 @@ def router(
 @click.option("--sharers", type=click.IntRange(1), default=1, help="Peers on the same disk.")
 @click.option("--sharers-file", type=DIRECTORY, hidden=True)
 @click.option("--advertise", metavar="URL", help="Where others reach it.  [default: as listening]")
+@click.option(
+    "--scrub-rate",
+    type=SIZE,
+    default="32M",
+    show_default=True,
+    help="Bytes per second that it reads at most to verify what it holds.",
+)
+@click.option(
+    "--scrub-days",
+    type=click.FloatRange(min=0),
+    default=14.0,
+    show_default=True,
+    metavar="DAYS",
+    help="Time in which it verifies all that it holds once; 0: only when asked.",
+)
 @checksums_option
 @process_options
 def peer(
@@ -285,6 +320,8 @@ def peer(
     sharers: int,
     sharers_file: Path | None,
     advertise: str | None,
+    scrub_rate: int,
+    scrub_days: float,
     verify_checksums: bool,
     insecure: bool,
     log_format: str | None,
@@ -314,6 +351,8 @@ def peer(
             sharers=sharers,
             logs=peer_logs(os.environ, log_format or "", peer_id),
             sharers_file=sharers_file,
+            scrub_rate=scrub_rate,
+            scrub_period_s=scrub_days * 86_400,
             verifies_checksums=verify_checksums,
         )
     )
