@@ -43,6 +43,7 @@ from mictlanfs.wirecopies import (
     StartUpkeep,
     UpkeepStarted,
 )
+from mictlanfs.wireverify import ReportCopy
 from tests.support.fakenet import Request
 
 T = TypeVar("T", bound=Struct)
@@ -74,6 +75,7 @@ class FakeRouter:
 
     Attributes:
         sessions: epoch of each open session.
+        reports: complaints of copies.
         commits: every batch received, repeated ones too.
         used: what every bucket is said to use.
         upkeep: requests about copies and peers.
@@ -86,6 +88,7 @@ class FakeRouter:
     peers: tuple[PeerInfo, ...] = ()
     peer_map_version: int = 1
     sessions: dict[SessionId, int] = field(default_factory=dict)
+    reports: list[ReportCopy] = field(default_factory=list)
     commits: list[wire.Commit] = field(default_factory=list)
     inodes: dict[InodeNumber, Inode] = field(default_factory=dict)
     chunks: dict[ChunkId, Chunk] = field(default_factory=dict)
@@ -492,8 +495,13 @@ class FakeRouter:
                 return wire.Done()
         raise MictlanError(Kind.NOT_FOUND, "snapshot")
 
+    def _report(self, request: ReportCopy) -> wire.Done:
+        self.reports.append(request)
+        return wire.Done()
+
 
 _HANDLERS: dict[str, tuple[type[Any], Callable[[FakeRouter, Any], Struct]]] = {
+    wire.Path.REPORT: (ReportCopy, FakeRouter._report),
     wire.Path.SESSION_OPEN: (wire.OpenSession, FakeRouter._open_session),
     wire.Path.SESSION_HEARTBEAT: (wire.SessionRef, FakeRouter._heartbeat),
     wire.Path.SESSION_CLOSE: (wire.SessionRef, FakeRouter._close_session),

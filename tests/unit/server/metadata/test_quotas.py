@@ -228,6 +228,7 @@ def test_migration_counts_what_an_older_program_wrote(space_maker: SpaceMaker) -
             " ALTER TABLE chunk DROP COLUMN needed; ALTER TABLE chunk DROP COLUMN digests;"
             " DROP INDEX bucket_trash; ALTER TABLE bucket DROP COLUMN trash_days;"
             " DROP TABLE trash; DROP TABLE snapshot;"
+            " DROP TABLE damaged; DROP TABLE collected;"
             " DELETE FROM meta WHERE name LIKE 'trash_%' OR name LIKE '%snapshot%';"
             " DELETE FROM _sqlite_migrations WHERE name > '0002'; PRAGMA user_version = 1"
         )
