@@ -63,12 +63,17 @@ class Handshake:
         if not any(events & select.POLLIN for _, events in poll.poll(_WAIT_MS)):
             log.info("the kernel does not begin: it gets the usual answer")
             return False
-        request = os.read(descriptor, _MESSAGE_SIZE_BYTES_MAX)
-        operation, offered = _REQUEST.unpack_from(request)
-        self._is_offered = operation == _FUSE_INIT and bool(offered & FUSE_HANDLE_KILLPRIV_V2)
-        self._device = os.dup(descriptor)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # All that may fail comes before the request is taken: nobody would answer it then.
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            log.info("the kernel gets the usual answer: %s", error)
+            return False
         with theirs:
+            self._device = os.dup(descriptor)
+            request = os.read(descriptor, _MESSAGE_SIZE_BYTES_MAX)
+            operation, offered = _REQUEST.unpack_from(request)
+            self._is_offered = operation == _FUSE_INIT and bool(offered & FUSE_HANDLE_KILLPRIV_V2)
             ours.send(request)
             os.dup2(theirs.fileno(), descriptor, inheritable=False)
         self._ours = ours

@@ -359,12 +359,19 @@ class LocalLevel:
 
     async def _open_all(self, chunks: Sequence[Chunk]) -> None:
         left = list(reversed(chunks))
+        unused: list[OpenChunk | None] = []
         try:
-            for opened in await self._open_many(chunks):
+            unused = list(reversed(await self._open_many(chunks)))
+            while unused:
+                opened = unused.pop()
                 if opened is not None:
+                    # It closes what it does not keep.
                     await self._take_into_use(left[-1], opened)
                 self._opening.pop(left.pop().id).set()
         finally:
+            for opened in unused:
+                if opened is not None:
+                    os.close(opened.fd)
             for chunk in left:
                 self._opening.pop(chunk.id).set()
 

@@ -167,6 +167,7 @@ def test_a_daemon_whose_launcher_was_killed_leaves_nothing(space: LocalSpace) ->
         launcher.kill()
     wait_until(lambda: not space.left(), "everything has ended")
     wait_until(lambda: not (space.data / "lock").read_text(), "the lock is free")
+    assert not space.left()
 
 
 def test_a_space_whose_data_was_removed_ends(space: LocalSpace) -> None:

@@ -136,6 +136,20 @@ def test_a_kernel_that_does_not_begin_is_left_alone(
     assert os.read(scene.descriptor, 9000) == b"late"
 
 
+def test_without_a_free_descriptor_the_request_is_left_to_libfuse(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def socketpair(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("mictlanfs_mount.handshake.socket.socketpair", socketpair)
+    asked = request(FUSE_HANDLE_KILLPRIV_V2)
+    scene.kernel.send(asked)
+    assert not scene.handshake.offer(scene.descriptor)
+    scene.handshake.finish(scene.descriptor)
+    assert os.read(scene.descriptor, 9000) == asked
+
+
 def test_a_device_that_takes_no_answer_is_told_of_and_let_go(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -500,6 +500,24 @@ async def test_who_waits_for_what_is_opened_ahead_is_not_left_waiting_when_that_
     assert found == [False, False]
 
 
+async def test_descriptors_that_came_together_are_closed_when_their_comparison_is_cut_short(
+    peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peers.has_sums = False
+    chunks = [peers.add(seed=n)[0] for n in range(3)]
+
+    async def wait(*_: object, **__: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr("mictlanfs_mount.chunkcache.local.trio.to_thread.run_sync", wait)
+    # Leaving the block looks whether a descriptor is left.
+    async with opened(peers) as level:
+        level.open_ahead(chunks)
+        await trio.testing.wait_all_tasks_blocked()
+        assert peers.asked == chunks
+        assert level.stats().opened == 0
+
+
 async def test_what_is_not_used_is_closed(peers: Peers) -> None:
     chunks = [peers.add(seed=n)[0] for n in range(2)]
     clock = ManualClock()

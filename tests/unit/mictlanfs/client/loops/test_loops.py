@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import socket
 import subprocess
 import sys
@@ -318,10 +319,12 @@ def test_a_connect_that_is_cancelled_leaves_nothing(run: Run) -> None:
         with (
             socket.create_server(("127.0.0.1", 0), backlog=0) as silent,
             socket.create_connection(silent.getsockname()),
-            pytest.raises(TooLateError),
         ):
-            async with loops.current().deadline(0.02):
-                await loops.current().connect(*silent.getsockname())
+            before = os.listdir("/proc/self/fd")
+            with pytest.raises(TooLateError):
+                async with loops.current().deadline(0.02):
+                    await loops.current().connect(*silent.getsockname())
+            assert os.listdir("/proc/self/fd") == before
 
     run(main)
 
