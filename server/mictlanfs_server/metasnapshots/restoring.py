@@ -4,7 +4,7 @@ Everything happens to a file that is not the database yet; it becomes that in on
 (`new_database`). Whatever fails or is killed before leaves an empty directory, and the peers as
 they were.
 
-1. Ask every source who it is, which snapshots it has.
+1. Ask every source who it is, which snapshots it has. Go on when none has a router.
 2. The newest snapshot: its manifest, then each piece, from any source that has it whole. One that
    cannot be put together is told of, and the next older one is tried.
 3. Check the database, bring it to this program's version.
@@ -15,6 +15,7 @@ they were.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -40,6 +41,9 @@ from mictlanfs_server.router.datadir import new_database
 T = TypeVar("T")
 
 NS_PER_S: Final = 10**9
+# A peer knows that its router is gone after a heartbeat and the time-out of an announcement.
+ROUTER_LOST_S: Final = 8.0
+_ASK_AGAIN_S: Final = 0.25
 
 
 @dataclass(slots=True)
@@ -100,7 +104,9 @@ async def restore(
     """
     with new_database(folder) as path:
         known = await _identities(sources, say)
-        space_id = _the_space(known, is_forced=is_forced)
+        if not is_forced:
+            await _until_nobody_serves(known, say)
+        space_id = _the_space(known)
         found = await _manifests(known, until_ns)
         manifest = await _assemble(found, path, say)
         if manifest.space_id != space_id:
@@ -128,18 +134,31 @@ async def _identities(sources: Sequence[Source], say: Callable[[str], None]) -> 
     return known
 
 
-def _the_space(known: Known, *, is_forced: bool) -> str:
+async def _until_nobody_serves(known: Known, say: Callable[[str], None]) -> None:
+    """Return when no source has a router. One that was killed is missed a few seconds later."""
+    deadline_s = time.monotonic() + ROUTER_LOST_S
+    is_told = False
+    for source, first in known.items():
+        identity = first
+        while identity.router:
+            if time.monotonic() >= deadline_s:
+                raise UsageError(
+                    f"{source.name} is registered with the router at {identity.router}, which "
+                    "serves the space: stop that one first (or use --force)"
+                )
+            if not is_told:
+                say(f"waiting until the peers have no router: {source.name} had {identity.router}")
+                is_told = True
+            await asyncio.sleep(_ASK_AGAIN_S)
+            identity = await source.identity()
+
+
+def _the_space(known: Known) -> str:
     spaces = {identity.space_id for identity in known.values() if identity.space_id}
     if len(spaces) > 1:
         raise UsageError(f"the peers belong to different spaces: {', '.join(sorted(spaces))}")
     if not spaces:
         raise MictlanError(Kind.NOT_FOUND, "restore", detail="the peers hold no data of any space")
-    for source, identity in known.items():
-        if identity.router and not is_forced:
-            raise UsageError(
-                f"{source.name} is registered with the router at {identity.router}, which serves "
-                "the space: stop that one first (or use --force)"
-            )
     return spaces.pop()
 
 

@@ -1,6 +1,8 @@
 import asyncio
+import dataclasses
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError, UsageError
 from mictlanfs.snapshotnumbers import SNAPSHOT_SPAN
 from mictlanfs_server.metadata.sqlite import SqliteStore
+from mictlanfs_server.metasnapshots import restoring
 from mictlanfs_server.metasnapshots.form import MANIFEST_PREFIX, PIECE_PREFIX
 from mictlanfs_server.metasnapshots.restoring import Report, restore
 from mictlanfs_server.metasnapshots.sources import Identity, PeerSource
@@ -40,13 +43,18 @@ class Lost:
         self.peers = peers
         self.sources = [Source(peers, peer, space_id) for peer in peers.peers]
         self.said: list[str] = []
+        self.on_said: Callable[[str], None] = lambda _sentence: None
+
+    def say(self, sentence: str) -> None:
+        self.said.append(sentence)
+        self.on_said(sentence)
 
     def restore(self, *sources: Source, until_ns: int | None = None, force: bool = False) -> Report:
         return asyncio.run(
             restore(
                 sources or self.sources,
                 self.folder,
-                self.said.append,
+                self.say,
                 until_ns=until_ns,
                 is_forced=force,
                 now_ns=lambda: NOW_NS,
@@ -329,14 +337,29 @@ def test_what_a_restore_that_was_killed_left_is_replaced(lost: Lost) -> None:
     assert {path.name for path in lost.folder.iterdir()} == {"metadata.db", "router.lock"}
 
 
-def test_a_space_that_a_router_serves_is_refused(lost: Lost) -> None:
-    identity = lost.sources[1].found
-    lost.sources[1].found = Identity(
-        identity.space_id, identity.peer_id, identity.number, identity.url, "", "http://r:1"
-    )
+def with_router(identity: Identity, router: str) -> Identity:
+    return dataclasses.replace(identity, router=router)
+
+
+def test_a_space_that_a_router_serves_is_refused(
+    lost: Lost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restoring, "ROUTER_LOST_S", 0.0)
+    lost.sources[1].found = with_router(lost.sources[1].found, "http://r:1")
     error = lost.fails()
     assert "http://r:1" in str(error)
     assert lost.restore(force=True).is_whole
+
+
+def test_a_peer_that_has_yet_to_miss_its_router_is_waited_for(lost: Lost) -> None:
+    """Its router was killed a moment ago: the peer says so after its next heartbeat."""
+    source = lost.sources[1]
+    source.found = with_router(alone := source.found, "http://r:1")
+    lost.on_said = lambda sentence: setattr(
+        source, "found", alone if "http://r:1" in sentence else source.found
+    )
+    assert lost.restore().is_whole
+    assert any("waiting" in sentence for sentence in lost.said)
 
 
 def test_peers_of_two_spaces_are_refused(lost: Lost) -> None:
