@@ -1,5 +1,6 @@
 """What every test gets: `fuse` tests skipped where they cannot run, no mount left behind."""
 
+import inspect
 import os
 import re
 import signal
@@ -22,6 +23,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 FUSE_DEVICE = "/dev/fuse"
 MOUNT_TYPE = "fuse.mictlanfs"
+# The fixtures of pytest-trio that take the place of real time.
+CLOCKS = {"autojump_clock", "mock_clock"}
 
 
 def reason_not_to_mount() -> str | None:
@@ -33,7 +36,21 @@ def reason_not_to_mount() -> str | None:
     return None
 
 
+def refuse_clocks_that_do_nothing(items: list[pytest.Item]) -> None:
+    """Fail when a clock is asked for by a fixture alone.
+
+    pytest-trio runs a test by a clock among its own arguments only. With any other it would wait
+    for what it means to jump over.
+    """
+    for item in items:
+        for clock in CLOCKS.intersection(getattr(item, "fixturenames", ())):
+            assert isinstance(item, pytest.Function)
+            if clock not in inspect.signature(item.obj).parameters:
+                raise pytest.UsageError(f"{item.nodeid} must take {clock} itself")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    refuse_clocks_that_do_nothing(items)
     reason = reason_not_to_mount()
     if reason is None:
         return
