@@ -90,14 +90,16 @@ def run_rounds(
 ) -> list[Result]:
     """Every workload on every subject, `rounds` times, the subjects taking turns.
 
-    To be quick, only the first workload on some files is measured cold.
+    To be quick, each subject is made cold once, for the first workload on files of another.
     """
     results = {one.name: Result(one) for one in found}
-    first = {one.needs: one for one in reversed(found)}
+    were_cold: set[str] = set()
     for round_index in range(rounds):
         for one in found:
-            is_cold = not is_quick or first[one.needs] is one
             for subject in (subject for subject in subjects if subject.takes(one.name)):
+                is_cold = not is_quick or subject.name not in were_cold
+                if one.needs:
+                    were_cold.add(subject.name)
                 measure(subject, one, scale, results[one.name], is_cold=is_cold)
                 print(f"round {round_index + 1}: {one.name} {subject.name}", file=sys.stderr)
     return list(results.values())

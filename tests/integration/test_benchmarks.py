@@ -15,8 +15,8 @@ from tests.benchmarks.profiling import report
 from tests.benchmarks.randomio import PAGE_SIZE_BYTES, PATTERN_PAGE, random_pages
 
 
-# Four file systems, twenty-eight workloads, and what each needs to be cold; for eleven of them the
-# space a second time, with every chunk through the network.
+# Four file systems and twenty-eight workloads, each file system made cold once; for eleven of them
+# the space a second time, with every chunk through the network.
 @pytest.mark.fuse
 @pytest.mark.timeout(600)
 def test_every_workload_runs_on_every_subject(capsys: pytest.CaptureFixture[str]) -> None:
