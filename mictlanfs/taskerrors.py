@@ -8,10 +8,9 @@ it as notes.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import trio
 
 from mictlanfs.errors import MictlanError
 
@@ -28,7 +27,7 @@ def single_error(error: BaseException) -> BaseException:
     leaves = list(_leaves(error))
     cause = min(leaves, key=_rank)
     for other in leaves:
-        if other is not cause and not isinstance(other, trio.Cancelled):
+        if other is not cause and not _is_cancellation(other):
             cause.add_note(f"at the same time: {type(other).__name__}: {other}")
     return cause
 
@@ -55,8 +54,15 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield error
 
 
+def _is_cancellation(error: BaseException) -> bool:
+    # The commands that mount and unmount report errors by this module and run no tasks: importing
+    # trio was a third of their start. Who never imported it has no cancellation of it either.
+    trio = sys.modules.get("trio")
+    return trio is not None and isinstance(error, trio.Cancelled)
+
+
 def _rank(error: BaseException) -> int:
-    if isinstance(error, trio.Cancelled):
+    if _is_cancellation(error):
         return 3
     if isinstance(error, MictlanError):
         return 2
