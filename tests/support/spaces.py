@@ -18,8 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support import kernelcaches
-
 MICTLANFS = str(Path(sys.executable).parent / "mictlanfs")
 COMMAND_TIMEOUT_S = 60.0
 # For what other processes do, also when other tests take the processors from them.
@@ -167,10 +165,13 @@ class Mount:
         assert pid is None or not is_running(pid)
 
     def remount_cold(self) -> None:
-        """Unmount, drop every cache of this machine, mount again."""
+        """Unmount, remove the cache, mount again.
+
+        What the kernel had of the mount goes with it. All else that it has, such as the programs
+        of other tests, stays.
+        """
         self.umount()
         run("rm", "-rf", self.cache)
-        kernelcaches.drop()
         self.mount()
 
     def pid(self) -> int | None:
