@@ -19,7 +19,11 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
 
 @pytest.fixture
 def mount(space: Space, tmp_path: Path) -> Iterator[Mount]:
-    """A mount of the space with a cache of its own."""
+    """A mount of the space with a cache of its own.
+
+    A module whose tests do nothing to their mount as such takes one for all of them by the same
+    name: to mount and unmount takes two seconds of a processor.
+    """
     with mounted(space.uri, tmp_path) as started:
         yield started
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,13 @@ import pytest
 from tests.support.spaces import Mount, Space, mounted
 
 pytestmark = pytest.mark.fuse
+
+
+@pytest.fixture(scope="module")
+def mount(space: Space, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
+    """One mount for all tests here; `work` is a bucket of each test's own."""
+    with mounted(space.uri, tmp_path_factory.mktemp("shared")) as started:
+        yield started
 
 
 def test_file_written_on_the_mount_is_listed_and_fetched_by_command(

@@ -15,7 +15,7 @@ import pytest
 
 from mictlanfs import wire
 from tests.docs.traced_mount import traced
-from tests.support.spaces import Space, mounted, run
+from tests.support.spaces import Mount, Space, mounted, run
 
 NOBODY = 65534
 
@@ -27,6 +27,13 @@ def errno_of(call: Callable[[], object]) -> int:
     except OSError as error:
         return error.errno or -1
     return 0
+
+
+@pytest.fixture(scope="module")
+def mount(space: Space, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
+    """One mount for all tests here; `work` is a bucket of each test's own."""
+    with mounted(space.uri, tmp_path_factory.mktemp("shared")) as started:
+        yield started
 
 
 @pytest.fixture

@@ -6,12 +6,13 @@ import errno
 import json
 import os
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mictlanfs.model import MIB
-from tests.support.spaces import MICTLANFS, Space, mictlanfs, mounted, run
+from tests.support.spaces import MICTLANFS, Mount, Space, mictlanfs, mounted, run
 
 pytestmark = pytest.mark.fuse
 
@@ -27,6 +28,13 @@ def used(space: Space, bucket: Path) -> int:
     found = json.loads(said)["used"]
     assert isinstance(found, int)
     return found
+
+
+@pytest.fixture(scope="module")
+def mount(space: Space, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
+    """One mount for all tests here; `work` is a bucket of each test's own."""
+    with mounted(space.uri, tmp_path_factory.mktemp("shared")) as started:
+        yield started
 
 
 @pytest.fixture
