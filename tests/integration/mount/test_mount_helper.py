@@ -14,7 +14,7 @@ from mictlanfs_mount import helperlinks
 from tests.support.spaces import Space, is_mounted, is_running, mictlanfs, run, wait_until
 
 HELPER = Path(helperlinks.DIRECTORY)
-LOOP_COUNT = 20
+LOOP_COUNT = 8
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,13 @@ pytestmark = pytest.mark.fuse
 POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
 
+@pytest.fixture(scope="module")
+def mount(space: Space, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
+    """One mount for all tests here; `work` is a bucket of each test's own."""
+    with mounted(space.uri, tmp_path_factory.mktemp("shared")) as started:
+        yield started
+
+
 def test_make_and_the_compiler_build_a_project(work: Path) -> None:
     (work / "main.c").write_text(
         '#include <stdio.h>\n#include "answer.h"\n'
@@ -123,7 +130,7 @@ def test_postgresql_runs_a_benchmark_and_survives_a_restart(
     try:
         postgres(programs / "createdb", *connection, "bench")
         postgres(programs / "pgbench", *connection, "-i", "-s", "1", "-q", "bench")
-        done = postgres(programs / "pgbench", *connection, "-T", "10", "-c", "4", "bench")
+        done = postgres(programs / "pgbench", *connection, "-T", "4", "-c", "4", "bench")
         assert "number of failed transactions: 0" in done.stdout
         postgres(programs / "pg_ctl", "-D", data, "-m", "fast", "-w", "stop")
         start()
