@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support import thoroughness
+
 pytest_plugins = ["tests.support.scheduling"]
 
 # How long an example takes tells more about the tests that run at the same time than about ours.
 settings.register_profile("in company", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("in company")
+# As many examples of the long models as `tests.support.thoroughness` says, by --hypothesis-profile.
+settings.register_profile(thoroughness.LONG, settings.get_profile("in company"))
 
 # A shell has what it starts in the background ignore Ctrl-C, and programs under test inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -27,6 +27,7 @@ from mictlanfs_mount.filesystem import Caller
 from mictlanfs_mount.handles import HandleNumber
 from tests.support.mount_fakes import FakeMount, open_mount
 from tests.support.mount_space import FakeSpace
+from tests.support.thoroughness import examples
 
 WINDOW = 16
 SIZE = 100
@@ -266,7 +267,7 @@ async def run_program(
         await program.finish()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(60, 1500), deadline=None)
 @given(Steps, st.integers(0, 2**32), st.sampled_from([0.0, 0.3]), st.sampled_from([0.0, 1.0]))
 def test_files_are_what_their_names_and_handles_made_them(
     steps: list[tuple[str, int, int]], seed: int, failure_rate: float, attr_timeout_s: float

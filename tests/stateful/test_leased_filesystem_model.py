@@ -18,6 +18,7 @@ from trio.testing import MockClock
 from tests.stateful.leased_model import SIZE, Complaints, Program
 from tests.support.leased_space import open_leased_mount, open_leased_space
 from tests.support.mount_fakes import Script
+from tests.support.thoroughness import examples
 
 Step = tuple[str, int, int, int]
 DELAYS_S = (0.0, 0.0, 0.001, 0.3)
@@ -80,7 +81,7 @@ Seeds = st.integers(0, 2**32)
 NamesMax = st.sampled_from([4, 10_000])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(40, 1000), deadline=None)
 @given(Steps, Seeds, NamesMax, st.booleans())
 def test_one_mount_is_what_its_program_made_of_it(
     steps: list[Step], seed: int, names_max: int, is_through: bool
@@ -88,7 +89,7 @@ def test_one_mount_is_what_its_program_made_of_it(
     play(steps, 1, seed, names_max, writes_through=is_through)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(40, 1000), deadline=None)
 @given(Steps, Seeds, NamesMax)
 def test_two_mounts_that_take_turns_agree_at_once(
     steps: list[Step], seed: int, names_max: int

@@ -31,6 +31,7 @@ from mictlanfs.model import (
     inline_bodies,
 )
 from tests.stateful.kept_model import NAMES, PICKS, Kept, KeptMachine
+from tests.support.thoroughness import examples
 from tests.unit.server.metadata.space import PEERS, SpaceMaker, inline_chunk, new_chunk, open_space
 
 DIRECTORY, FILE = FileKind.DIRECTORY, FileKind.FILE
@@ -755,7 +756,7 @@ class MetadataMachine(KeptMachine):
 
 TestMetadataModel = MetadataMachine.TestCase
 TestMetadataModel.settings = settings(
-    max_examples=120,
+    max_examples=examples(48, 1200),
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
