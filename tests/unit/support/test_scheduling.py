@@ -35,7 +35,7 @@ def test_the_others_are_run_once_and_the_stuck_one_is_named(tmp_path: Path) -> N
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert "1 failed, 11 passed" in ended.stdout
