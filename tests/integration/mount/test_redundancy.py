@@ -62,7 +62,8 @@ def test_every_chunk_is_on_two_peers(servers: LooseServers, tmp_path: Path) -> N
 def test_mount_is_unmounted_in_order_while_the_router_is_away(
     servers: LooseServers, tmp_path: Path
 ) -> None:
-    with mounted(servers.uri, tmp_path) as mount:
+    # After which it gives the router up. With the usual 30 s umount took most of its minute.
+    with mounted(servers.uri, tmp_path, "deadline=10") as mount:
         with (mount.bucket / "file").open("wb") as file:
             file.write(b"synced")
             file.flush()
