@@ -34,7 +34,7 @@ from mictlanfs.client.retry import RetryPolicy
 from mictlanfs.client.router import RouterClient
 from mictlanfs.client.session import Session, open_session
 from mictlanfs.client.transport import HttpTransport
-from mictlanfs.clock import Clock, SystemClock
+from mictlanfs.clock import Clock
 from mictlanfs.config import WRITE_THROUGH, MountOptions
 from mictlanfs.errors import Kind, MictlanError, UsageError
 from mictlanfs.identifiers import boot_id
@@ -53,6 +53,7 @@ from mictlanfs_mount.handshake import Handshake
 from mictlanfs_mount.inodes import InodeTable
 from mictlanfs_mount.kernel import raise_limits
 from mictlanfs_mount.kernelcache import NotifiedKernel
+from mictlanfs_mount.kernelclock import open_kernel_clock
 from mictlanfs_mount.leasekeeper import LeaseKeeper
 from mictlanfs_mount.leases import LeaseTable
 from mictlanfs_mount.notify import open_notifier
@@ -130,8 +131,8 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
         space_id = session.grant.space_id
         local = await stack.enter_async_context(open_local_peers(directory, space_id, boot_id()))
         cache = await stack.enter_async_context(_open_cache(chunks, options, space_id, local))
+        clock, inodes = stack.enter_context(open_kernel_clock()), InodeTable()
         nursery = await stack.enter_async_context(trio.open_nursery())
-        clock, inodes = SystemClock(), InodeTable()
         content = Content(
             nursery,
             router,

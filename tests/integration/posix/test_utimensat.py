@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -181,3 +183,24 @@ def test_a_long_path_is_fine() -> None:
 def test_a_read_only_mount_refuses(read_only: object) -> None:
     assert attempt(utimensat, "file", FIRST, SECOND) == "EROFS"
     assert attempt(utimensat, "link", NOW, NOW, AT_SYMLINK_NOFOLLOW) == "EROFS"
+
+
+def test_time_never_goes_back_when_calls_that_the_kernel_stamps_follow_those_of_the_mount() -> None:
+    for _ in range(30):
+        descriptor = os.open("file", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        steps: list[Callable[[], object]] = [
+            partial(os.write, descriptor, b"written"),
+            partial(os.utime, "file"),
+            partial(os.truncate, "file", 3),
+            partial(os.utime, "file"),
+            partial(os.ftruncate, descriptor, 0),
+            partial(os.utime, descriptor),
+        ]
+        before_ns = os.stat("file").st_mtime_ns
+        for number, step in enumerate(steps):
+            step()
+            after_ns = os.stat("file").st_mtime_ns
+            assert after_ns >= before_ns, f"after step {number}"
+            before_ns = after_ns
+        os.close(descriptor)
+        os.unlink("file")
