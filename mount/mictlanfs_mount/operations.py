@@ -311,15 +311,17 @@ class Operations(pyfuse3.Operations):
         if not (is_given_away or fields.update_size or (is_nothing and self._ends_set_ids)):
             return mode
         known = (await self._fs.getattr(ino)).attributes
+        is_kept = not self._ends_set_ids or (fields.update_size and ctx.uid == 0)
+        ended = after_change(known, mode, functools.partial(_is_member, ctx), is_kept=is_kept)
         if (
             is_nothing
+            and ended is not None
             and ctx.uid not in (0, known.uid)
             and not self._fs.handles.is_open_for_writing(ino)
         ):
             # Not somebody who writes, but chown(2) by somebody who may not change the mode.
             raise FUSEError(errno.EPERM)
-        is_kept = not self._ends_set_ids or (fields.update_size and ctx.uid == 0)
-        return after_change(known, mode, functools.partial(_is_member, ctx), is_kept=is_kept)
+        return ended
 
     @handler
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:

@@ -168,6 +168,14 @@ def test_nobody_ends_those_of_another_by_giving_nothing_away(user: User) -> None
     assert mode_of("node") == 0o6777
 
 
+@pytest.mark.parametrize("mode", [0o755, 0o711, 0o1770, 0o644, 0])
+@pytest.mark.parametrize("user", [BOB, FRIEND])
+def test_anybody_may_give_nothing_away_where_nothing_ends(user: User, mode: int) -> None:
+    file_with(mode)
+    assert attempt(os.chown, "node", -1, -1, user=user) == OK
+    assert mode_of("node") == mode
+
+
 def test_the_owner_ends_them_by_giving_nothing_away() -> None:
     file_with(0o6777)
     assert attempt(os.chown, "node", -1, -1, user=ALICE) == OK
