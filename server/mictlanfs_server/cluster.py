@@ -25,7 +25,7 @@ from msgspec.structs import replace
 
 from mictlanfs import paths
 from mictlanfs.config import parse_mount_options
-from mictlanfs.errors import MictlanError, UsageError
+from mictlanfs.errors import Kind, MictlanError, UsageError
 from mictlanfs.logfiles import LogFileHandler
 from mictlanfs.logformats import TEXT, formatter_of
 from mictlanfs.logsetup import chosen_form
@@ -84,6 +84,8 @@ LEFTOVER_TERM_GRACE_S = 12.0
 LEFTOVER_KILL_GRACE_S = 5.0
 PORT_PATIENCE_S = 10.0
 CLAIM_CHECK_INTERVAL_S = 2.0
+# Databases and logs of a router and a peer before anything is stored, and a little to store.
+NEW_SPACE_SIZE_BYTES_MIN = 16 << 20
 # Of the stages: 0 is the router, 2 the mount.
 PEERS_STAGE = 1
 
@@ -121,7 +123,9 @@ def serve_space(
     with claimed(directory) as claim, _logged(directory):
         previous = directory.read_record()
         was_killed = previous is not None and bool(previous.processes)
-        if previous is not None:
+        if previous is None:
+            _check_room(directory.path)
+        else:
             previous = _tidied(claim, previous)
         record = planned(options, previous, directory.peer_count())
         if mount is not None:
@@ -176,6 +180,22 @@ def _tidied(claim: Claim, record: SpaceRecord) -> SpaceRecord:
     end_leftovers(record)
     _write(claim, idle(record))
     return idle(record)
+
+
+def _check_room(path: Path) -> None:
+    """Refuse to make a space where there is no room for one; what exists may start and be emptied.
+
+    Raises:
+        MictlanError: NO_SPACE.
+    """
+    room = os.statvfs(path)
+    free_bytes = room.f_bavail * room.f_frsize
+    if free_bytes < NEW_SPACE_SIZE_BYTES_MIN:
+        detail = (
+            f"{free_bytes >> 10} KiB are free, a space needs {NEW_SPACE_SIZE_BYTES_MIN >> 20} MiB "
+            "to begin with: make room, or choose another --data"
+        )
+        raise MictlanError(Kind.NO_SPACE, "start in", str(path), detail)
 
 
 def _check_ability(options: str) -> None:
@@ -260,6 +280,7 @@ class _Space:
         self._record = record
         self._mount = mount
         self._lifeline_fd = lifeline_fd
+        self._is_record_behind = False
         self._router = ServerAddress(ROUTER_ID, reachable(record.host), record.port)
 
     @property
@@ -329,7 +350,12 @@ class _Space:
         try:
             self._claim.write_record(self._record)
         except OSError as error:
-            log.warning("cannot write %s: %s", self._claim.directory.record_path, error)
+            # Once, not for each of the processes that end and start while the disk is full.
+            if not self._is_record_behind:
+                log.warning("cannot write %s: %s", self._claim.directory.record_path, error)
+            self._is_record_behind = True
+        else:
+            self._is_record_behind = False
 
     def _stages(self, probe: Probe) -> list[Stage]:
         record, running = self._record, self._record.running_peers

@@ -1,4 +1,5 @@
 import logging
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -191,6 +192,42 @@ def test_a_record_that_cannot_be_written_ends_the_start(
     options = ServerOptions(tmp_path / "data", port=0, peer_port=0)
     assert "space.json: No space left on device" in refused(options)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_start")
+def test_a_new_space_is_not_begun_on_a_disk_that_is_as_good_as_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free_count = cluster.NEW_SPACE_SIZE_BYTES_MIN // 4096 - 1
+    room = os.statvfs_result((4096, 4096, 1 << 20, 1 << 20, free_count, 9, 9, 9, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: room)
+    options = ServerOptions(tmp_path / "data", port=0, peer_port=0)
+    with pytest.raises(MictlanError, match="16380 KiB are free") as caught:
+        serve_space(options, None, lambda _: None)
+    assert caught.value.kind is Kind.NO_SPACE
+    assert list(tmp_path.iterdir()) == []
+    # One that exists goes on to the next check: it can be emptied only when it runs.
+    with claimed(SpaceDirectory(tmp_path / "data")) as claim:
+        claim.keep = True
+        claim.write_record(RECORD)
+    assert "data would be missing" in refused(ServerOptions(tmp_path / "data", peers=1))
+
+
+def test_a_record_that_is_behind_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    claim = Claim(SpaceDirectory(tmp_path), is_fresh=True)
+    space = cluster._Space(claim, RECORD, None, lifeline_fd=7)
+    for told_count in (1, 2):
+        with monkeypatch.context() as patched:
+            patched.setattr(Claim, "write_record", fail)
+            for _ in range(3):
+                space._record_children({"router": current_process()})
+        assert caplog.text.count("No space left on device") == told_count
+        space._record_children({})
 
 
 # --- the mount ----------------------------------------------------------------------------------
