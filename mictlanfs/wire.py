@@ -42,6 +42,7 @@ from mictlanfs.wirelists import Listing as Listing
 from mictlanfs.wirelists import ListPage as ListPage
 from mictlanfs.wirelists import ListTree as ListTree
 from mictlanfs.wirelists import TreePage as TreePage
+from mictlanfs.wirepeers import HOT_COUNT_MAX as HOT_COUNT_MAX
 from mictlanfs.wirepeers import FrameAnswer as FrameAnswer
 from mictlanfs.wirepeers import FrameChunk as FrameChunk
 from mictlanfs.wirepeers import FrameDelete as FrameDelete
@@ -49,6 +50,7 @@ from mictlanfs.wirepeers import FrameGet as FrameGet
 from mictlanfs.wirepeers import FramePut as FramePut
 from mictlanfs.wirepeers import FrameResult as FrameResult
 from mictlanfs.wirepeers import GetLeaveCost as GetLeaveCost
+from mictlanfs.wirepeers import HotChunk as HotChunk
 from mictlanfs.wirepeers import LeaveCost as LeaveCost
 from mictlanfs.wirepeers import PeerAnnounce as PeerAnnounce
 from mictlanfs.wirepeers import PeerLeave as PeerLeave

@@ -135,7 +135,7 @@ class UpkeepStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         activity: what it is at: `idle`, `looking`, `healing`, `draining`, `trimming`,
-            `rebalancing`, `cloning`.
+            `rebalancing`, `cloning`, `spreading` (extra copies for readers).
         short_count: chunks short of copies, as of the last look, less those healed since.
         short_bytes: their bytes.
         unhealable_count: chunks without any copy that can be read now, as of the last look.
@@ -148,6 +148,9 @@ class UpkeepStatus(msgspec.Struct, frozen=True, kw_only=True):
         orders: ordered moves and the part done, from 0 to 1.
         draining: peers that are being emptied, and the chunks that they still hold.
         look_count: looks at all chunks that have ended.
+        popular_count: chunks that are read so often that they may have extra copies now.
+        extra_count, extra_bytes: of these copies.
+        extra_made_count: extra copies made.
         problem: why copies cannot be made; empty: they can.
     """
 
@@ -167,3 +170,7 @@ class UpkeepStatus(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
     draining: dict[str, int] = {}
     look_count: int = 0
+    popular_count: int = 0
+    extra_count: int = 0
+    extra_bytes: int = 0
+    extra_made_count: int = 0

@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from mictlanfs.model import ChunkId, PeerNumber, Struct
 from mictlanfs.wirecoding import WireError
+
+# Of one `PeerAnnounce`.
+HOT_COUNT_MAX: Final = 64
+
+
+class HotChunk(Struct, frozen=True):
+    """A chunk that a peer is asked for often.
+
+    Attributes:
+        reads_per_min: at that peer, lately; a part of the chunk counts as that part, at least as a
+            sixteenth.
+    """
+
+    id: ChunkId
+    reads_per_min: float
 
 
 class PeerAnnounce(Struct, frozen=True):
@@ -13,6 +30,7 @@ class PeerAnnounce(Struct, frozen=True):
         space_id: the space it holds data of; empty when its store is new.
         store_id: of its store; another one under the same id says that the data is lost. Empty: an
             older peer.
+        hot: the chunks that are read most, the most first; at most 64.
 
     Errors: CONFLICT (another live peer has this id; it holds data of another space).
     """
@@ -28,6 +46,7 @@ class PeerAnnounce(Struct, frozen=True):
     boot_id: str
     space_id: str
     store_id: str = ""
+    hot: tuple[HotChunk, ...] = ()
 
 
 class PeerWelcome(Struct, frozen=True):

@@ -96,6 +96,10 @@ def _upkeep_line(upkeep: UpkeepStatus) -> str | None:
         parts.append(f"{name}: {left} left to move" if left else f"{name} is empty")
     for name, left_s in upkeep.waiting_peers.items():
         parts.append(f"{name} is copied elsewhere in {duration(left_s)}")
+    if upkeep.extra_count:
+        extra = f"{counted(upkeep.extra_count, 'extra copy', 'extra copies')}"
+        popular = counted(upkeep.popular_count, "chunk")
+        parts.append(f"{extra} of {popular} that are read often, {format_size(upkeep.extra_bytes)}")
     if not parts:
         return None
     if upkeep.problem:

@@ -32,11 +32,15 @@ class PeerDirectory:
     Args:
         monotonic_s: the clock that avoidance is measured with.
         boot_id: of this machine; peers with the same one are preferred for reads.
+        reader: a number that other clients have not, so that they prefer other copies.
     """
 
-    def __init__(self, monotonic_s: Callable[[], float], boot_id: str = "") -> None:
+    def __init__(
+        self, monotonic_s: Callable[[], float], boot_id: str = "", reader: int = 0
+    ) -> None:
         self._monotonic_s = monotonic_s
         self._boot_id = boot_id
+        self._reader = reader
         self._peers: dict[PeerNumber, PeerInfo] = {}
         self._avoid_until: dict[PeerNumber, float] = {}
         self._slow: dict[PeerNumber, _Slowness] = {}
@@ -130,14 +134,14 @@ class PeerDirectory:
     def holders(self, chunk: Chunk) -> list[PeerInfo]:
         """Peers to read a chunk from, best first: working, quick ones, those on this machine.
 
-        Ties are broken by a rotation that depends on the chunk, so that the readers of many
-        chunks spread over their replicas. Peers the router believes down are tried last: it may
-        be wrong, and they may be the only ones.
+        Ties are broken by a rotation that depends on the chunk and on this client, so that the
+        readers of many chunks, and many readers of one, spread over the replicas. Peers the router
+        believes down are tried last: it may be wrong, and they may be the only ones.
         """
         known = [peer for number in chunk.peers if (peer := self._peers.get(number))]
         if not known:
             return []
-        turn = chunk.id[-1] % len(known)
+        turn = (chunk.id[-1] + self._reader) % len(known)
         rotated = known[turn:] + known[:turn]
         return sorted(rotated, key=self._distance)
 

@@ -7,6 +7,7 @@ at once.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -80,7 +81,7 @@ async def open_space(
     routers = uris.parse_routers(uri)
     retry = retry or RetryPolicy()
     transport = transport or HttpTransport()
-    directory = PeerDirectory(trio.current_time, boot_id())
+    directory = PeerDirectory(trio.current_time, boot_id(), os.getpid())
     peers = PeerClient(transport)
     router = RouterClient(routers, transport, retry, on_peer_map_version=directory.notice_version)
     with raising_single_errors():

@@ -106,7 +106,7 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
     options = settings.options
     routers = parse_routers(settings.uri)
     transport = HttpTransport()
-    directory = PeerDirectory(trio.current_time, boot_id())
+    directory = PeerDirectory(trio.current_time, boot_id(), os.getpid())
     retry = RetryPolicy(deadline_s=options.deadline_s)
     router = RouterClient(routers, transport, retry, on_peer_map_version=directory.notice_version)
     peers = PeerClient(transport)

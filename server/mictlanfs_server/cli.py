@@ -155,8 +155,9 @@ server.add_command(restore)
     help="Port to listen on; 0: any free one.",
 )
 @click.option("--id", "router_id", default="mictlanx-router-0", show_default=True, help="Its name.")
-@click.option(
+@variable_option(
     "--gc-grace",
+    variable=variables.GC_GRACE,
     type=click.FloatRange(min=0),
     default=600.0,
     show_default=True,
@@ -178,6 +179,32 @@ server.add_command(restore)
     show_default=True,
     help="Bytes a second that peers copy among themselves at most; 0: no limit.",
 )
+@variable_option(
+    "--popular-reads",
+    variable=variables.POPULAR_READS,
+    type=click.FloatRange(min=0, min_open=True),
+    default=120.0,
+    show_default=True,
+    metavar="N",
+    help="Reads a minute of each copy of a chunk above which it gets an extra one.",
+)
+@variable_option(
+    "--extra-copies",
+    variable=variables.EXTRA_COPIES,
+    type=click.IntRange(min=0),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="Extra copies in the space at most; 0: none.",
+)
+@variable_option(
+    "--extra-bytes",
+    variable=variables.EXTRA_BYTES,
+    type=SIZE,
+    default="4G",
+    show_default=True,
+    help="Bytes of extra copies at most.",
+)
 @click.option(
     "--snapshot-interval",
     type=click.FloatRange(min=0),
@@ -185,8 +212,9 @@ server.add_command(restore)
     show_default=True,
     help="Seconds between snapshots of the metadata on the peers; 0: none.",
 )
-@click.option(
+@variable_option(
     "--orphan-age",
+    variable=variables.ORPHAN_AGE,
     type=click.FloatRange(min=0),
     default=24.0,
     show_default=True,
@@ -212,6 +240,9 @@ def router(
     gc_grace: float,
     heal_delay: float,
     heal_rate: int,
+    popular_reads: float,
+    extra_copies: int,
+    extra_bytes: int,
     snapshot_interval: float,
     orphan_age: float,
     audit_interval: float,
@@ -238,6 +269,9 @@ def router(
             gc_grace_s=gc_grace,
             heal_delay_s=heal_delay,
             heal_rate=heal_rate,
+            popular_reads_per_min=popular_reads,
+            extra_copies_max=extra_copies,
+            extra_bytes_max=extra_bytes,
             snapshot_interval_s=snapshot_interval,
             orphan_age_s=orphan_age * 3600,
             audit_interval_s=audit_interval * 3600,

@@ -41,12 +41,23 @@ PEER_ADDRESS = Variable(
 )
 PEER_CAPACITY = Variable("NODE_DISK_CAPACITY", "`--capacity` of a peer", text_of, "", "bytes")
 PEER_DATA = Variable("DATA_PATH", "`--data` of the peer", text_of)
+GC_GRACE = Variable("MICTLANFS_GC_GRACE", "`--gc-grace` of the router", text_of, "600", "seconds")
+ORPHAN_AGE = Variable(
+    "MICTLANFS_ORPHAN_AGE", "`--orphan-age` of the router", text_of, "24", "hours"
+)
 HEAL_DELAY = Variable(
     "MICTLANFS_HEAL_DELAY", "`--heal-delay` of the router", text_of, "120", "seconds"
 )
 HEAL_RATE = Variable(
     "MICTLANFS_HEAL_RATE", "`--heal-rate` of the router", text_of, "0", "bytes a second"
 )
+POPULAR_READS = Variable(
+    "MICTLANFS_POPULAR_READS", "`--popular-reads` of the router", text_of, "120", "reads a minute"
+)
+EXTRA_COPIES = Variable(
+    "MICTLANFS_EXTRA_COPIES", "`--extra-copies` of the router", text_of, "1000", "copies"
+)
+EXTRA_BYTES = Variable("MICTLANFS_EXTRA_BYTES", "`--extra-bytes` of the router", text_of, "4G")
 
 # --- logs ----------------------------------------------------------------------------------------
 
@@ -171,6 +182,8 @@ SERVICE_NAME = Variable(
 
 EFFECTIVE: Final[tuple[Variable[object], ...]] = (
     *(ROUTER_HOST, ROUTER_PORT, INSECURE),
+    *(GC_GRACE, ORPHAN_AGE),
+    *(POPULAR_READS, EXTRA_COPIES, EXTRA_BYTES),
     *(HEAL_DELAY, HEAL_RATE),
     *(PEER_ID, PEER_PORT, PEER_HOST, PEER_ADDRESS, PEER_CAPACITY, PEER_DATA, PEER_LOG_PATH),
     *(ROUTER_DEBUG, ROUTER_LOG_LEVEL, ROUTER_LOG_PATH, ROUTER_LOG_NAME, ROUTER_LOG_TO_FILE),

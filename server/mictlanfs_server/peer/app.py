@@ -38,6 +38,7 @@ from mictlanfs_server.peer.localserver import LocalServer
 from mictlanfs_server.peer.metrics import families
 from mictlanfs_server.peer.objecthandlers import ObjectHandlers
 from mictlanfs_server.peer.objects import ObjectStore
+from mictlanfs_server.peer.popularity import ReadCounter
 from mictlanfs_server.peer.pulling import Puller
 from mictlanfs_server.peer.rebuilding import Rebuilder
 from mictlanfs_server.peer.recovery import reconcile
@@ -123,10 +124,12 @@ class PeerApp:
             self._on_refused,
             on_welcome=self._on_welcome,
         )
+        self._reads = ReadCounter(SystemClock())
         self._chunks = ChunkHandlers(
             self.store,
             Puller(self.store, self._transport),
             Rebuilder(self.store, self._transport),
+            self._reads,
         )
         self._kept = ObjectHandlers(self._objects, self.store)
         self.verification = Verification(self.store, settings, self._transport, self._router)
@@ -265,6 +268,7 @@ class PeerApp:
             boot_id=boot_id(),
             space_id=self._folder.space_id,
             store_id=self._folder.store_id,
+            hot=self._reads.hottest(),
         )
 
     def _router(self) -> str | None:

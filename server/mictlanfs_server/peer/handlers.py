@@ -24,6 +24,7 @@ from mictlanfs_server.bodies import EXTENSION, RequestBody
 from mictlanfs_server.http import error_response, to_mictlan_error
 from mictlanfs_server.peer.backends.base import StoredChunk
 from mictlanfs_server.peer.buffers import BufferPool, LentBuffers
+from mictlanfs_server.peer.popularity import ReadCounter
 from mictlanfs_server.peer.pulling import Puller
 from mictlanfs_server.peer.rebuilding import Rebuilder
 from mictlanfs_server.peer.store import ChunkStore, check_length
@@ -138,10 +139,17 @@ class Request(NamedTuple):
 
 
 class ChunkHandlers:
-    """An ASGI application for the paths that `is_ours` recognises."""
+    """An ASGI application for the paths that `is_ours` recognises.
 
-    def __init__(self, store: ChunkStore, puller: Puller, rebuilder: Rebuilder) -> None:
+    Args:
+        reads: told of every read of a chunk that is here.
+    """
+
+    def __init__(
+        self, store: ChunkStore, puller: Puller, rebuilder: Rebuilder, reads: ReadCounter
+    ) -> None:
         self._store = store
+        self._reads = reads
         self._puller = puller
         self._rebuilder = rebuilder
         self._buffers = BufferPool()
@@ -210,6 +218,7 @@ class ChunkHandlers:
         except MictlanError as error:
             await _refuse(request, error, {"content-range": f"bytes */{chunk.length}"})
             return
+        self._reads.note(chunk_id, (end - start) / chunk.length)
         headers = [_BYTES_TYPE, (_DIGEST_HEADER, chunk.digest.hex().encode())]
         if wanted is not None:
             value = b"bytes %d-%d/%d" % (start, end - 1, chunk.length)
@@ -227,6 +236,7 @@ class ChunkHandlers:
         await request.answer_head(chunk.length, [_BYTES_TYPE, digest])
 
     async def _delete(self, request: Request, chunk_id: ChunkId) -> None:
+        self._reads.forget(chunk_id)
         [error] = await self._store.delete([chunk_id])
         if error is not None:
             raise error
@@ -254,6 +264,9 @@ class ChunkHandlers:
         _check_frame(header.ids)
         async with self._store.downloads.take(wire.FRAME_SIZE_BYTES_MAX):
             found = await self._store.read_many(header.ids, wire.FRAME_SIZE_BYTES_MAX)
+            for chunk_id, item in zip(header.ids, found, strict=True):
+                if not isinstance(item, MictlanError):
+                    self._reads.note(chunk_id)
             bodies = [body for body in found if not isinstance(body, MictlanError)]
             results = [
                 _result(0, item) if isinstance(item, MictlanError) else _result(len(item))
@@ -264,6 +277,8 @@ class ChunkHandlers:
     async def _delete_frame(self, request: Request) -> None:
         header, _ = wire.unframe(await _body(request), wire.FrameDelete)
         _check_frame(header.ids)
+        for chunk_id in header.ids:
+            self._reads.forget(chunk_id)
         results = [_result(0, error) for error in await self._store.delete(header.ids)]
         await _answer_frame(request, results)
 

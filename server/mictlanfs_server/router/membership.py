@@ -23,6 +23,7 @@ version.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ import msgspec
 
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
-from mictlanfs.model import PeerInfo, PeerMap, PeerNumber, PeerState
+from mictlanfs.model import CHUNK_ID_SIZE_BYTES, PeerInfo, PeerMap, PeerNumber, PeerState
 from mictlanfs_server.metadata.copies import PeerBook, RetiredPeer
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class _Peer:
 
     Attributes:
         told_used: bytes, when the version last grew for the peer.
+        hot: what it said last of what is read; None: nothing since the router started.
     """
 
     info: PeerInfo
@@ -60,6 +62,7 @@ class _Peer:
     chunk_count: int = 0
     store: str = ""
     told_used: int = 0
+    hot: tuple[wire.HotChunk, ...] | None = None
 
 
 class Membership:
@@ -181,6 +184,7 @@ class Membership:
         peer = _Peer(_info_of(number, request), self._clock.monotonic_s())
         peer.chunk_count, peer.store = request.chunk_count, request.store_id
         peer.told_used = request.used
+        peer.hot = request.hot
         self._peers[request.id] = peer
         self._version += 1
         log.info("peer %s is new: number %d at %s", request.id, number, request.url)
@@ -198,6 +202,7 @@ class Membership:
         # Below a hundredth the old capacity stays, or it could drift far without any news.
         peer.info = after if is_news else msgspec.structs.replace(after, capacity=before.capacity)
         peer.chunk_count = request.chunk_count
+        peer.hot = request.hot
         peer.last_seen_s = self._clock.monotonic_s()
         if before.state is not PeerState.UP:
             log.info("peer %s is up again after %.1f s", request.id, silent_s)
@@ -271,6 +276,14 @@ class Membership:
         """The map as it is now."""
         return PeerMap(self._version, tuple([peer.info for peer in self._peers.values()]))
 
+    def reads(self) -> dict[PeerNumber, tuple[wire.HotChunk, ...] | None]:
+        """What is read at the peers that are up; None: it has said nothing since the start."""
+        return {
+            peer.info.number: peer.hot
+            for peer in self._peers.values()
+            if peer.info.state is PeerState.UP
+        }
+
     def book(self) -> PeerBook:
         """What is to be saved beside the map."""
         stores = {peer.info.number: peer.store for peer in self._peers.values() if peer.store}
@@ -318,6 +331,11 @@ def _check_announce(request: wire.PeerAnnounce) -> None:
     is_web = request.url.startswith(("http://", "https://"))
     if not is_web or len(request.url) > URL_LENGTH_MAX:
         raise refuse("the address of a peer is an http or https URL")
+    if len(request.hot) > wire.HOT_COUNT_MAX or any(
+        len(one.id) != CHUNK_ID_SIZE_BYTES or not 0 <= one.reads_per_min < math.inf
+        for one in request.hot
+    ):
+        raise refuse(f"at most {wire.HOT_COUNT_MAX} chunks are told of, with their rates")
     if len(request.store_id) > TEXT_LENGTH_MAX:
         raise refuse(f"the token of a store has at most {TEXT_LENGTH_MAX} characters")
     if not all(0 <= n <= SIZE_MAX for n in (request.capacity, request.used, request.chunk_count)):

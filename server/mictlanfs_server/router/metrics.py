@@ -124,6 +124,14 @@ def _upkeep_families(upkeep: UpkeepStatus) -> list[Family]:
             "mictlanfs_copies_failed_total", "Copies that could not be made.", upkeep.failed_count
         ),
         total("mictlanfs_copied_bytes_total", "Bytes of all copies made.", upkeep.copied_bytes),
+        gauge(
+            "mictlanfs_popular_chunks",
+            "Chunks that are read so often that they have extra copies.",
+            upkeep.popular_count,
+        ),
+        gauge("mictlanfs_extra_copies", "Of these chunks, now.", upkeep.extra_count),
+        gauge("mictlanfs_extra_copy_bytes", "Bytes of these copies.", upkeep.extra_bytes),
+        total("mictlanfs_extra_copies_total", "Extra copies made.", upkeep.extra_made_count),
     ]
 
 

@@ -7,10 +7,14 @@ from pathlib import Path
 
 from mictlanfs.errors import UsageError
 from mictlanfs.logsetup import DEFAULT_LOGS, LogSettings
+from mictlanfs.model import GIB
 from mictlanfs_server.v4.caching.settings import CacheSettings
 
 LEASE_TTL_S = 10.0
 HEAL_DELAY_S = 120.0
+POPULAR_READS_PER_MIN = 120.0
+EXTRA_COPIES_MAX = 1000
+EXTRA_BYTES_MAX = 4 * GIB
 SNAPSHOT_INTERVAL_S = 300.0
 ORPHAN_AGE_HOURS_DEFAULT = 24
 AUDIT_INTERVAL_HOURS_DEFAULT = 12
@@ -44,6 +48,9 @@ class RouterSettings:
         heal_delay_s: seconds for which a peer is down before its chunks are copied elsewhere;
             longer for one that goes down again and again.
         heal_rate: bytes a second that peers copy among themselves at most; 0: no limit.
+        popular_reads_per_min: reads of a copy of a chunk above which there is another copy.
+        extra_copies_max: of these copies in the space; 0: there are none.
+        extra_bytes_max: bytes of them.
         logs: how to log.
         cache: of the MictlanX v4 interface.
         verifies_checksums: whether the MictlanX v4 interface refuses bodies whose SHA-256 is not
@@ -68,6 +75,9 @@ class RouterSettings:
     peer_down_s: float = 10.0
     heal_delay_s: float = HEAL_DELAY_S
     heal_rate: int = 0
+    popular_reads_per_min: float = POPULAR_READS_PER_MIN
+    extra_copies_max: int = EXTRA_COPIES_MAX
+    extra_bytes_max: int = EXTRA_BYTES_MAX
     logs: LogSettings = DEFAULT_LOGS
     cache: CacheSettings = field(default_factory=CacheSettings)
     verifies_checksums: bool = True
@@ -78,6 +88,10 @@ class RouterSettings:
             raise UsageError("the grace period before chunks are deleted cannot be negative")
         if self.heal_delay_s < 0 or self.heal_rate < 0:
             raise UsageError("the delay and the rate of healing cannot be negative")
+        if self.popular_reads_per_min <= 0:
+            raise UsageError("what is popular is read more often than never")
+        if self.extra_copies_max < 0 or self.extra_bytes_max < 0:
+            raise UsageError("the number and the bytes of extra copies cannot be negative")
         if self.snapshot_interval_s < 0:
             raise UsageError("the time between two snapshots of the metadata cannot be negative")
         if self.orphan_age_s < 0 or self.audit_interval_s < 0:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
@@ -54,7 +55,7 @@ class Peers:
         self._space = space
         self._transport = transport
         self._client = PeerClient(transport)
-        self._directory = PeerDirectory(clock.monotonic_s)
+        self._directory = PeerDirectory(clock.monotonic_s, reader=os.getpid())
         self._preferred = preferred
         self._coded = CodedPeers(self._directory, self._put, self._get)
 

@@ -6,11 +6,13 @@
                                       -> empty peers that are drained
                                       -> give up what is too much
                    ordered moves (rebalance, clone), a page at a time
+                   make extra copies of what is read often, a few at a time, and end them
                    delete copies that were given up, when their time has come
 
 What is to be done is derived from the metadata each time and kept nowhere, so a router that is
-started again goes on where it was; an ordered move keeps its position there, too. Everything is one
-after the other in one task: a copy is never made and given up at the same time.
+started again goes on where it was; an ordered move keeps its position there, too, and what is read
+often the peers say every second. Extra copies are made only while nothing is short. Everything is
+one after the other in one task: a copy is never made and given up at the same time.
 
 It looks at all chunks when peers come, go or change, when `wake` says so, and once in a while: no
 more often than takes a hundredth of the time.
@@ -29,6 +31,7 @@ from mictlanfs_server.router.peerrequests import delete_on_peer
 from mictlanfs_server.router.upkeep.mover import Mover, Pace
 from mictlanfs_server.router.upkeep.orders import Orders, described
 from mictlanfs_server.router.upkeep.planning import can_leave, missing_copies, surplus_copies
+from mictlanfs_server.router.upkeep.popularity import ExtraLimits, Popularity, rates_of
 from mictlanfs_server.router.upkeep.standing import Standing, StandingTable
 from mictlanfs_server.router.upkeep.survey import Survey, survey
 from mictlanfs_server.router.upkeep.tally import Tally
@@ -53,6 +56,9 @@ LOOK_SHARE_MAX: Final = 0.01
 # After copies that could not be made.
 TRY_AGAIN_S: Final = 5.0
 DELETE_EVERY_S: Final = 1.0
+# What is read often is looked at so often; copies made by one look hold up healing.
+SPREAD_EVERY_S: Final = 2.0
+SPREAD_COUNT_MAX: Final = 16
 BATCH_COUNT: Final = 256
 PURGE_COUNT: Final = 2000
 
@@ -87,6 +93,11 @@ class Healer:
         self._has_failed = False
         self._look_number = 0
         self._delete_at_s = 0.0
+        self._spread_at_s = 0.0
+        limits = ExtraLimits(
+            settings.popular_reads_per_min, settings.extra_copies_max, settings.extra_bytes_max
+        )
+        self._popularity = Popularity(limits, clock.monotonic_s())
         self.tally = Tally()
         self.orders = Orders(store, self._mover, self.tally, clock)
 
@@ -143,6 +154,9 @@ class Healer:
         await self.orders.step(standing)
         for page in self.orders.take_moved():
             await self._give_up_surplus(page)
+        if now_s >= self._spread_at_s:
+            self._spread_at_s = now_s + SPREAD_EVERY_S
+            await self._spread()
         if now_s >= self._delete_at_s:
             self._delete_at_s = now_s + DELETE_EVERY_S
             await self.delete_given_up()
@@ -236,13 +250,43 @@ class Healer:
         return True
 
     async def _give_up_surplus(self, ids: Sequence[ChunkId]) -> None:
+        reads = self._membership.reads()
+        if not self._popularity.is_settled(reads, self._clock.monotonic_s()):
+            # They may be what readers need: the next looks, soon after the start, find them again.
+            return
         standing = self.standing()
         chunks = await self._store.copies(ids)
-        surplus = {chunk.id: surplus_copies(chunk, standing) for chunk in chunks}
+        surplus = {
+            chunk.id: surplus_copies(chunk, standing, self._popularity.extra_copies(chunk.id))
+            for chunk in chunks
+        }
         going = {chunk_id: peers for chunk_id, peers in surplus.items() if peers}
         await self._give_up(
             [chunk for chunk in chunks if chunk.id in going], going, standing, standing.steady
         )
+
+    # --- extra copies ----------------------------------------------------------------------------
+
+    async def _spread(self) -> None:
+        """Make some extra copies of what is read often, give up those of what is not any more."""
+        reads, now_s = self._membership.reads(), self._clock.monotonic_s()
+        if not self._popularity.is_settled(reads, now_s):
+            return
+        rates = rates_of(reads)
+        ids = self._popularity.interesting(rates)
+        if ids or self.tally.popular_count:
+            standing = self.standing()
+            is_idle = not (self.tally.short_count or self._has_failed or self._is_outdated())
+            chunks = [chunk for batch in _batches(ids) for chunk in await self._store.copies(batch)]
+            copies, shrunk = self._popularity.decide(ids, chunks, rates, standing, may_grow=is_idle)
+            for batch in _batches(shrunk):
+                await self._give_up_surplus(batch)
+            if copies:
+                self.tally.activity = "spreading"
+                self.tally.spread(await self._mover.make(copies[:SPREAD_COUNT_MAX], standing))
+            self.tally.popular_count = self._popularity.chunk_count
+            self.tally.extra_count = self._popularity.copy_count
+            self.tally.extra_bytes = self._popularity.copy_bytes
 
     async def _give_up(
         self,

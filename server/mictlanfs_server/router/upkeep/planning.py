@@ -83,8 +83,10 @@ def best_holders(
     return [peer.number for peer in sorted(ordered, key=lambda peer: peer.is_full)]
 
 
-def surplus_copies(chunk: ChunkCopies, standing: Standing) -> list[PeerNumber]:
+def surplus_copies(chunk: ChunkCopies, standing: Standing, extra: int = 0) -> list[PeerNumber]:
     """The copies that a chunk can give up: those ranked last on steady peers.
+
+    `extra` copies stay for its readers, beside those that are wanted.
 
     Copies on peers that are not there stay: nobody knows, and they may be the last some day. Of a
     coded chunk nothing is too much: each fragment has one row.
@@ -92,7 +94,7 @@ def surplus_copies(chunk: ChunkCopies, standing: Standing) -> list[PeerNumber]:
     if chunk.coding is not None:
         return []
     steady = [number for number in chunk.peers if number in standing.steady]
-    return best_holders(chunk.id, steady, standing)[chunk.wanted :]
+    return best_holders(chunk.id, steady, standing)[chunk.wanted + extra :]
 
 
 def can_leave(chunk: ChunkCopies, number: PeerNumber, standing: Standing) -> bool:

@@ -29,6 +29,10 @@ class Tally:
     given_up_count: int = 0
     problem: str = ""
     look_count: int = 0
+    popular_count: int = 0
+    extra_count: int = 0
+    extra_bytes: int = 0
+    extra_made_count: int = 0
     draining: dict[str, int] = field(default_factory=dict)
 
     def begin(self, short_count: int, short_bytes: int, unreadable_count: int) -> None:
@@ -51,6 +55,11 @@ class Tally:
     def moved(self, moved: Moved) -> None:
         """Copies were made that somebody ordered."""
         self.moved_count += len(moved.copies)
+        self._note(moved)
+
+    def spread(self, moved: Moved) -> None:
+        """Extra copies were made for readers."""
+        self.extra_made_count += len(moved.copies)
         self._note(moved)
 
     def _note(self, moved: Moved) -> None:
@@ -78,4 +87,8 @@ class Tally:
             problem=self.problem,
             draining=dict(self.draining),
             look_count=self.look_count,
+            popular_count=self.popular_count,
+            extra_count=self.extra_count,
+            extra_bytes=self.extra_bytes,
+            extra_made_count=self.extra_made_count,
         )

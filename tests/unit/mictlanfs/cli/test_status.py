@@ -137,3 +137,9 @@ def test_what_is_done_about_copies_is_told(cli: Run, space: FakeSpace) -> None:
     )
     space.router.status = HEALTHY
     assert "upkeep" not in cli("status").text
+
+
+def test_extra_copies_are_told(cli: Run, space: FakeSpace) -> None:
+    upkeep = UpkeepStatus(popular_count=2, extra_count=3, extra_bytes=GIB)
+    space.router.status = msgspec.structs.replace(HEALTHY, upkeep=upkeep)
+    assert "3 extra copies of 2 chunks that are read often, 1.0 GiB" in cli("status").text

@@ -120,6 +120,15 @@ def test_readers_of_many_chunks_spread_over_the_replicas(clock: FakeTime) -> Non
     assert firsts == {0, 1}
 
 
+def test_many_readers_of_one_chunk_spread_over_its_replicas(clock: FakeTime) -> None:
+    firsts = []
+    for reader in range(6):
+        found = PeerDirectory(clock, reader=reader)
+        found.update(PeerMap(1, tuple(peer(n) for n in range(3))))
+        firsts.append(found.holders(chunk_on(0, 1, 2))[0].number)
+    assert sorted(firsts) == [0, 0, 1, 1, 2, 2]
+
+
 def test_a_peer_on_this_machine_is_read_first(clock: FakeTime) -> None:
     peers = (peer(0, boot_id="far"), peer(1, boot_id="here"), peer(2))
     found = directory(clock, *peers, boot_id="here")

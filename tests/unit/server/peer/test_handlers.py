@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mictlanfs import wire
 from mictlanfs.client.transport import HttpTransport
+from mictlanfs.clock import SystemClock
 from mictlanfs.errors import HTTP_STATUS, Kind, MictlanError
 from mictlanfs.identifiers import new_chunk_id
 from mictlanfs.model import MIB, ChunkId
@@ -21,6 +22,7 @@ from mictlanfs_server.peer.backends.memory import MemoryBackend
 from mictlanfs_server.peer.capacity import Capacity
 from mictlanfs_server.peer.handlers import ChunkHandlers, parse_range
 from mictlanfs_server.peer.index import Index
+from mictlanfs_server.peer.popularity import ReadCounter
 from mictlanfs_server.peer.pulling import Puller
 from mictlanfs_server.peer.rebuilding import Rebuilder
 from mictlanfs_server.peer.store import ChunkStore
@@ -50,9 +52,14 @@ class Answer:
         return wire.decode_error(self.status, self.body)
 
 
-def handlers_of(store: ChunkStore) -> ChunkHandlers:
+def handlers_of(store: ChunkStore, reads: ReadCounter | None = None) -> ChunkHandlers:
     transport = HttpTransport()
-    return ChunkHandlers(store, Puller(store, transport), Rebuilder(store, transport))
+    return ChunkHandlers(
+        store,
+        Puller(store, transport),
+        Rebuilder(store, transport),
+        reads or ReadCounter(SystemClock()),
+    )
 
 
 @dataclass
@@ -61,6 +68,7 @@ class Client:
 
     app: ChunkHandlers
     store: ChunkStore
+    reads: ReadCounter
 
     async def send(
         self,
@@ -139,7 +147,8 @@ def client(tmp_path: Path) -> Iterator[Client]:
     index = Index(tmp_path / "index.sqlite", fsync=False)
     capacity = Capacity(256 * MIB, 0, lambda: None, lambda: index.totals.used_bytes)
     store = ChunkStore(index, MemoryBackend(), capacity)
-    yield Client(handlers_of(store), store)
+    reads = ReadCounter(SystemClock())
+    yield Client(handlers_of(store, reads), store, reads)
     store.close()
 
 
@@ -518,6 +527,24 @@ async def test_each_chunk_of_a_frame_has_its_own_result(client: Client) -> None:
 
 
 @on_asyncio
+async def test_every_read_is_counted_until_the_chunk_is_gone(client: Client) -> None:
+    (whole, body), (part, other) = make_chunk(LARGE), make_chunk(LARGE, seed=1)
+    for chunk, content in ((whole, body), (part, other)):
+        await client.put(chunk, content)
+    for _ in range(100):
+        await client.ask("GET", path_of(whole))
+        await client.ask("GET", path_of(part), headers={"range": f"bytes=0-{LARGE // 4 - 1}"})
+        await client.frame(wire.Path.FRAME_GET, get_frame([whole.id, bytes(16)]))
+    await client.ask("HEAD", path_of(part))
+    rates = {told.id: told.reads_per_min for told in client.reads.hottest()}
+    assert rates.keys() == {whole.id, part.id}
+    assert rates[whole.id] == pytest.approx(8 * rates[part.id])
+    await client.ask("DELETE", path_of(whole))
+    await client.frame(wire.Path.FRAME_DELETE, delete_frame([part.id]))
+    assert client.reads.hottest() == ()
+
+
+@on_asyncio
 async def test_a_frame_of_nothing_is_answered_with_nothing(client: Client) -> None:
     for path, body in (
         (wire.Path.FRAME_PUT, put_frame([])),
@@ -632,7 +659,9 @@ def check_answer(factory: pytest.TempPathFactory, body: bytes, path: str) -> Non
     capacity = Capacity(MIB, 0, lambda: None, lambda: index.totals.used_bytes)
     store = ChunkStore(index, MemoryBackend(), capacity)
     try:
-        answer = asyncio.run(Client(handlers_of(store), store).ask("POST", path, body))
+        reads = ReadCounter(SystemClock())
+        client = Client(handlers_of(store, reads), store, reads)
+        answer = asyncio.run(client.ask("POST", path, body))
     finally:
         store.close()
     assert answer.status < 500

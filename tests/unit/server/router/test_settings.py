@@ -27,11 +27,14 @@ def test_defaults_are_those_of_the_reference() -> None:
         {"peer_heartbeat_s": 0},
         {"peer_suspect_s": 11},
         {"peer_down_s": 2},
+        {"popular_reads_per_min": 0},
+        {"extra_copies_max": -1},
+        {"extra_bytes_max": -1},
     ],
 )
-def test_times_that_contradict_each_other_are_refused(changes: dict[str, float]) -> None:
+def test_what_cannot_be_is_refused(changes: dict[str, float]) -> None:
     with pytest.raises(UsageError):
-        RouterSettings(Path("data"), **changes)  # type: ignore[arg-type] # all are times
+        RouterSettings(Path("data"), **changes)  # type: ignore[arg-type] # all are numbers
 
 
 def test_chunks_may_be_deleted_at_once() -> None:

@@ -108,6 +108,7 @@ class Space:
     parts: Parts
     peers: CopyingPeers
     healer: Healer
+    healer_settings: RouterSettings
     up: set[int] = field(default_factory=set)
 
     @property
@@ -175,7 +176,7 @@ def run_space(folder: Path, scenario: Callable[[Space], Awaitable[None]], rate: 
             folder, gc_grace_s=50.0, heal_delay_s=HEAL_DELAY_S, heal_rate=rate
         )
         healer = Healer(settings, parts.store, parts.membership, peers, clock)
-        space = Space(parts, peers, healer)
+        space = Space(parts, peers, healer, settings)
         try:
             await space.start(1, 2, 3)
             await scenario(space)

@@ -78,7 +78,7 @@ def run_space(
         parts = await build(folder, clock, cast("FakePeers", peers))
         settings = RouterSettings(folder, gc_grace_s=GRACE_S, heal_delay_s=HEAL_DELAY_S)
         healer = Healer(settings, parts.store, parts.membership, peers, clock)
-        space = Space(parts, peers, healer)
+        space = Space(parts, peers, healer, settings)
         try:
             await space.start(*range(1, count + 1))
             await scenario(space, peers)
