@@ -11,7 +11,7 @@ import errno
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -23,6 +23,9 @@ from mictlanfs.config import MOUNT_OPTIONS
 from mictlanfs.environment import Variable
 from mictlanfs.errors import ERRNO, RETRYABLE, Kind
 from mictlanfs_server import environment as servervariables
+from tests.faults import measured
+from tests.faults.killing import FAULTS
+from tests.faults.scenarios import PARTITIONS, SCENARIOS
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("mictlanfs", "server/mictlanfs_server", "mount/mictlanfs_mount")
@@ -158,12 +161,35 @@ def _first_line(path: Path) -> str:
     return doc.split("\n\n")[0].replace("\n", " ")
 
 
+def kills() -> str:
+    """Every fault of processes, what is promised, and how long it took last."""
+    return _recoveries((fault.name, fault.promised) for fault, _ in FAULTS)
+
+
+def scenarios() -> str:
+    """The same of disks, links, data and partitions."""
+    return _recoveries((one.name, one.promised) for one in (*SCENARIOS, *PARTITIONS))
+
+
+def _recoveries(faults: Iterable[tuple[str, str]]) -> str:
+    found = measured.read()
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for name, promised in faults:
+            last = found[name]
+            yield name, promised, str(last), str(last.count), last.day
+
+    return table(("fault", "what is promised", "recovery", "times", "measured"), rows())
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "errno": errors,
     "exits": exit_codes,
+    "kills": kills,
     "modules": modules,
     "mount options": mount_options,
+    "scenarios": scenarios,
     "variables": variables,
 }
 

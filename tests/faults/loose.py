@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.faults.namespaces import Machines
 from tests.faults.stage import BUCKET, CHUNK_SIZE, LEASE_TTL_S, MOUNT_OPTIONS, Workplace
 from tests.support.spaces import MICTLANFS, Mount, free_ports, run, wait_until
 
 PEERS = 3
+POLICY = ("--replicas", "2")
 START_DEADLINE_S = 30.0
 
 
@@ -27,12 +30,14 @@ class LooseStage(Workplace):
         advertised: ports by which others reach peers, by number, where those are not their own.
         router_seen_at: the port by which mounts reach the router.
         machines: where everything runs; None: here.
+        router_options: of `server router`.
     """
 
     ports: Sequence[int] = ()
     advertised: Mapping[int, int] = field(default_factory=dict)
     router_seen_at: int = 0
     machines: Machines | None = None
+    router_options: Sequence[str] = ()
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def address(self, name: str) -> str:
@@ -46,7 +51,7 @@ class LooseStage(Workplace):
 
     def start_router(self) -> None:
         """Start the router on its port."""
-        self._spawn("router", self.ports[0], "--lease-ttl", str(LEASE_TTL_S))
+        self._spawn("router", self.ports[0], "--lease-ttl", str(LEASE_TTL_S), *self.router_options)
 
     def start_peer(self, number: int) -> None:
         """Start a peer on its port."""
@@ -89,6 +94,14 @@ class LooseStage(Workplace):
 
         wait_until(are_up, f"{count} peers are up", START_DEADLINE_S)
 
+    def told(self) -> dict[str, Any]:
+        """What `status` says; empty while there is no answer."""
+        done = self.command("status", "--json", check=False)
+        try:
+            return dict(json.loads(done.stdout))
+        except ValueError:
+            return {}
+
     def end(self) -> None:
         """End workloads, mounts and servers."""
         super().end()
@@ -108,11 +121,17 @@ def open_loose(
     router_seen_at: int = 0,
     mounts: int = 2,
     mount_options: Sequence[str] = (),
-    replicas: int = 2,
+    peers: int = PEERS,
+    policy: Sequence[str] = POLICY,
+    router_options: Sequence[str] = (),
 ) -> Iterator[LooseStage]:
     """A space below `base`, all in this network, gone on leaving.
 
     `data` is made when missing: who wants a server on another disk mounts it there before.
+
+    Args:
+        policy: options of `bucket create`, of the bucket that workloads use.
+        router_options: of `server router`.
     """
     found = []
     for number in range(mounts):
@@ -122,27 +141,30 @@ def open_loose(
     data = base / "data"
     data.mkdir(exist_ok=True)
     stage = LooseStage(
-        base, data, found, ports=ports or free_ports(1 + PEERS), advertised=advertised or {}
+        base,
+        data,
+        found,
+        ports=ports or free_ports(1 + peers),
+        advertised=advertised or {},
+        router_options=router_options,
     )
     try:
         stage.start_router()
-        for number in range(PEERS):
+        for number in range(peers):
             stage.start_peer(number)
-        stage.wait_for_peers(PEERS)
+        stage.wait_for_peers(peers)
         for mount in found:
             mount.uri = stage.uri(router_seen_at or stage.ports[0])
             mount.mount()
-        make_bucket(stage, replicas)
+        make_bucket(stage, policy)
         yield stage
     finally:
         stage.end()
 
 
-def make_bucket(stage: LooseStage, replicas: int) -> None:
+def make_bucket(stage: LooseStage, policy: Sequence[str] = POLICY) -> None:
     """Make the bucket that workloads use."""
-    stage.command(
-        "bucket", "create", BUCKET, "--chunk-size", CHUNK_SIZE, "--replicas", str(replicas)
-    )
+    stage.command("bucket", "create", BUCKET, "--chunk-size", CHUNK_SIZE, *policy)
 
 
 @contextlib.contextmanager

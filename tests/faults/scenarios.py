@@ -11,8 +11,9 @@ import errno
 import os
 import random
 import shutil
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,9 @@ BAD_S = 4.0
 SEED = 7
 # Enough for some chunks on each peer.
 MANY_SIZE_BYTES = 3_000_000
+# Of peers that were destroyed, beside the 10 s after which a silent one is down.
+HEAL_DELAY_S = 2.0
+WHOLE_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +43,12 @@ class Scenario:
     """One fault.
 
     Attributes:
+        promised: for people; docs/reliability.md shows it.
         play: in a folder of its own; returns the seconds of recovery.
     """
 
     name: str
+    promised: str
     play: Callable[[Path], float]
 
 
@@ -263,6 +269,98 @@ def a_peer_loses_its_directory(base: Path) -> float:
     return recovery_s
 
 
+# --- peers that are lost for good -----------------------------------------------------------------
+
+
+def _with_destroyed(base: Path, policy: Sequence[str], peers: int, lost: Sequence[int]) -> float:
+    """Lose peers for good during work; work goes on, and all copies are back on those left.
+
+    Then as many others are lost at once: what the first had is read from the new copies.
+    """
+    with open_loose(
+        base,
+        peers=peers,
+        policy=policy,
+        router_options=("--heal-delay", str(HEAL_DELAY_S)),
+        mount_options=("noshort_circuit", "memory=64M", "cache_size=16M"),
+    ) as stage:
+        worker = _worked(stage)
+        many = stage.mounts[0].path / BUCKET / "many"
+        many.write_bytes(body(SEED, MANY_SIZE_BYTES))
+        with _reading(stage.mounts[1].path / BUCKET / "many") as errors:
+            begun_s = time.monotonic()
+            for number in lost:
+                _destroy(stage, number)
+            wait_until(
+                lambda: _has_all_copies(stage, peers - len(lost)), "redundancy is back", WHOLE_S
+            )
+            recovery_s = time.monotonic() - begun_s
+            stage.wait_for_steps(worker, len(worker.steps()) + STEPS_BEFORE)
+        assert not errors, errors
+        assert worker.stop() == 0, worker.errors.read_text(encoding="utf-8")
+        wait_until(lambda: _has_all_copies(stage, peers - len(lost)), "the rest is whole", WHOLE_S)
+        left = [number for number in range(peers) if number not in lost]
+        for number in left[: len(lost)]:
+            _destroy(stage, number)
+        for mount in stage.mounts:
+            mount.remount_cold()
+            assert (mount.path / BUCKET / "many").read_bytes() == body(SEED, MANY_SIZE_BYTES)
+        problems = stage.problems([(worker, Promise.ALL)])
+        assert not problems, problems
+    return recovery_s
+
+
+def _destroy(stage: LooseStage, number: int) -> None:
+    stage.kill(f"peer-{number}")
+    shutil.rmtree(stage.data / f"peer-{number}")
+
+
+def _has_all_copies(stage: LooseStage, up_count: int) -> bool:
+    """Whether the loss was noticed, and no chunk is short of copies on peers that are up."""
+    told = stage.told()
+    states = [peer["state"] for peer in told.get("peers", [])]
+    if states.count("up") != up_count or states.count("down") != len(states) - up_count:
+        return False
+    short = told["upkeep"]["short_count"] + told["under_replicated_count"]
+    return not short and not told["lost_count"]
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[list[str]]:
+    """Read a file again and again, past the caches of the kernel; what went wrong."""
+    errors: list[str] = []
+    is_over = threading.Event()
+
+    def read_on() -> None:
+        while not is_over.is_set():
+            try:
+                with path.open("rb", buffering=0) as file:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                    if file.read() != body(SEED, MANY_SIZE_BYTES):
+                        errors.append("read something else")
+            except OSError as error:
+                errors.append(str(error))
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=read_on)
+    thread.start()
+    try:
+        yield errors
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def one_of_four_peers_is_destroyed(base: Path) -> float:
+    """Two copies: no error reaches a program, and the copies are back without being asked for."""
+    return _with_destroyed(base, ("--replicas", "2"), 4, (1,))
+
+
+def two_of_seven_peers_are_destroyed(base: Path) -> float:
+    """A code of 3+2: the same."""
+    return _with_destroyed(base, ("--code", "3+2"), 7, (1, 4))
+
+
 # --- partitions ----------------------------------------------------------------------------------
 
 HOSTS = ("router", "peer-0", "peer-1", "peer-2", "host-0", "host-1")
@@ -290,7 +388,7 @@ def on_machines(base: Path) -> Iterator[LooseStage]:
             for mount in mounts:
                 mount.uri = stage.uri(ports[0])
                 mount.mount()
-            make_bucket(stage, 2)
+            make_bucket(stage)
             yield stage
         finally:
             for name in HOSTS:
@@ -343,31 +441,59 @@ def a_mount_is_cut_off_while_another_wants_its_files(base: Path) -> float:
     return max(waited_s, recovery_s)
 
 
+NO_CALL_FAILS = "nothing is lost, no call fails"
+FROM_ANOTHER = "right bytes from another copy, never wrong ones"
+WHOLE_AGAIN = "no call fails; all copies are back on other peers without being asked for"
+
 SCENARIOS = (
-    Scenario("a peer's disk is full", a_peer_is_full),
-    Scenario("all peers' disks are full", all_peers_are_full),
-    Scenario("the router's disk is full", the_router_is_full),
-    Scenario("the router is killed while its disk is full", the_router_is_killed_while_full),
+    Scenario("a peer's disk is full", "others take the data, no call fails", a_peer_is_full),
+    Scenario(
+        "all peers' disks are full",
+        "`fsync` says ENOSPC; what was refused is stored when there is room",
+        all_peers_are_full,
+    ),
+    Scenario(
+        "the router's disk is full",
+        "the same; a *name* that is refused is lost, and the next `fsync` says so",
+        the_router_is_full,
+    ),
+    Scenario(
+        "the router is killed while its disk is full",
+        "what was promised is there when there is room",
+        the_router_is_killed_while_full,
+    ),
     *(
         Scenario(
             f"the link to {'the router' if of_router else 'a peer'} {link.name}",
+            "no call fails within the deadline of the mount" if of_router else NO_CALL_FAILS,
             partial(_with_bad_link, of_router=of_router, link=link),
         )
         for of_router in (False, True)
         for link in (Link.SLOW, Link.SILENT, Link.CUT, Link.CUT_IN_BODIES)
     ),
-    Scenario("flipped bits on a peer", every_chunk_file_of_a_peer_has_a_flipped_bit),
-    Scenario("deleted chunk files of a peer", every_chunk_file_of_a_peer_is_deleted),
-    Scenario("chunk files of a peer cut short", every_chunk_file_of_a_peer_is_cut_short),
-    Scenario("a peer loses its directory", a_peer_loses_its_directory),
+    Scenario("flipped bits on a peer", FROM_ANOTHER, every_chunk_file_of_a_peer_has_a_flipped_bit),
+    Scenario("deleted chunk files of a peer", FROM_ANOTHER, every_chunk_file_of_a_peer_is_deleted),
+    Scenario(
+        "chunk files of a peer cut short", FROM_ANOTHER, every_chunk_file_of_a_peer_is_cut_short
+    ),
+    Scenario(
+        "a peer loses its directory",
+        "no call fails, nothing with two copies is lost; the peer comes back empty",
+        a_peer_loses_its_directory,
+    ),
+    Scenario("a peer of four is destroyed, 2 copies", WHOLE_AGAIN, one_of_four_peers_is_destroyed),
+    Scenario(
+        "two peers of seven are destroyed, code 3+2", WHOLE_AGAIN, two_of_seven_peers_are_destroyed
+    ),
 )
 PARTITIONS = (
     *(
-        Scenario(f"{name} is cut off", partial(_with_cut_off, name=name))
+        Scenario(f"{name} is cut off", NO_CALL_FAILS, partial(_with_cut_off, name=name))
         for name in ("router", "peer-0", "host-0")
     ),
     Scenario(
         "a mount is cut off, another wants its files",
+        "the other goes on with what was fsynced; the first gets a new session",
         a_mount_is_cut_off_while_another_wants_its_files,
     ),
 )

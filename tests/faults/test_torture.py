@@ -35,6 +35,13 @@ def test_a_kill_costs_nothing_that_was_promised(torture: Torture, fault: Fault) 
     assert cycle.problems == ()
 
 
+@pytest.mark.timeout(400)
+def test_what_the_kills_left_is_healed_and_collected(stage: Stage, torture: Torture) -> None:
+    cycle = torture.play(f"{SEED}-last")
+    assert cycle.problems == ()
+    stage.wait_until_whole()
+
+
 def test_a_power_cut_costs_nothing_that_was_promised(tmp_path: Path) -> None:
     with powercuts.recorded(tmp_path, 2026, 2.0) as recording:
         assert powercuts.unrecorded(recording) == []

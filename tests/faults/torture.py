@@ -40,8 +40,8 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def play_cycles(base: Path, seeds: list[str], report: Report) -> None:
-    """Play cycles, each of a seed."""
+def play_cycles(base: Path, seeds: list[str], report: Report) -> Iterator[str]:
+    """Play cycles, each of a seed; what is wrong with a space after many, beside its cycles."""
     for start in range(0, len(seeds), CYCLES_PER_SPACE):
         folder = base / f"space-{start}"
         folder.mkdir()
@@ -53,8 +53,14 @@ def play_cycles(base: Path, seeds: list[str], report: Report) -> None:
                 report.cycles.append(cycle)
                 failed += bool(cycle.problems)
                 _tell(cycle)
-            told = stage.wait_until_whole()
-            say(f"{told['under_replicated_count']} chunks short of copies; {stage.orphans()}")
+            try:
+                stage.wait_until_whole()
+            except (AssertionError, subprocess.SubprocessError) as error:
+                failed += 1
+                say(f"NOT WHOLE after {seed}: {error}")
+                yield f"not whole after {seed}: {error}"
+            else:
+                say("all copies are there, orphans are collected, fsck finds nothing")
         if not failed:
             shutil.rmtree(folder)
 
@@ -131,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     report = Report()
     wrong: list[str] = []
     try:
-        play_cycles(base, seeds, report)
+        wrong += play_cycles(base, seeds, report)
         wrong += play_cuts(base, cut_count, given.seed)
         if not given.cycle and not given.no_scenarios:
             wrong += play_scenarios(base)

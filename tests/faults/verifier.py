@@ -23,11 +23,13 @@ class Orphans:
     Attributes:
         count, size_bytes: of those that peers hold and nobody names.
         missing: rows of replicas whose peer does not hold the chunk.
+        dead: chunks that nothing refers to, and that are to be deleted from their peers.
     """
 
     count: int
     size_bytes: int
     missing: int
+    dead: int
 
 
 def problems_of(folder: Path, steps: Sequence[Step], promise: Promise) -> list[str]:
@@ -102,6 +104,7 @@ def find_orphans(router_data: Path, peers: Sequence[Path]) -> Orphans:
     uri = f"{(router_data / 'metadata.db').as_uri()}?mode=ro"
     with contextlib.closing(sqlite3.connect(uri, uri=True)) as metadata:
         named = {row[0] for row in metadata.execute("SELECT id FROM chunk")}
+        (dead,) = metadata.execute("SELECT count(*) FROM chunk WHERE refs = 0").fetchone()
         rows = metadata.execute(
             "SELECT peer.id, chunk FROM replica JOIN peer ON peer.number = replica.peer"
         ).fetchall()
@@ -112,7 +115,7 @@ def find_orphans(router_data: Path, peers: Sequence[Path]) -> Orphans:
             held[folder.name] = dict(found.execute("SELECT id, length FROM chunks").fetchall())
     orphans = [size for chunks in held.values() for key, size in chunks.items() if key not in named]
     missing = sum(chunk not in held.get(_folder_of(peer), {}) for peer, chunk in rows)
-    return Orphans(len(orphans), sum(orphans), missing)
+    return Orphans(len(orphans), sum(orphans), missing, dead)
 
 
 def _folder_of(peer_id: str) -> str:

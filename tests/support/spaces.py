@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,17 +81,20 @@ class Space:
     Attributes:
         data: its data directory.
         uri: filled by `start`.
+        variables: of the environment of the servers, beside those of the tests.
     """
 
     data: Path
     peer_count: int = 3
     uri: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def start(self, *options: str) -> None:
         """Start router and peers; returns when all are healthy."""
         done = mictlanfs(
             "server", "start", "--data", self.data, "--peers", str(self.peer_count),
             "--port", "0", "--peer-port", "0", "--detach", *options,
+            env={**os.environ, **self.variables},
         )  # fmt: skip
         found = re.search(r"^mictlanx://\S+$", done.stdout, re.MULTILINE)
         assert found, done.stdout + done.stderr
