@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from mictlanfs import wire
+from mictlanfs.blocksums import BLOCK_SIZE_BYTES
 from mictlanfs.checksums import digest_of
 from mictlanfs.model import ChunkId
 from tests.support import kernelcaches
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.fuse
 
 LARGE, SMALL = 200_000, 20_000
 PEERS = (0, 1)
+FLIPPED_PARTS = 4
 
 
 @dataclass
@@ -236,6 +238,76 @@ def test_a_scrub_finds_every_damage_and_the_files_stay_readable(rig: Rig) -> Non
     assert (rig.mount.bucket / "scrub-small").read_bytes() == small
     told = rig.json("scrub", "--peer", "mictlanx-peer-0", "--wait")["mictlanx-peer-0"]
     assert (told["passes"], told["bad_count"]) == (passes + 1, 0)
+
+
+def flip_a_bit_of_every_file(
+    rig: Rig, peer: int, part: int, chance: random.Random
+) -> dict[str, tuple[bytes, int]]:
+    """Flip a bit in one of the parts of every chunk file of a peer.
+
+    Returns the right bytes, and the place of the flipped bit, by chunk.
+    """
+    found = {}
+    for path in sorted((rig.servers.data / f"peer-{peer}" / "chunks").rglob("*.*")):
+        body = path.read_bytes()
+        start, end = len(body) * part // FLIPPED_PARTS, len(body) * (part + 1) // FLIPPED_PARTS
+        place = chance.choice((start, end - 1, chance.randrange(start, end)))
+        flip_a_bit(path, place)
+        found[path.name.partition(".")[0]] = (body, place)
+    return found
+
+
+def read_every_block(rig: Rig, peer: int, chunk: str, body: bytes, place: int) -> None:
+    """Read all of a chunk from its peer, as mounts do: right bytes, or none; none of the bad."""
+    for start in range(0, len(body), BLOCK_SIZE_BYTES):
+        end = min(len(body), start + BLOCK_SIZE_BYTES)
+        found = rig.read_part(peer, chunk, start, end)
+        assert found in (None, body[start:end]), (chunk, start)
+        assert found is None or not start <= place < end, (chunk, place)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("finder", ["reads", "scrub"])
+def test_a_flipped_bit_in_every_part_of_every_file_is_found_mended_and_never_returned(
+    rig: Rig, finder: str
+) -> None:
+    chance = random.Random(finder)
+    for number, size in enumerate((66_000, 131_072, 500_001, 5_000_000)):
+        rig.write(f"flip-{finder}-{number}", size, 200 + number)
+    files = {path: path.read_bytes() for path in rig.mount.bucket.iterdir()}
+    rig.command("fsck", "--deep", "--repair")
+    for part in range(FLIPPED_PARTS):
+        wait_until(lambda: is_whole(rig), "all copies are there")
+        peer = PEERS[part % len(PEERS)]
+        rig.mount.umount()
+        damaged = flip_a_bit_of_every_file(rig, peer, part, chance)
+        assert len(damaged) > len(files)
+        kernelcaches.drop()
+        rig.mount.mount()
+        if finder == "scrub":
+            told = rig.json("scrub", "--peer", f"mictlanx-peer-{peer}", "--wait", status=8)
+            assert told[f"mictlanx-peer-{peer}"]["bad_count"] == len(damaged)
+        else:
+            for chunk, (body, place) in damaged.items():
+                read_every_block(rig, peer, chunk, body, place)
+        for path, content in files.items():
+            assert path.read_bytes() == content, (part, path.name)
+        for chunk, (body, _) in damaged.items():
+            wait_until(
+                lambda one=(peer, chunk, body): is_mended(rig, *one),
+                f"mended: {chunk} of {peer}, part {part}",
+            )
+    wait_until(lambda: is_whole(rig), "all copies are there")
+    assert rig.json("fsck", "--deep")["is_sound"]
+
+
+def is_whole(rig: Rig) -> bool:
+    """Whether nothing is short, and no copy waits for its deletion."""
+    told = rig.status()
+    if not told:
+        return False
+    counts = [told[name] for name in ("under_replicated_count", "lost_count", "damaged_count")]
+    return not any(counts) and not told["upkeep"]["given_up_count"]
 
 
 def test_a_file_without_a_good_copy_gives_an_error_and_is_named(rig: Rig) -> None:
