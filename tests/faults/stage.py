@@ -165,6 +165,7 @@ class Workplace:
         run("rm", "-rf", self.mounts[0].path / BUCKET / worker.folder)
         worker.journal.unlink(missing_ok=True)
         worker.errors.unlink(missing_ok=True)
+        _close_input(worker)
         self.workers.remove(worker)
 
     def end(self) -> None:
@@ -172,9 +173,7 @@ class Workplace:
         for worker in self.workers:
             if worker.process.poll() is None:
                 worker.kill()
-            if worker.process.stdin is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    worker.process.stdin.close()
+            _close_input(worker)
 
 
 @dataclass
@@ -303,3 +302,10 @@ def kill_mount(mount: Mount) -> None:
         if stat.rpartition(")")[2].split()[0] == "Z":
             return
         time.sleep(0.01)
+
+
+def _close_input(worker: Worker) -> None:
+    """What a workload is told to stop by."""
+    if worker.process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):
+            worker.process.stdin.close()

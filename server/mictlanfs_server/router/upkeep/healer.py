@@ -143,6 +143,10 @@ class Healer:
 
     async def step(self) -> None:
         """Do what is to be done now; returns when that is little, or when peers have changed."""
+        # First: what readers need is known before anything is given up.
+        if self._clock.monotonic_s() >= self._spread_at_s:
+            self._spread_at_s = self._clock.monotonic_s() + SPREAD_EVERY_S
+            await self._spread()
         standing = self.standing()
         now_s = self._clock.monotonic_s()
         if standing.signature != self._signature or now_s >= self._look_at_s:
@@ -154,9 +158,6 @@ class Healer:
         await self.orders.step(standing)
         for page in self.orders.take_moved():
             await self._give_up_surplus(page)
-        if now_s >= self._spread_at_s:
-            self._spread_at_s = now_s + SPREAD_EVERY_S
-            await self._spread()
         if now_s >= self._delete_at_s:
             self._delete_at_s = now_s + DELETE_EVERY_S
             await self.delete_given_up()
@@ -250,8 +251,7 @@ class Healer:
         return True
 
     async def _give_up_surplus(self, ids: Sequence[ChunkId]) -> None:
-        reads = self._membership.reads()
-        if not self._popularity.is_settled(reads, self._clock.monotonic_s()):
+        if not self._popularity.has_decided:
             # They may be what readers need: the next looks, soon after the start, find them again.
             return
         standing = self.standing()
@@ -274,9 +274,10 @@ class Healer:
             return
         rates = rates_of(reads)
         ids = self._popularity.interesting(rates)
-        if ids or self.tally.popular_count:
+        if ids or self.tally.popular_count or not self._popularity.has_decided:
             standing = self.standing()
-            is_idle = not (self.tally.short_count or self._has_failed or self._is_outdated())
+            is_busy = self.tally.short_count or self._has_failed or self._is_outdated()
+            is_idle = self.tally.look_count > 0 and not is_busy
             chunks = [chunk for batch in _batches(ids) for chunk in await self._store.copies(batch)]
             copies, shrunk = self._popularity.decide(ids, chunks, rates, standing, may_grow=is_idle)
             for batch in _batches(shrunk):
@@ -339,6 +340,9 @@ class Healer:
         if deleted_count:
             self.tally.deleted_count += deleted_count
             self.tally.given_up_count = await self._store.given_up_count()
+            if self.tally.short_count:
+                # A peer gets no new copy while it has a bad one, and may be the only one left.
+                self.wake()
         return deleted_count
 
     async def _purge_retired(self) -> None:

@@ -5,7 +5,7 @@ and loses one again when those left would be read half as often as that. So a ch
 come and go does not move, and one that nobody reads has the copies that its bucket wants.
 
 Owns what is allowed, in memory only: after a restart of the router the peers say within a second
-what is read, and until then nothing is given up (`is_settled`).
+what is read (`is_settled`), and until something was decided nothing is given up (`has_decided`).
 """
 
 from __future__ import annotations
@@ -56,12 +56,16 @@ class _Allowed:
 
 
 class Popularity:
-    """What is allowed now. Used by the task of the healer."""
+    """What is allowed now. Used by the task of the healer.
+
+    Attributes:
+        has_decided: whether anything was decided since the start, or need not be.
+    """
 
     def __init__(self, limits: ExtraLimits, started_s: float) -> None:
         self._limits = limits
         self._settled_at_s = started_s + SETTLED_AFTER_S
-        self._has_settled = not limits.count
+        self._has_settled = self.has_decided = not limits.count
         self._allowed: dict[ChunkId, _Allowed] = {}
 
     @property
@@ -121,6 +125,7 @@ class Popularity:
         """
         found = {chunk.id: chunk for chunk in chunks}
         before, self._allowed = self._allowed, {}
+        is_first, self.has_decided = not self.has_decided, True
         count_left, size_left = self._limits.count, self._limits.size
         copies: list[Copy] = []
         shrunk: list[ChunkId] = []
@@ -129,6 +134,8 @@ class Popularity:
             had = before[chunk_id].count if chunk_id in before else 0
             if chunk is None or chunk.coding is not None:
                 continue
+            if is_first:
+                had = max(0, _extra_of(chunk, standing))
             wanted = self._wanted(chunk, had, rates.get(chunk_id, 0.0), standing)
             wanted = min(wanted, count_left, size_left // chunk.length)
             planned = _copies(chunk, wanted, standing) if may_grow else []

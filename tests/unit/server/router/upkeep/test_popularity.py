@@ -154,6 +154,16 @@ def test_no_more_chunks_are_looked_at_than_there_may_be_copies() -> None:
     assert [rates[chunk_id] for chunk_id in found] == [120, 119, 118, 117, 116]
 
 
+def test_extra_copies_from_before_a_restart_stay_as_long_as_any() -> None:
+    """They would not be made for so few reads, and are not given up yet either."""
+    assert Rig(copies_of(1, 2), standing_of()).read(160) == 2
+    rig = Rig(copies_of(1, 2, 3), standing_of())
+    assert not rig.table.has_decided
+    assert rig.read(160) == 3
+    assert rig.table.has_decided
+    assert rig.table.copy_count == 1
+
+
 def test_without_a_budget_nothing_is_looked_at() -> None:
     table = Popularity(ExtraLimits(100, 0, 1000), 0.0)
     assert table.interesting({copies_of(1).id: 9_000.0}) == []
