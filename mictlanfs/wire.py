@@ -339,11 +339,14 @@ class Events(Struct, frozen=True):
     Attributes:
         last: number of the last of `recalls`, or the `after` of the request.
         incarnation: of the router. When it is not the one of the request, leases are to be claimed
+        lease_ttl_s: from now on as in `SessionGrant`: that of a router may have changed when it
+            was started again. 0: nothing is said.
             (`Claim`) and events are counted from 0 again.
     """
 
     recalls: tuple[Recall, ...]
     last: int
+    lease_ttl_s: float = 0.0
     incarnation: int
 
 

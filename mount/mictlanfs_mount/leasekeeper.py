@@ -222,6 +222,8 @@ class LeaseKeeper:
         events = await self._router.events(request, self._trust_given_s)
         if ref != self._session.ref:
             return
+        # Also of a claim: its router is this one, or refuses it.
+        self._trust_given_s = events.lease_ttl_s or self._trust_given_s
         if events.incarnation != self._incarnation:
             await self._claim(ref, events.incarnation)
             return

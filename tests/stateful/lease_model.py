@@ -28,6 +28,8 @@ from mictlanfs_server.router.leases import LeaseTable, Ticket
 from tests.unit.server.router.fakes import FakeClock
 
 TTL_S = 10.0
+# What a router may be started again with.
+TTLS_S = (TTL_S, 2.0, 20.0)
 READ, WRITE = wire.LeaseMode.READ, wire.LeaseMode.WRITE
 KEYS = (InodeNumber(1), InodeNumber(2))
 # How fast the clocks of the sessions run: the router allows for a tenth.
@@ -91,12 +93,14 @@ class Router:
         self.world = world
         self.database = dict.fromkeys(KEYS, 0)
         self.sessions: dict[SessionId, Known] = {}
+        self.ttl_s = self.noted_ttl_s = TTL_S
         self.begin()
 
     def begin(self) -> None:
         """Start, knowing only what is in the database."""
         before = [s for s, known in self.sessions.items() if known.is_open and known.has_leases]
-        self.table = LeaseTable(self.world.clock, TTL_S, before, self._on_recall)
+        earlier_s, self.noted_ttl_s = self.noted_ttl_s, max(self.noted_ttl_s, self.ttl_s)
+        self.table = LeaseTable(self.world.clock, self.ttl_s, before, self._on_recall, earlier_s)
         self.works: list[Work] = []
         self.polls: dict[SessionId, Work] = {}
         # What the writer's thread has still to do, in order.
@@ -151,7 +155,7 @@ class Router:
             self.polls[call.session] = work
 
     def _answer_poll(self, work: Work, recalls: tuple[wire.Recall, ...], last: int = 0) -> None:
-        events = wire.Events(recalls, last, self.table.incarnation)
+        events = wire.Events(recalls, last, self.table.incarnation, self.table.ttl_s)
         self.answer(work.call, Answer(events=events))
 
     def answer(self, call: Call, answer: Answer) -> None:
@@ -181,7 +185,7 @@ class Router:
             self.answer(poll.call, Answer(Kind.FENCED))
             return
         events = self.table.events(session, message.after)
-        if events.recalls or self.world.clock.now_s - poll.since_s >= TTL_S / 3:
+        if events.recalls or self.world.clock.now_s - poll.since_s >= self.ttl_s / 3:
             del self.polls[session]
             self.answer(poll.call, Answer(events=events))
 
@@ -277,6 +281,8 @@ class Router:
     # --- time ---
 
     def tick(self) -> None:
+        if self.world.clock.now_s >= self.table.earlier_end_s:
+            self.noted_ttl_s = self.ttl_s
         for session, _ in self.table.overdue():
             self.world.fenced.append(session)
             self._refuse(session)
@@ -307,11 +313,12 @@ class Router:
 
         self.queue.append(close)
 
-    def restart(self, *, is_applied: bool) -> None:
+    def restart(self, *, is_applied: bool, ttl_s: float) -> None:
         """Begin anew; what the writer had got may be in the database or not."""
         if is_applied:
             for work in self.queue:
                 work()
+        self.ttl_s = ttl_s
         self.begin()
 
 
@@ -469,7 +476,7 @@ class Session:
             if events.recalls:
                 self.after = max(self.after, events.last)
             if call.message.incarnation == self.incarnation:
-                self.trust_s = max(self.trust_s, call.sent_s + TTL_S)
+                self.trust_s = max(self.trust_s, call.sent_s + events.lease_ttl_s)
         if not self.is_calling("poll"):
             self.poll()
 
@@ -592,10 +599,10 @@ class World:
         self.router.table.forgive(seconds)
         self.router.tick()
 
-    def restart(self, *, is_applied: bool) -> None:
-        """The router begins anew; who waited for it asks again."""
+    def restart(self, *, is_applied: bool, ttl_s: float) -> None:
+        """The router begins anew, maybe with another lease time; who waited for it asks again."""
         self.clock.advance(0.001)
-        self.router.restart(is_applied=is_applied)
+        self.router.restart(is_applied=is_applied, ttl_s=ttl_s)
         for session in self.sessions:
             for call in list(session.calls.values()):
                 if not any(other is call for other, _ in self.messages):
@@ -636,8 +643,8 @@ class World:
         """All ends; then every session in turn gets everything, and nobody has to be fenced."""
         self.drain()
         # Those whose fences were under way, or who have not heard of a restart.
-        for _ in range(20):
-            self.advance(TTL_S / 8)
+        for _ in range(round(20 * max(TTLS_S) / self.router.ttl_s)):
+            self.advance(self.router.ttl_s / 8)
             self.drain()
         self.fenced.clear()
         present = {session.id for session in self.mounts}
@@ -689,7 +696,7 @@ def random_step(world: World, chance: random.Random) -> None:
         (20, lambda: stop_or_go_on(session)),
         (15, lambda: world.router.end(session.id)),
         (5, lambda: world.pause_router(chance.choice([0.5, 12.0]))),
-        (10, lambda: world.restart(is_applied=chance.random() < 0.5)),
+        (10, lambda: world.restart(is_applied=chance.random() < 0.5, ttl_s=chance.choice(TTLS_S))),
     ]
     weights, choices = zip(*acts, strict=True)
     chance.choices(choices, weights)[0]()

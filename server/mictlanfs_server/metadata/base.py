@@ -232,6 +232,16 @@ class MetadataStore(CopyStore, SnapshotStore, Protocol):
         """What the verification of copies asks."""
         ...
 
+    @property
+    def restored_at_ns(self) -> int:
+        """When it was restored the last time, by the clock of who did it; 0: it never was."""
+        ...
+
+    @property
+    def lease_time_s(self) -> float | None:
+        """For how long sessions may trust leases at most, as last noted; None: never noted."""
+        ...
+
     async def start(self) -> None:
         """Begin to serve the running event loop."""
         ...
@@ -248,6 +258,10 @@ class MetadataStore(CopyStore, SnapshotStore, Protocol):
 
     async def close_session(self, session: SessionId) -> None:
         """End a session, durably; what it sustained is let go, soon. An unknown one is no error."""
+        ...
+
+    async def note_lease_time(self, seconds: float) -> None:
+        """Note the longest time for which sessions may trust their leases, durably."""
         ...
 
     async def sessions(self) -> list[SessionRecord]:

@@ -75,6 +75,7 @@ from mictlanfs_server.metadata.sqlite_snapshot_reads import (
 from mictlanfs_server.metadata.sqlite_trash import read_trash
 from mictlanfs_server.metadata.sqlite_truth import SqliteTruth
 from mictlanfs_server.metadata.sqlite_upkeep import (
+    LEASE_TIME_NS,
     PEER_NUMBER_MIN,
     RESTORED_TO_NS,
     SNAPSHOT_NS,
@@ -108,6 +109,7 @@ class SqliteStore:
         peer_number_min: the smallest number that a new peer may get.
         restored_to_ns: which moment it was restored to the last time; 0: it never was.
 
+        restored_at_ns, lease_time_s: as in `MetadataStore`.
     Raises:
         UsageError: the file is of a newer version, or not ours.
     """
@@ -133,6 +135,9 @@ class SqliteStore:
         self.peer_number_min = int(values.get(PEER_NUMBER_MIN, 1))
         self.restored_to_ns = int(values.get(RESTORED_TO_NS, 0))
         self._snapshot_ns = int(values.get(SNAPSHOT_NS, 0))
+        self.restored_at_ns = int(values.get(RESTORED_AT_NS, 0))
+        time_ns = values.get(LEASE_TIME_NS)
+        self.lease_time_s = None if time_ns is None else int(time_ns) / 1e9
         self._floor_ns = self._snapshot_ns
         self.truth = SqliteTruth(path, self._scan_connection, self._change, self._scan, wall_ns)
 
@@ -199,6 +204,14 @@ class SqliteStore:
         await self._change(lambda rows: touch_sessions(rows, seen_ns), counts=False)
 
     async def take_inodes(self, count: int) -> wire.InodeRange:
+    async def note_lease_time(self, seconds: float) -> None:
+        """Note for how long sessions may trust their leases, durably."""
+        time_ns = round(seconds * 1e9)
+        await self._change(
+            lambda rows: set_value(rows, LEASE_TIME_NS, time_ns), sync=True, counts=False
+        )
+        self.lease_time_s = time_ns / 1e9
+
         """Hand out inode numbers that nobody ever had, durably."""
         return await self._change(
             lambda rows: apply.take_inodes(rows, count), sync=True, counts=False

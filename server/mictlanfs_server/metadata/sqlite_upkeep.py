@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 #   snapshot_ns         the moment of the newest snapshot that is complete on peers
 #   peer_number_min     no smaller number is given to a new peer; set by a restore
 #   restored_to_ns      which moment the database was restored to, or was dumped at
+#   restored_at_ns      when that was done
+#   lease_time_ns       the longest time for which a session may trust its leases without an answer
 SNAPSHOT_NS = "snapshot_ns"
 PEER_NUMBER_MIN = "peer_number_min"
 RESTORED_TO_NS = "restored_to_ns"
+RESTORED_AT_NS = "restored_at_ns"
+LEASE_TIME_NS = "lease_time_ns"
 
 _FORGET_CHUNK = """
     DELETE FROM chunk WHERE id = ?1 AND dead_since_ns IS NOT NULL

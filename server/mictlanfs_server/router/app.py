@@ -47,7 +47,7 @@ from mictlanfs_server.router.front import (
     across_origins,
     front_settings,
 )
-from mictlanfs_server.router.gate import LeasedAnswer, LeaseGate
+from mictlanfs_server.router.gate import LeasedAnswer, LeaseGate, agree_on_lease_time
 from mictlanfs_server.router.handlers import ReadRoute, RouterHandlers
 from mictlanfs_server.router.membership import Membership
 from mictlanfs_server.router.metrics import families
@@ -166,7 +166,9 @@ class _Router:
         peer_map = PublicPeerMap(store, membership, saved)
         await peer_map.publish()
         sessions = SessionTable(clock, settings.session_ttl_s, await store.sessions())
-        gate = LeaseGate(store, sessions, clock, settings.lease_ttl_s)
+        times = (settings.lease_ttl_s, settings.session_ttl_s)
+        earlier_ttl_s = await agree_on_lease_time(store, sessions, *times)
+        gate = LeaseGate(store, sessions, clock, settings.lease_ttl_s, earlier_ttl_s)
         healer = Healer(settings, store, membership, transport, clock)
         desk = UpkeepDesk(store, membership, peer_map, healer)
         keeper = MetadataKeeper(

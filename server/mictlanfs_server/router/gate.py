@@ -51,16 +51,28 @@ class LeasedAnswer:
 
 
 class LeaseGate:
-    """Lets requests through when their keys are free. Belongs to one event loop."""
+    """Lets requests through when their keys are free. Belongs to one event loop.
+
+    Args:
+        ttl_s: the lease time.
+        earlier_ttl_s: the longest one that sessions may still go by; see `agree_on_lease_time`.
+    """
 
     def __init__(
-        self, store: MetadataStore, sessions: SessionTable, clock: Clock, ttl_s: float
+        self,
+        store: MetadataStore,
+        sessions: SessionTable,
+        clock: Clock,
+        ttl_s: float,
+        earlier_ttl_s: float = 0.0,
     ) -> None:
         self._store = store
         self._sessions = sessions
         self._clock = clock
         self._last_tick_s = clock.monotonic_s()
-        self.table = LeaseTable(clock, ttl_s, sessions.with_leases(), self._wake)
+        members = sessions.with_leases()
+        self.table = LeaseTable(clock, ttl_s, members, self._wake, earlier_ttl_s)
+        self._has_longer_noted = earlier_ttl_s > ttl_s
         self._polls: dict[SessionId, asyncio.Event] = {}
         self._waiting: set[asyncio.Event] = set()
         self._is_stopping = False
@@ -227,7 +239,7 @@ class LeaseGate:
         session, table = request.session, self.table
         self._check_member(session)
         table.heard(session)
-        nothing = wire.Events((), request.after, table.incarnation)
+        nothing = wire.Events((), request.after, table.incarnation, table.ttl_s)
         mine = asyncio.Event()
         if (other := self._polls.get(session)) is not None:
             other.set()
@@ -315,6 +327,9 @@ class LeaseGate:
         now_s = self._clock.monotonic_s()
         pause_s = now_s - self._last_tick_s - interval_s
         self._last_tick_s = now_s
+        if self._has_longer_noted and now_s >= self.table.earlier_end_s:
+            await self._store.note_lease_time(self.table.ttl_s)
+            self._has_longer_noted = False
         if self.table.is_unused:
             return
         if pause_s > min(PAUSE_MIN_S, self.table.ttl_s / 2):
@@ -338,6 +353,31 @@ class LeaseGate:
         self._is_stopping = True
         for event in (*self._waiting, *self._polls.values()):
             event.set()
+
+
+async def agree_on_lease_time(
+    store: MetadataStore, sessions: SessionTable, ttl_s: float, unknown_ttl_s: float
+) -> float:
+    """Note the lease time of a router that starts, durably, before it tells anybody.
+
+    Args:
+        store: where it is noted.
+        sessions: those of before the start.
+        ttl_s: of this router.
+        unknown_ttl_s: what the sessions there are may have been told at most, when that was never
+            noted.
+
+    Returns:
+        The longest time for which a session may trust what an earlier router told it. It stays
+        noted until that has passed: the next router would have to wait for it, too.
+    """
+    noted_s = store.lease_time_s
+    if noted_s is None:
+        noted_s = unknown_ttl_s if sessions.with_leases() else 0.0
+    longest_s = max(noted_s, ttl_s)
+    if longest_s != store.lease_time_s:
+        await store.note_lease_time(longest_s)
+    return noted_s
 
 
 def _check_count(count: int, operation: str) -> None:

@@ -104,14 +104,15 @@ class Ticket:
 class Member:
     """A session with leases."""
 
-    __slots__ = ("commit_s", "free_s", "heard_s", "holds", "inbox", "is_claimed", "trust_s")
+    __slots__ = ("commit_s", "free_s", "heard_s", "holds", "inbox", "is_claimed", "trusts_until_s")
 
-    def __init__(self, now_s: float, *, is_claimed: bool) -> None:
+    def __init__(self, now_s: float, trusts_until_s: float, *, is_claimed: bool) -> None:
         self.holds: dict[InodeNumber, Hold] = {}
         self.inbox = Inbox()
         self.is_claimed = is_claimed
-        # Last sign of life; last request for events, from which its own trust runs; last commit.
-        self.heard_s = self.trust_s = now_s
+        # Last sign of life; the end of its own trust, whichever router gave it; last commit.
+        self.heard_s = now_s
+        self.trusts_until_s = trusts_until_s
         self.commit_s = float("-inf")
         # When its leases are free after it was fenced.
         self.free_s: float | None = None
@@ -124,6 +125,12 @@ class LeaseTable:
         sessions: those with leases that were open when the router started. Each is taken for the
             holder of everything until it claimed, or is fenced when the grace period is over.
         on_recall: called with a session that has new recalls to be told.
+        earlier_ttl_s: for how long those may trust, from the start of the router on, what earlier
+            routers told them.
+
+    Attributes:
+        ttl_s: for how long a session may trust its leases from a request for events on.
+        earlier_end_s: when nobody trusts any more what earlier routers told (monotonic).
     """
 
     def __init__(
@@ -132,6 +139,7 @@ class LeaseTable:
         ttl_s: float,
         sessions: Iterable[SessionId] = (),
         on_recall: Callable[[SessionId], None] = lambda _: None,
+        earlier_ttl_s: float = 0.0,
     ) -> None:
         self._clock = clock
         self.ttl_s = ttl_s
@@ -140,9 +148,11 @@ class LeaseTable:
         self.on_recall = on_recall
         self._number = 0
         now_s = clock.monotonic_s()
-        self._members = {session: Member(now_s, is_claimed=False) for session in sessions}
+        end_s = self.earlier_end_s = now_s + max(ttl_s, earlier_ttl_s) * (1 + MARGIN_SHARE)
+        self._members = {session: Member(now_s, end_s, is_claimed=False) for session in sessions}
         self._unclaimed: set[SessionId] = set(self._members)
-        self._grace_end_s = now_s + ttl_s + self._margin_s
+        # Later when the router stood still meanwhile: nobody could claim then.
+        self._grace_end_s = end_s
         self._holders: dict[InodeNumber, dict[SessionId, Hold]] = {}
         self._tickets: dict[InodeNumber, list[Ticket]] = {}
         self._waiting: dict[int, Ticket] = {}
@@ -167,7 +177,8 @@ class LeaseTable:
 
     def add(self, session: SessionId) -> None:
         """A session with leases was opened."""
-        self._members[session] = Member(self._clock.monotonic_s(), is_claimed=True)
+        now_s = self._clock.monotonic_s()
+        self._members[session] = Member(now_s, self._trusted_from(now_s), is_claimed=True)
 
     def remove(self, session: SessionId) -> None:
         """A session is gone for good: its leases are free, what it waits for fails."""
@@ -183,7 +194,13 @@ class LeaseTable:
     def heard(self, session: SessionId) -> None:
         """A session asks for events: from now on it trusts its leases for the time to live."""
         if (member := self._members.get(session)) is not None and member.free_s is None:
-            member.heard_s = member.trust_s = self._clock.monotonic_s()
+            now_s = member.heard_s = self._clock.monotonic_s()
+            # What an earlier router told it may last longer.
+            member.trusts_until_s = max(member.trusts_until_s, self._trusted_from(now_s))
+
+    def _trusted_from(self, now_s: float) -> float:
+        """Until when a session trusts its leases that is answered now."""
+        return now_s + self.ttl_s + self._margin_s
 
     def committed(self, session: SessionId) -> None:
         """A session commits."""
@@ -492,7 +509,7 @@ class LeaseTable:
         """What to tell a session that has received the event `after`."""
         self.ripen(session)
         recalls, last = self._members[session].inbox.receive(after, self._next_stamp)
-        return wire.Events(tuple(recalls), last, self.incarnation)
+        return wire.Events(tuple(recalls), last, self.incarnation, self.ttl_s)
 
     # --- the grace period ------------------------------------------------------------------------
 
@@ -558,12 +575,12 @@ class LeaseTable:
     def fence(self, session: SessionId) -> None:
         """A session is refused from now on. Its leases are free only when it cannot trust them.
 
-        It may not know yet: its last request for events tells until when it trusts what it holds.
+        It may not know yet, and goes on trusting what it holds for as long as it was told.
         """
         member = self._members.get(session)
         if member is None or member.free_s is not None:
             return
-        member.free_s = max(self._clock.monotonic_s(), member.trust_s + self.ttl_s + self._margin_s)
+        member.free_s = max(self._clock.monotonic_s(), member.trusts_until_s)
         self._fail_tickets(session)
 
     def free(self) -> list[SessionId]:

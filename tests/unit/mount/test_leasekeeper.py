@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import cast
 
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -49,6 +50,8 @@ class Rig:
     grant_asked_s: float = 0.0
     failures: list[MictlanError] = field(default_factory=list)
     acquired: list[wire.Acquired] = field(default_factory=list)
+    # How long it waited for each answer about events at most.
+    waits_s: list[float] = field(default_factory=list)
     before_acquired: trio.Event = field(default_factory=trio.Event)
     stored: trio.Event = field(default_factory=trio.Event)
     forgotten: trio.Event = field(default_factory=trio.Event)
@@ -80,13 +83,16 @@ class Rig:
     # --- the router ---
 
     async def events(self, request: wire.AwaitEvents, wait_s: float) -> wire.Events:
+        self.waits_s.append(wait_s)
         if self.failures:
             raise self.failures.pop(0)
         return await self._events.receive()
 
-    async def tell(self, *recalls: wire.Recall, incarnation: int = 1) -> None:
+    async def tell(
+        self, *recalls: wire.Recall, incarnation: int = 1, lease_ttl_s: float = 0.0
+    ) -> None:
         """The router answers the request for events, and all that follows from it is done."""
-        self._send.send_nowait(wire.Events(recalls, 1, incarnation))
+        self._send.send_nowait(wire.Events(recalls, 1, incarnation, lease_ttl_s))
         await wait_all_tasks_blocked()
 
     async def release(self, request: wire.ReleaseLeases) -> None:
@@ -216,6 +222,25 @@ async def test_another_incarnation_is_told_what_is_held() -> None:
         assert r.done == [("claim", (KEY,), (OTHER,), True)]
         await r.tell(recall(6), incarnation=2)
         assert r.done[-1] == ("release", (KEY,), NONE, 6)
+
+
+@pytest.mark.parametrize("lease_ttl_s", [4.0, 40.0])
+async def test_the_lease_time_of_a_router_started_anew_is_adopted(
+    autojump_clock: MockClock, lease_ttl_s: float
+) -> None:
+    async with rig() as r:
+        r.hold(KEY, READ)
+        before_s = r.table.trust_s
+        await r.tell(incarnation=2, lease_ttl_s=lease_ttl_s)
+        # What the other router told is trusted to its end: this one waits for it.
+        assert r.table.trust_s == pytest.approx(max(before_s, lease_ttl_s * 0.95))
+        await trio.sleep(TTL_S)
+        # The request was sent when the claim had been answered.
+        await r.tell(incarnation=2, lease_ttl_s=lease_ttl_s)
+        assert (r.table.get(KEY) is not None) is (lease_ttl_s > TTL_S)
+        await r.tell(incarnation=2, lease_ttl_s=lease_ttl_s)
+        assert r.table.trust_s == pytest.approx(lease_ttl_s * 0.95)
+        assert r.waits_s[-1] == lease_ttl_s
 
 
 async def test_a_fenced_session_loses_all_leases(autojump_clock: MockClock) -> None:

@@ -9,7 +9,7 @@ import pytest
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import ROOT_INODE, FileKind, InodeNumber
-from mictlanfs_server.router.gate import LeasedAnswer
+from mictlanfs_server.router.gate import LeasedAnswer, LeaseGate, agree_on_lease_time
 from tests.contract.metadata.forms import Client, kind_of
 from tests.unit.server.router.fakes import FakeClock
 from tests.unit.server.router.parts import Parts, run_parts
@@ -460,6 +460,49 @@ def test_router_that_stops_lets_nobody_wait(tmp_path: Path) -> None:
         parts.gate.stop()
         assert (await poll).recalls == ()
         assert await kind_of(acquire) is Kind.UNAVAILABLE
+
+    run_parts(tmp_path, scenario)
+
+
+def test_lease_time_is_noted_before_it_is_told_and_for_as_long_as_it_is_trusted(
+    tmp_path: Path,
+) -> None:
+    async def begin(parts: Parts) -> None:
+        assert parts.store.lease_time_s is None
+        assert await agree_on_lease_time(parts.store, parts.sessions, 10, 30) == 0
+        assert parts.store.lease_time_s == 10
+        await mount(parts)
+
+    async def longer(parts: Parts) -> None:
+        assert await agree_on_lease_time(parts.store, parts.sessions, 20, 30) == 10
+        assert parts.store.lease_time_s == 20
+
+    async def shorter(parts: Parts) -> None:
+        earlier_s = await agree_on_lease_time(parts.store, parts.sessions, 2, 30)
+        assert (earlier_s, parts.store.lease_time_s) == (20, 20)
+        gate = LeaseGate(parts.store, parts.sessions, parts.clock, 2, earlier_s)
+        for _ in range(21):
+            parts.clock.advance(1)
+            await gate.tick(1)
+            assert parts.store.lease_time_s == 20
+        parts.clock.advance(1)
+        await gate.tick(1)
+        assert parts.store.lease_time_s == 2
+
+    async def afterwards(parts: Parts) -> None:
+        assert await agree_on_lease_time(parts.store, parts.sessions, 2, 30) == 2
+
+    for scenario in (begin, longer, shorter, afterwards):
+        run_parts(tmp_path, scenario)
+
+
+def test_sessions_of_before_lease_times_were_noted_may_trust_the_longest_there_is(
+    tmp_path: Path,
+) -> None:
+    async def scenario(parts: Parts) -> None:
+        await mount(parts)
+        assert await agree_on_lease_time(parts.store, parts.sessions, 10, 30) == 30
+        assert parts.store.lease_time_s == 30
 
     run_parts(tmp_path, scenario)
 

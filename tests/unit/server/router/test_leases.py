@@ -5,7 +5,13 @@ import pytest
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import InodeNumber, SessionId
-from mictlanfs_server.router.leases import HOLD_FACTOR_MAX, MIN_HOLD_S, LeaseTable, Ticket
+from mictlanfs_server.router.leases import (
+    HOLD_FACTOR_MAX,
+    MARGIN_SHARE,
+    MIN_HOLD_S,
+    LeaseTable,
+    Ticket,
+)
 from tests.unit.server.router.fakes import FakeClock
 
 A, B, C = SessionId("a"), SessionId("b"), SessionId("c")
@@ -464,3 +470,34 @@ def test_stamps_grow_over_restarts() -> None:
     clock.advance(1)
     after = LeaseTable(clock, TTL_S, [A])
     assert after.incarnation > stamp
+
+
+@pytest.mark.parametrize("ttl_s", [1.0, 60.0])
+def test_session_is_waited_for_as_long_as_any_router_told_it(ttl_s: float) -> None:
+    clock = FakeClock()
+    longest_s = max(ttl_s, TTL_S) * (1 + MARGIN_SHARE)
+    table = LeaseTable(clock, ttl_s, [A, B], earlier_ttl_s=TTL_S)
+    claim(table, A, writes=[K])
+    clock.advance(longest_s - 0.01)
+    assert table.overdue() == []
+    assert not table.is_readable(None, ())
+    # It may not have heard that it is trusted for less now.
+    table.fence(A)
+    assert table.free() == []
+    clock.advance(0.01)
+    assert table.free() == [A]
+    assert [session for session, _ in table.overdue()] == [B]
+    table.fence(B)
+    assert set(table.free()) == {A, B}
+
+
+def test_events_tell_the_lease_time_and_trust_ends_by_the_present_one_at_last() -> None:
+    clock = FakeClock()
+    table = LeaseTable(clock, 1.0, [A], earlier_ttl_s=TTL_S)
+    claim(table, A)
+    assert table.events(A, 0).lease_ttl_s == 1.0
+    clock.advance(2 * TTL_S)
+    table.heard(A)
+    table.fence(A)
+    clock.advance(1.1)
+    assert table.free() == [A]
