@@ -49,6 +49,7 @@ class Workload:
         # Open files, oldest first.
         self._handles: dict[str, int] = {}
         self._database: sqlite3.Connection | None = None
+        self._folder_fd: int | None = None
         self._has_database = has_database
         self._verbs: list[tuple[Callable[[], None], int]] = [
             (self._create, 6), (self._append, 6), (self._overwrite, 4), (self._write_far, 2),
@@ -67,6 +68,8 @@ class Workload:
             self._close()
         if self._database is not None:
             self._database.close()
+        if self._folder_fd is not None:
+            os.close(self._folder_fd)
 
     # --- doing and journalling -------------------------------------------------------------------
 
@@ -260,6 +263,11 @@ class Workload:
             with database:
                 row = (step.offset, body(step.seed, step.length))
                 database.execute("INSERT INTO row VALUES (?, ?)", row)
+            assert self._folder_fd is not None
+            # SQLite unlinks its journal, opens the folder and syncs it; one that it cannot open it
+            # takes for one that need not be synced (`unixDelete`). So whose mount is killed in
+            # between is told of a commit that its journal undoes. This asks the mount of before.
+            os.fstatvfs(self._folder_fd)
 
         self._do(step, call)
         self._rows += 1
@@ -267,6 +275,7 @@ class Workload:
     def _opened_database(self) -> sqlite3.Connection:
         if self._database is None:
             mode, synchronous = self._chance.choice(JOURNAL_MODES)
+            self._folder_fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
             self._database = sqlite3.connect(self._at(DATABASE))
             self._database.execute(f"PRAGMA journal_mode={mode}")
             self._database.execute(f"PRAGMA synchronous={synchronous}")
