@@ -152,6 +152,7 @@ class CheckSpace(Struct, frozen=True):
         peers: compare what peers hold with what the metadata says.
         repair: take back what the metadata says of copies that are not there.
         collect: have orphans removed that are older than the grace time.
+        force: also those that were there before the metadata was restored.
     """
 
     begin: bool = False
@@ -160,6 +161,7 @@ class CheckSpace(Struct, frozen=True):
     peers: bool = False
     repair: bool = False
     collect: bool = False
+    force: bool = False
 
 
 class DamagedFile(Struct, frozen=True):
@@ -189,6 +191,8 @@ class CheckState(Struct, frozen=True):
         orphan_count, orphan_bytes: copies of chunks that the metadata does not know, or that are
             dead and were left behind.
         young_count: of these, those that are younger than the grace time.
+        restored_count: of these, those that were there before the metadata was restored, and are
+            kept for a while.
         collected_count, collected_bytes: of these, those that will be removed.
         surplus_count: good copies of live chunks that the metadata did not name.
         damaged: chunks without any good copy.
@@ -213,3 +217,4 @@ class CheckState(Struct, frozen=True):
     damaged: tuple[DamagedFile, ...] = ()
     error: str = ""
     number: int = 0
+    restored_count: int = 0

@@ -16,6 +16,7 @@ _SHOWN = (
     "orphan_count",
     "orphan_bytes",
     "young_count",
+    "restored_count",
     "collected_count",
     "collected_bytes",
     "peers_checked",
@@ -25,20 +26,24 @@ _SHOWN = (
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Only count.")
+@click.option(
+    "--force", is_flag=True, help="Also remove what was there before the metadata was restored."
+)
 @json_option
 @space_options
-def gc(space: SpaceChoice, *, dry_run: bool, as_json: bool) -> None:
+def gc(space: SpaceChoice, *, dry_run: bool, force: bool, as_json: bool) -> None:
     """Remove orphans: chunks on peers that the metadata does not know.
 
     Uploads that came to nothing leave them. The router does this by itself, from time to time. An
     orphan that is younger than the router's --orphan-age is left alone, and none is removed that
-    may still be committed.
+    may still be committed. After "mictlanfs server restore" those that were there before stay for
+    30 days: another restore may need them.
     """
     from mictlanfs.cli.meter import text_meter
     from mictlanfs.cli.running import run_on_space
     from mictlanfs.wireverify import CheckSpace
 
-    request = CheckSpace(begin=True, peers=True, collect=not dry_run)
+    request = CheckSpace(begin=True, peers=True, collect=not dry_run, force=force)
 
     async def work(client: SpaceClient) -> CheckState:
         with text_meter() as say:
@@ -55,6 +60,8 @@ def gc(space: SpaceChoice, *, dry_run: bool, as_json: bool) -> None:
 
     size = format_size(found.orphan_bytes)
     click.echo(f"{counted(found.orphan_count, 'orphan')}, {size}; {found.young_count} too young")
+    if found.restored_count:
+        click.echo(f"{found.restored_count} from before the restore are kept (--force: not)")
     if not dry_run:
         removed = format_size(found.collected_bytes)
         click.echo(f"{found.collected_count} will be removed within the grace period, {removed}")

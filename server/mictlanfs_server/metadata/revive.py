@@ -17,7 +17,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mictlanfs.identifiers import new_token
-from mictlanfs_server.metadata.sqlite_upkeep import PEER_NUMBER_MIN, RESTORED_TO_NS
+from mictlanfs_server.metadata.sqlite_upkeep import (
+    PEER_NUMBER_MIN,
+    RESTORED_AT_NS,
+    RESTORED_TO_NS,
+)
 
 if TYPE_CHECKING:
     import sqlite3
@@ -82,5 +86,9 @@ def revive(connection: sqlite3.Connection, moment_ns: int, now_ns: int) -> None:
     (number,) = connection.execute("SELECT coalesce(max(number), 0) FROM peer").fetchone()
     connection.executemany(
         "INSERT OR REPLACE INTO meta VALUES (?, ?)",
-        [(PEER_NUMBER_MIN, number + PEER_NUMBERS_SKIPPED), (RESTORED_TO_NS, moment_ns)],
+        [
+            (PEER_NUMBER_MIN, number + PEER_NUMBERS_SKIPPED),
+            (RESTORED_TO_NS, moment_ns),
+            (RESTORED_AT_NS, now_ns),
+        ],
     )

@@ -77,6 +77,7 @@ from mictlanfs_server.metadata.sqlite_truth import SqliteTruth
 from mictlanfs_server.metadata.sqlite_upkeep import (
     LEASE_TIME_NS,
     PEER_NUMBER_MIN,
+    RESTORED_AT_NS,
     RESTORED_TO_NS,
     SNAPSHOT_NS,
     forget_replicas,
@@ -108,8 +109,8 @@ class SqliteStore:
             counted is what only the running router needs, such as when sessions were seen.
         peer_number_min: the smallest number that a new peer may get.
         restored_to_ns: which moment it was restored to the last time; 0: it never was.
-
         restored_at_ns, lease_time_s: as in `MetadataStore`.
+
     Raises:
         UsageError: the file is of a newer version, or not ours.
     """
@@ -134,10 +135,10 @@ class SqliteStore:
         self._space_id = str(values["space_id"])
         self.peer_number_min = int(values.get(PEER_NUMBER_MIN, 1))
         self.restored_to_ns = int(values.get(RESTORED_TO_NS, 0))
-        self._snapshot_ns = int(values.get(SNAPSHOT_NS, 0))
         self.restored_at_ns = int(values.get(RESTORED_AT_NS, 0))
         time_ns = values.get(LEASE_TIME_NS)
         self.lease_time_s = None if time_ns is None else int(time_ns) / 1e9
+        self._snapshot_ns = int(values.get(SNAPSHOT_NS, 0))
         self._floor_ns = self._snapshot_ns
         self.truth = SqliteTruth(path, self._scan_connection, self._change, self._scan, wall_ns)
 
@@ -203,7 +204,6 @@ class SqliteStore:
         """Record when sessions were last heard of."""
         await self._change(lambda rows: touch_sessions(rows, seen_ns), counts=False)
 
-    async def take_inodes(self, count: int) -> wire.InodeRange:
     async def note_lease_time(self, seconds: float) -> None:
         """Note for how long sessions may trust their leases, durably."""
         time_ns = round(seconds * 1e9)
@@ -212,6 +212,7 @@ class SqliteStore:
         )
         self.lease_time_s = time_ns / 1e9
 
+    async def take_inodes(self, count: int) -> wire.InodeRange:
         """Hand out inode numbers that nobody ever had, durably."""
         return await self._change(
             lambda rows: apply.take_inodes(rows, count), sync=True, counts=False

@@ -82,6 +82,17 @@ _REMOVE = """
             other.peer NOT IN (SELECT value FROM json_each(?1)) OR EXISTS (
                 SELECT 1 FROM held WHERE held.chunk = other.chunk AND held.peer = other.peer)))
 """
+# What counts again is not deleted, although it was given up at the moment of the database.
+_KEEP = """
+    DELETE FROM given_up WHERE EXISTS (
+        SELECT 1 FROM replica WHERE replica.chunk = given_up.chunk AND replica.peer = given_up.peer)
+"""
+_RETIRE = (
+    "DELETE FROM peer WHERE number = ?",
+    "DELETE FROM peer_store WHERE number = ?",
+    "DELETE FROM given_up WHERE peer = ?",
+)
+_NUMBERS = "SELECT number FROM peer UNION SELECT number FROM retired_peer"
 _FILES = """
     SELECT DISTINCT ino FROM extent
     WHERE chunk IN (SELECT id FROM absent WHERE is_elsewhere = 0) ORDER BY ino LIMIT ?
@@ -110,6 +121,8 @@ class Holdings:
         self._connection = connection
         self._strangers = 0
         self._listed: set[int] = set()
+        # By the number of a peer's store, that of the lost one in its place.
+        self._replaced: dict[int, int] = {}
         connection.execute(_MAKE)
 
     def peer_ids(self) -> list[str]:
@@ -123,12 +136,38 @@ class Holdings:
         found = row.fetchone()
         return PeerNumber(found[0]) if found else None
 
+    def is_store_of(self, number: PeerNumber, store_id: str) -> bool:
+        """Whether a number stands for this store, as far as is known."""
+        query = "SELECT store FROM peer_store WHERE number = ?"
+        known = self._connection.execute(query, (number,)).fetchone()
+        return not store_id or known is None or known[0] in ("", store_id)
+
+    def retire(self, number: PeerNumber, peer_id: str) -> None:
+        """Say that another store has taken the place of the one that a number stands for."""
+        with transaction(self._connection):
+            self._connection.execute(
+                "INSERT INTO retired_peer SELECT ?1, ?2, store, 0 FROM peer_store"
+                " WHERE number = ?1",
+                (number, peer_id),
+            )
+            for statement in _RETIRE:
+                self._connection.execute(statement, (number,))
+
+    def note_store(
+        self, number: PeerNumber, store_id: str, replaced: PeerNumber | None = None
+    ) -> None:
+        """Say which store a number stands for, and which number the lost one had in its place."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO peer_store VALUES (?, ?)", (number, store_id)
+        )
+        if replaced is not None:
+            self._replaced[number] = replaced
+
     def add_peer(self, peer_id: str, number: int, url: str, zone: str) -> PeerNumber:
         """Add a peer that joined later, under the number it had, unless somebody else has it."""
-        (highest,) = self._connection.execute("SELECT max(number) FROM peer").fetchone()
-        taken = self._connection.execute("SELECT 1 FROM peer WHERE number = ?", (number,))
-        if number < 1 or taken.fetchone():
-            number = (highest or 0) + 1
+        taken = {number for (number,) in self._connection.execute(_NUMBERS)}
+        if number < 1 or number in taken:
+            number = max(taken, default=0) + 1
         self._connection.execute(
             "INSERT INTO peer (number, id, url, zone, capacity, used, state, is_full, boot_id)"
             " VALUES (?, ?, ?, ?, 0, 0, ?, 0, '')",
@@ -161,7 +200,9 @@ class Holdings:
 
     def settle(self) -> HoldingsReport:
         """Make the replicas of live chunks those that were found; tell what was not."""
-        listed = json.dumps(sorted(self._listed))
+        # Of a store that was replaced nothing is left: its peer has told all that it has.
+        lost = {old for number, old in self._replaced.items() if number in self._listed}
+        listed = json.dumps(sorted(self._listed | lost))
         execute = self._connection.execute
         with transaction(self._connection):
             execute(_FIND_ABSENT, (listed,))
@@ -169,6 +210,7 @@ class Holdings:
             execute(_REMOVE_MOVED, (listed,))
             execute(_ADD)
             execute(_REMOVE, (listed,))
+            execute(_KEEP)
         missing, elsewhere = execute(
             "SELECT count(*) - coalesce(sum(is_elsewhere), 0), coalesce(sum(is_elsewhere), 0)"
             " FROM absent"

@@ -258,8 +258,15 @@ def _number(holdings: Holdings, identity: Identity) -> PeerNumber | None:
     if not identity.peer_id:
         return None
     number = holdings.number_of(identity.peer_id)
+    replaced = None
+    if number is not None and not holdings.is_store_of(number, identity.store_id):
+        # Its disk was lost since. The router would retire the number, and all that counts by it.
+        holdings.retire(number, identity.peer_id)
+        number, replaced = None, number
     if number is None:
-        return holdings.add_peer(identity.peer_id, identity.number, identity.url, identity.zone)
-    if identity.url:
+        number = holdings.add_peer(identity.peer_id, identity.number, identity.url, identity.zone)
+    elif identity.url:
         holdings.move_peer(number, identity.url)
+    if identity.store_id:
+        holdings.note_store(number, identity.store_id, replaced)
     return number

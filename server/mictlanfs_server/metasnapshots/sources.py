@@ -21,7 +21,7 @@ from mictlanfs_server.metasnapshots.form import MANIFEST_PREFIX
 from mictlanfs_server.metasnapshots.peerobjects import TIMEOUT_S, PeerObjects
 from mictlanfs_server.peer.backends.base import StoredChunk
 from mictlanfs_server.peer.backends.file import CHUNKS_NAME, chunk_files
-from mictlanfs_server.peer.folder import INDEX_NAME, read_identity, read_space
+from mictlanfs_server.peer.folder import INDEX_NAME, read_identity, read_space, read_store
 from mictlanfs_server.peer.index import read_index
 from mictlanfs_server.peer.objects import FOLDER_NAME, object_names
 from mictlanfs_server.router.peerrequests import Transport
@@ -39,6 +39,7 @@ class Identity:
         number: in the metadata; 0 when nobody knows.
         url: where it answers, or did.
         router: the router that it is registered with at this moment; empty: with none.
+        store_id: token of its store; empty when nobody knows.
     """
 
     space_id: str
@@ -47,6 +48,7 @@ class Identity:
     url: str
     zone: str
     router: str = ""
+    store_id: str = ""
 
 
 class Source(Protocol):
@@ -93,6 +95,7 @@ class _Status(msgspec.Struct, frozen=True):
     space_id: str
     zone: str = ""
     link: _Link = _Link()
+    store_id: str = ""
 
 
 class PeerSource:
@@ -119,7 +122,10 @@ class PeerSource:
             raise MictlanError(Kind.PROTOCOL, "ask peer", self.name, str(error)) from error
         router = status.link.router if status.link.is_registered else ""
         number = status.link.number or 0
-        return Identity(status.space_id, status.id, number, self.name, status.zone, router)
+        return Identity(
+            *(status.space_id, status.id, number, self.name),
+            *(status.zone, router, status.store_id),
+        )
 
     async def manifests(self) -> list[str]:
         """Those among its objects."""
@@ -155,9 +161,10 @@ class FolderSource:
         """What the peer noted when a router welcomed it."""
         with translated_os_errors("read", self.name):
             found, space_id = read_identity(self._path), read_space(self._path)
+            store_id = read_store(self._path)
         if found is None:
-            return Identity(space_id, "", 0, "", "")
-        return Identity(space_id, found.id, found.number, found.url, found.zone)
+            return Identity(space_id, "", 0, "", "", store_id=store_id)
+        return Identity(space_id, found.id, found.number, found.url, found.zone, store_id=store_id)
 
     async def manifests(self) -> list[str]:
         """Those among its objects."""

@@ -88,6 +88,7 @@ class Status(msgspec.Struct, frozen=True):
     chunk_count: int
     is_full: bool
     backend: str
+    store_id: str
     link: LinkStatus
     scrub: dict[str, int | bool]
 
@@ -181,6 +182,7 @@ class PeerApp:
             backend="file",
             link=LinkStatus(link.router, link.is_registered, link.number, link.error),
             scrub=msgspec.structs.asdict(self.verification.scrubber.state()),
+            store_id=self._folder.store_id,
         )
 
     @asynccontextmanager

@@ -90,7 +90,7 @@ class DataFolder:
         return self._store_id
 
     def _make_token(self) -> None:
-        self._store_id = _read_text(self.path / "store")
+        self._store_id = read_store(self.path)
         if not self._store_id:
             self._store_id = new_token()
             replace_file(self.path / "store", f"{self._store_id}\n".encode(), is_durable=True)
@@ -161,6 +161,11 @@ def read_identity(folder: Path) -> PeerIdentity | None:
 def read_space(folder: Path) -> str:
     """The space whose data lies in the folder of a peer; empty when there is none."""
     return _read_text(folder / "space")
+
+
+def read_store(folder: Path) -> str:
+    """The token of the store in the folder of a peer; empty when there is none."""
+    return _read_text(folder / "store")
 
 
 def _read_text(path: Path) -> str:

@@ -14,7 +14,12 @@ by its id, which its writer made, and by the time at which it came to the peer. 
 live and stays; if it comes later it is refused, and the writer, which has the bytes until they are
 committed, stores them again. So no chunk that a commit names is ever removed, whatever the clocks
 say and wherever the commit waited: under way, in the log of a session, or refused by a quota.
-Recovery files hold bytes, not names of chunks. Dead chunks are removed by the collector, in its
+Recovery files hold bytes, not names of chunks.
+
+*After a restore* of the metadata the peers hold what was written since the snapshot, and nobody
+knows it. It may be wanted: another snapshot may turn up, with a peer that was away, or another one
+may have been meant. So what lay on the peers before the restore stays for a month, unless people
+say that it shall go. Dead chunks are removed by the collector, in its
 order, after its own grace period.
 """
 
@@ -61,6 +66,8 @@ LIST_TIMEOUT_S: Final = 30.0
 PAUSE_S: Final = 0.02
 # After the start of a router, so that one that is started every day compares, too.
 FIRST_S: Final = 900.0
+# For so long what the metadata of before a restore may have known is kept.
+RESTORED_KEPT_S: Final = 30 * 86_400.0
 # Of a rarely asked kind: what is collected by itself also finds what is missing.
 _UNASKED: Final = CheckSpace(begin=True, peers=True, repair=True, collect=True)
 
@@ -220,11 +227,14 @@ class Auditor:
         }
         # Another copy of an orphan that was found on a peer before, in this check maybe, is left.
         orphans = by[Standing.ORPHAN] + by[Standing.LEFT]
-        old = by[Standing.LEFT] + [c for c in by[Standing.ORPHAN] if self._is_old(c)]
+        aged = [chunk for chunk in by[Standing.ORPHAN] if self._is_old(chunk)]
+        removed = [c for c in aged if request.force or not self._is_of_before_restore(c)]
+        old = by[Standing.LEFT] + removed
         self._note(
             orphan_count=self.state.orphan_count + len(orphans),
             orphan_bytes=self.state.orphan_bytes + sum(chunk.length for chunk in orphans),
-            young_count=self.state.young_count + len(orphans) - len(old),
+            young_count=self.state.young_count + len(by[Standing.ORPHAN]) - len(aged),
+            restored_count=self.state.restored_count + len(aged) - len(removed),
             surplus_count=self.state.surplus_count + len(by[Standing.SURPLUS]),
         )
         if request.collect:
@@ -244,6 +254,13 @@ class Auditor:
             collected_count=self.state.collected_count + count,
             collected_bytes=self.state.collected_bytes + size,
         )
+
+    def _is_of_before_restore(self, chunk: HeldChunk) -> bool:
+        """Whether metadata that was lost may have known it, and not long ago."""
+        now_ns, restored_ns = self._clock.wall_ns(), self._store.restored_at_ns
+        if not restored_ns or now_ns - restored_ns >= RESTORED_KEPT_S * 1e9:
+            return False
+        return min(made_at_ns(chunk.id), now_ns - int(chunk.age_s * 1e9)) < restored_ns
 
     def _is_old(self, chunk: HeldChunk) -> bool:
         made_s = (self._clock.wall_ns() - made_at_ns(chunk.id)) / 1e9

@@ -12,6 +12,7 @@ import pytest
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError, UsageError
 from mictlanfs.snapshotnumbers import SNAPSHOT_SPAN
+from mictlanfs_server.metadata.copies import PeerBook
 from mictlanfs_server.metadata.sqlite import SqliteStore
 from mictlanfs_server.metasnapshots import restoring
 from mictlanfs_server.metasnapshots.form import MANIFEST_PREFIX, PIECE_PREFIX
@@ -371,3 +372,73 @@ def test_the_snapshot_of_another_space_is_refused(lost: Lost) -> None:
     for source in lost.sources:
         source.found = Identity("another", "", 0, "", "")
     assert lost.fails().kind is Kind.CORRUPT
+
+
+# --- stores that were replaced since ---
+
+
+def test_a_peer_whose_store_was_replaced_since_gets_the_number_that_it_had(
+    tmp_path: Path, peers: ObjectPeers
+) -> None:
+    async def scenario(rig: Rig) -> str:
+        stores = {info.number: f"store-{info.number}" for info in peers.infos()}
+        await rig.store.save_peers(4, peers.infos(), PeerBook(stores, {}))
+        await rig.write(b"one")
+        await rig.keeper.snapshot()
+        return rig.store.space_id
+
+    space_id = with_rig(tmp_path / "router", peers, scenario)
+    shutil.rmtree(tmp_path / "router")
+    lost = Lost(tmp_path / "router", peers, space_id)
+    for source in lost.sources:
+        number = source.found.number
+        source.found = dataclasses.replace(source.found, store_id=f"store-{number}")
+    # The second one lost its disk, got another number, and some of the copies anew.
+    new = dataclasses.replace(lost.sources[1].found, number=9, store_id="new")
+    lost.sources[1].found = new
+    assert lost.restore().is_whole
+    assert lost.rows("SELECT number, store FROM peer_store ORDER BY number") == [
+        *[(1, "store-1"), (3, "store-3"), (9, "new")],
+    ]
+    assert lost.rows("SELECT number FROM peer WHERE id = 'peer-2'") == [(9,)]
+    assert lost.rows("SELECT number, id, store, is_removed FROM retired_peer") == [
+        (2, "peer-2", "store-2", 0)
+    ]
+    assert lost.rows("SELECT peer FROM replica ORDER BY peer") == [(1,), (9,)]
+
+
+def test_what_a_replaced_store_had_alone_is_missing(tmp_path: Path, peers: ObjectPeers) -> None:
+    async def scenario(rig: Rig) -> str:
+        stores = {info.number: f"store-{info.number}" for info in peers.infos()}
+        await rig.store.save_peers(4, peers.infos(), PeerBook(stores, {}))
+        await rig.write(b"one")
+        await rig.keeper.snapshot()
+        return rig.store.space_id
+
+    space_id = with_rig(tmp_path / "router", peers, scenario)
+    shutil.rmtree(tmp_path / "router")
+    lost = Lost(tmp_path / "router", peers, space_id)
+    for peer, source in zip(peers.peers, lost.sources, strict=True):
+        peer.chunks.held.clear()
+        source.found = dataclasses.replace(source.found, number=0, store_id="new" + peer.info.id)
+    report = lost.restore()
+    assert (report.missing_chunks, report.elsewhere_chunks) == (1, 0)
+    assert report.missing_paths == [b"bucket/one"]
+
+
+def test_a_copy_that_counts_again_is_not_deleted_although_it_was_given_up(
+    tmp_path: Path, peers: ObjectPeers
+) -> None:
+    async def scenario(rig: Rig) -> str:
+        chunk = await rig.write(b"one")
+        await rig.store.drop_replicas({chunk.id: [chunk.peers[1]]}, delete_at_ns=1)
+        assert await rig.store.given_up_count() == 1
+        await rig.keeper.snapshot()
+        return rig.store.space_id
+
+    space_id = with_rig(tmp_path / "router", peers, scenario)
+    shutil.rmtree(tmp_path / "router")
+    lost = Lost(tmp_path / "router", peers, space_id)
+    assert lost.restore().is_whole
+    assert lost.rows("SELECT peer FROM replica ORDER BY peer") == [(1,), (2,)]
+    assert lost.rows("SELECT * FROM given_up") == []

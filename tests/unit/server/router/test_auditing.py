@@ -3,6 +3,7 @@ from pathlib import Path
 from mictlanfs.errors import Kind
 from mictlanfs.model import Chunk, ChunkId, PeerNumber
 from mictlanfs_server.metadata.base import DeadChunk
+from mictlanfs_server.router.auditing import RESTORED_KEPT_S
 from tests.contract.metadata.forms import kind_of, new_chunk
 from tests.unit.server.router.verified import HOUR_S, Verified, run_verified
 
@@ -167,5 +168,34 @@ def test_a_check_that_runs_is_not_begun_again(tmp_path: Path) -> None:
         first = await verified.check(metadata=True)
         assert first.number == 1
         assert (await verified.check(metadata=True)).number == 2
+
+    run_verified(tmp_path, scenario)
+
+
+def test_what_was_there_before_a_restore_is_kept_for_a_while(tmp_path: Path) -> None:
+    async def scenario(verified: Verified) -> None:
+        clock = verified.parts.clock
+        before, between, later = made(verified, 60), made(verified, 50), made(verified, 25)
+        verified.peers.hold(1, before, age_s=60 * HOUR_S)
+        # Its writer's clock, or that of the peer, is wrong.
+        verified.peers.hold(1, between, age_s=30 * HOUR_S)
+        verified.peers.hold(1, later, age_s=25 * HOUR_S)
+        verified.parts.store.restored_at_ns = clock.wall_ns() - int(40 * HOUR_S * 1e9)
+        state = await verified.check(peers=True, collect=True)
+        assert (state.orphan_count, state.restored_count, state.collected_count) == (3, 2, 1)
+        assert [one.id for one in await dead(verified)] == [later.id]
+        state = await verified.check(peers=True, collect=True, force=True)
+        assert (state.restored_count, state.collected_count) == (0, 2)
+        assert {one.id for one in await dead(verified)} == {before.id, between.id, later.id}
+
+    run_verified(tmp_path, scenario)
+
+
+def test_what_was_there_before_a_restore_is_not_kept_for_ever(tmp_path: Path) -> None:
+    async def scenario(verified: Verified) -> None:
+        verified.peers.hold(1, made(verified, 1000), age_s=1000 * HOUR_S)
+        now_ns = verified.parts.clock.wall_ns()
+        verified.parts.store.restored_at_ns = now_ns - int(RESTORED_KEPT_S * 1e9)
+        assert (await verified.check(peers=True, collect=True)).collected_count == 1
 
     run_verified(tmp_path, scenario)
