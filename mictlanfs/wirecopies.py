@@ -49,14 +49,18 @@ class PullChunks(Struct, frozen=True):
 
 
 class DrainPeer(Struct, frozen=True):
-    """Empty a peer, or stop doing so. Answer: `Drain`. Errors: NOT_FOUND; CONFLICT (no peer left).
+    """Empty a peer, or stop doing so. Answer: `Drain`.
+
+    Errors: NOT_FOUND; CONFLICT (no peer left, or fewer than buckets want copies).
 
     Attributes:
         is_draining: whether it gets no new chunks, and those that it has go elsewhere.
+        force: also when fewer peers stay than buckets want copies.
     """
 
     id: str
     is_draining: bool = True
+    force: bool = False
 
 
 class Drain(Struct, frozen=True):
@@ -76,14 +80,16 @@ class RemovePeer(Struct, frozen=True):
 
     Its number is never given again; should the peer announce itself once more it is a new one.
     Errors: NOT_FOUND; BUSY (it answers: stop it, or drain it first); CONFLICT (chunks have their
-    only copy there).
+    only copy there, or fewer peers stay than buckets want copies).
 
     Attributes:
         force_lost: give up chunks that have their only copy there.
+        force: also when fewer peers stay than buckets want copies.
     """
 
     id: str
     force_lost: bool = False
+    force: bool = False
 
 
 class Removed(Struct, frozen=True):

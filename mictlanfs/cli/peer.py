@@ -81,20 +81,24 @@ def _line(peer: PeerStatus, upkeep: UpkeepStatus) -> str:
 @peer.command()
 @click.argument("peer_id", metavar="PEER")
 @click.option("--undo", is_flag=True, help="Use it again instead.")
+@click.option("--force", is_flag=True, help="Also when too few peers stay for the copies wanted.")
 @wait_option
 @json_option
 @space_options
-def drain(space: SpaceChoice, peer_id: str, *, undo: bool, waits: bool, as_json: bool) -> None:
+def drain(
+    space: SpaceChoice, peer_id: str, *, undo: bool, force: bool, waits: bool, as_json: bool
+) -> None:
     """Empty PEER: it gets no new chunks, and those that it has move to the others.
 
-    Everything stays readable meanwhile. An empty peer can be stopped and removed.
+    Everything stays readable meanwhile. An empty peer can be stopped and removed. Refused when
+    fewer peers would stay than a bucket wants copies.
     """
     from mictlanfs.cli.following import follow
     from mictlanfs.cli.main import complain
     from mictlanfs.cli.running import run_on_space
 
     async def work(client: SpaceClient) -> Drain:
-        begun = await client.router.drain_peer(peer_id, is_draining=not undo)
+        begun = await client.router.drain_peer(peer_id, is_draining=not undo, force=force)
         if undo or not waits or not begun.chunk_count:
             return begun
 
@@ -121,18 +125,20 @@ def drain(space: SpaceChoice, peer_id: str, *, undo: bool, waits: bool, as_json:
 @peer.command()
 @click.argument("peer_id", metavar="PEER")
 @click.option("--force-lost", is_flag=True, help="Give up chunks that have their only copy there.")
+@click.option("--force", is_flag=True, help="Also when too few peers stay for the copies wanted.")
 @json_option
 @space_options
-def rm(space: SpaceChoice, peer_id: str, *, force_lost: bool, as_json: bool) -> None:
+def rm(space: SpaceChoice, peer_id: str, *, force_lost: bool, force: bool, as_json: bool) -> None:
     """Take PEER out of the space for ever.
 
-    It must be empty, or down. Refused while chunks have their only copy on it.
+    It must be empty, or down. Refused while chunks have their only copy on it, and when fewer peers
+    would stay than a bucket wants copies.
     """
     from mictlanfs.cli.output import counted, print_json
     from mictlanfs.cli.running import run_on_space
 
     async def work(client: SpaceClient) -> Removed:
-        return await client.router.remove_peer(peer_id, force_lost=force_lost)
+        return await client.router.remove_peer(peer_id, force_lost=force_lost, force=force)
 
     removed = run_on_space(space, "peer rm", work)
     if as_json:

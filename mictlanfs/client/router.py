@@ -297,13 +297,21 @@ class RouterClient:
         request = StartUpkeep(rebalance, cancel)
         return (await self._ask(wire.Path.UPKEEP, request, UpkeepStarted)).look
 
-    async def drain_peer(self, peer_id: str, *, is_draining: bool = True) -> Drain:
-        """Empty a peer, or use it again. Raises NOT_FOUND, CONFLICT (there is no other)."""
-        return await self._ask(wire.Path.PEER_DRAIN, DrainPeer(peer_id, is_draining), Drain)
+    async def drain_peer(
+        self, peer_id: str, *, is_draining: bool = True, force: bool = False
+    ) -> Drain:
+        """Empty a peer, or use it again. Raises NOT_FOUND, CONFLICT (too few others)."""
+        return await self._ask(wire.Path.PEER_DRAIN, DrainPeer(peer_id, is_draining, force), Drain)
 
-    async def remove_peer(self, peer_id: str, *, force_lost: bool = False) -> Removed:
-        """Remove a peer for ever. Raises NOT_FOUND, BUSY (it is in use), CONFLICT (only copies)."""
-        return await self._ask(wire.Path.PEER_REMOVE, RemovePeer(peer_id, force_lost), Removed)
+    async def remove_peer(
+        self, peer_id: str, *, force_lost: bool = False, force: bool = False
+    ) -> Removed:
+        """Remove a peer for ever.
+
+        Raises NOT_FOUND, BUSY (it is in use), CONFLICT (only copies, too few others).
+        """
+        request = RemovePeer(peer_id, force_lost, force)
+        return await self._ask(wire.Path.PEER_REMOVE, request, Removed)
 
     async def clone_peer(self, source: str, target: str) -> None:
         """Copy all chunks of a peer onto another, in the background. Raises NOT_FOUND, INVALID."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
-from mictlanfs.model import PeerInfo, PeerState
+from mictlanfs.model import BucketPolicy, PeerInfo, PeerState
 from mictlanfs.wirecopies import (
     LOCATE_COUNT_MAX,
     ClonePeer,
@@ -79,12 +79,14 @@ class UpkeepDesk:
         return UpkeepStarted(self._healer.wake())
 
     async def drain(self, request: DrainPeer) -> Drain:
-        """Empty a peer, or use it again. Raises NOT_FOUND, CONFLICT (there is no other)."""
+        """Empty a peer, or use it again. Raises NOT_FOUND, CONFLICT (too few others)."""
         peer = self._membership.find(request.id, "drain")
         others = self._others(peer)
         if request.is_draining and not others:
             detail = "no other peer could take its chunks: add one first"
             raise MictlanError(Kind.CONFLICT, "drain", request.id, detail)
+        if request.is_draining and not request.force:
+            await self._refuse_too_few("drain", request.id, len(others))
         self._membership.set_draining(request.id, is_draining=request.is_draining)
         await self._peer_map.publish()
         count = await self._store.peer_chunk_count(peer.number)
@@ -94,7 +96,10 @@ class UpkeepDesk:
         return Drain(count, len(others))
 
     async def remove(self, request: RemovePeer) -> Removed:
-        """Remove a peer for ever. Raises NOT_FOUND, BUSY (it is in use), CONFLICT (only copies)."""
+        """Remove a peer for ever.
+
+        Raises NOT_FOUND, BUSY (it is in use), CONFLICT (only copies, too few others).
+        """
         peer = self._membership.find(request.id, "remove")
         if peer.state is not PeerState.DOWN and await self._store.peer_chunk_count(peer.number):
             detail = (
@@ -110,6 +115,8 @@ class UpkeepDesk:
                 "ever with --force-lost"
             )
             raise MictlanError(Kind.CONFLICT, "remove", request.id, detail)
+        if not request.force:
+            await self._refuse_too_few("remove", request.id, len(there))
         self._membership.remove(request.id)
         await self._peer_map.publish()
         self._healer.wake()
@@ -126,6 +133,20 @@ class UpkeepDesk:
         self._healer.wake()
         return wire.Done()
 
+    async def _refuse_too_few(self, operation: str, peer_id: str, count: int) -> None:
+        """Raise CONFLICT when `count` peers are fewer than some bucket wants for a chunk."""
+        buckets = (await self._store.buckets()).buckets
+        found = max(buckets, key=lambda bucket: _peers_wanted(bucket.policy), default=None)
+        if found is None or (wanted := _peers_wanted(found.policy)) <= count:
+            return
+        name = found.name.decode("utf-8", "backslashreplace")
+        stay = "1 other peer answers" if count == 1 else f"{count} other peers answer"
+        detail = (
+            f"{stay}, and bucket {name} wants each chunk on {wanted}: chunks would be short of "
+            "copies until there are more. Add a peer first, or go on with --force"
+        )
+        raise MictlanError(Kind.CONFLICT, operation, peer_id, detail)
+
     def _others(self, peer: PeerInfo) -> list[PeerInfo]:
         """The other peers that answer and stay."""
         return [
@@ -135,3 +156,8 @@ class UpkeepDesk:
             and other.state is not PeerState.DOWN
             and not other.is_draining
         ]
+
+
+def _peers_wanted(policy: BucketPolicy) -> int:
+    """On how many peers a chunk of a bucket is to lie."""
+    return max(policy.replicas, policy.data + policy.parity)

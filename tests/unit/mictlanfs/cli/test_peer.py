@@ -51,6 +51,13 @@ def test_removal_that_loses_chunks_must_be_forced(cli: Run, space: FakeSpace) ->
     assert space.router.upkeep[0] == RemovePeer("peer-0")
 
 
+def test_too_few_peers_can_be_forced(cli: Run, space: FakeSpace) -> None:
+    cli("peer", "drain", "peer-0", "--force", "--no-wait")
+    cli("peer", "rm", "peer-0", "--force")
+    assert DrainPeer("peer-0", force=True) in space.router.upkeep
+    assert RemovePeer("peer-0", force=True) in space.router.upkeep
+
+
 def test_clone_waits_for_its_end(cli: Run, space: FakeSpace) -> None:
     space.router.status = HEALTHY
     done = cli("peer", "clone", "peer-0", "peer-1")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mictlanfs import wire
-from mictlanfs.errors import Kind
+from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import ChunkId
 from mictlanfs.wirecopies import ClonePeer, DrainPeer, Locate, RemovePeer, StartUpkeep
 from mictlanfs_server.router.upkeep import healer as healer_module
@@ -393,6 +393,28 @@ def test_forced_removal_counts_what_is_lost_and_its_number_never_comes_back(
         assert space.healer.status().unhealable_count == 1
         await space.start(9)
         assert max(peer.number for peer in space.parts.peer_map.peer_map.peers) == FOUR
+
+    run_space(tmp_path, scenario)
+
+
+def test_peers_do_not_become_fewer_than_the_copies_wanted_unless_forced(tmp_path: Path) -> None:
+    async def scenario(space: Space) -> None:
+        await space.store(new_chunk(10, (TWO, THREE)))
+        desk = desk_of(space)
+        await space.stop(1)
+        with pytest.raises(MictlanError, match="1 other peer answers, and bucket") as one:
+            await desk.drain(DrainPeer("peer-2"))
+        assert one.value.kind is Kind.CONFLICT
+        await desk.drain(DrainPeer("peer-2", is_draining=False))
+        await space.stop(3)
+        with pytest.raises(MictlanError, match="--force") as other:
+            await desk.remove(RemovePeer("peer-1"))
+        assert other.value.kind is Kind.CONFLICT
+        assert (await desk.remove(RemovePeer("peer-1", force=True))).lost_count == 0
+        await space.start(3)
+        await desk.drain(DrainPeer("peer-2", force=True))
+        drained = [peer.id for peer in space.parts.peer_map.peer_map.peers if peer.is_draining]
+        assert drained == ["peer-2"]
 
     run_space(tmp_path, scenario)
 
