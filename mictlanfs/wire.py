@@ -165,7 +165,6 @@ class Path:
     # See `mictlanfs.wireobjects`.
     OBJECT: Final = PREFIX + "/objects/"
     OBJECT_LIST: Final = PREFIX + "/object-list"
-    HOLDINGS: Final = PREFIX + "/holdings"
     METADATA_SNAPSHOT: Final = PREFIX + "/metadata/snapshot"
     VERIFY: Final = PREFIX + "/verify"
     HELD: Final = PREFIX + "/held"
@@ -339,15 +338,15 @@ class Events(Struct, frozen=True):
     Attributes:
         last: number of the last of `recalls`, or the `after` of the request.
         incarnation: of the router. When it is not the one of the request, leases are to be claimed
+            (`Claim`) and events are counted from 0 again.
         lease_ttl_s: from now on as in `SessionGrant`: that of a router may have changed when it
             was started again. 0: nothing is said.
-            (`Claim`) and events are counted from 0 again.
     """
 
     recalls: tuple[Recall, ...]
     last: int
-    lease_ttl_s: float = 0.0
     incarnation: int
+    lease_ttl_s: float = 0.0
 
 
 class Recall(Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Messages about objects that peers keep for a router, and about what they hold; see `wire`.
+"""Messages about objects that peers keep for a router; see `mictlanfs.wire`.
 
 An *object* is a named run of bytes that is no chunk: nothing in the metadata refers to it, because
 it is the metadata. Whoever collects orphans never sees objects.
@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from mictlanfs.model import ChunkId, Struct
-from mictlanfs.wirepeers import FrameChunk
+from mictlanfs.model import Struct
 
 OBJECT_SIZE_BYTES_MAX: Final = 16 * 1024 * 1024
 OBJECT_NAME_LENGTH_MAX: Final = 128
-# Of one page: about 300 KB of names, and 350 KB of ids, lengths and digests.
+# Of one page: about 300 KB of names.
 OBJECTS_PAGE_MAX: Final = 4096
-HOLDINGS_PAGE_MAX: Final = 4096
 
 
 class ListObjects(Struct, frozen=True):
@@ -40,21 +38,6 @@ class ObjectPage(Struct, frozen=True):
     """Some objects; none: there are no more."""
 
     objects: tuple[ObjectInfo, ...]
-
-
-class ListHoldings(Struct, frozen=True):
-    """Ask a peer for the chunks that it holds, in order of ids, behind `after`.
-
-    At most `HOLDINGS_PAGE_MAX`. Says what its index says: no chunk is read. Answer: `Holdings`.
-    """
-
-    after: ChunkId = ChunkId(b"")
-
-
-class Holdings(Struct, frozen=True):
-    """Some chunks; none: there are no more."""
-
-    chunks: tuple[FrameChunk, ...]
 
 
 class MetadataSnapshot(Struct, frozen=True):

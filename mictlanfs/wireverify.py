@@ -71,7 +71,10 @@ class LastCopies(Struct, frozen=True):
 
 
 class ListHeld(Struct, frozen=True):
-    """Ask a peer for its chunks behind an id, in the order of ids. Answer: `HeldPage`."""
+    """Ask a peer for its chunks behind an id, in the order of ids. Answer: `HeldPage`.
+
+    At most `HELD_COUNT_MAX`. Says what its index says: no chunk is read.
+    """
 
     after: ChunkId
     count_max: int = HELD_COUNT_MAX

@@ -12,6 +12,7 @@ from mictlanfs import wire
 from mictlanfs.checksums import digest_of
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import MIB, Buffer, ChunkId, PeerInfo, PeerNumber, PeerState
+from mictlanfs.wireverify import HeldChunk, HeldPage, ListHeld
 from mictlanfs_server.peer.backends.base import StoredChunk
 from mictlanfs_server.peer.budget import ByteBudget
 from mictlanfs_server.peer.objecthandlers import ObjectHandlers
@@ -34,8 +35,11 @@ class HeldChunks:
         self.uploads = ByteBudget(64 * MIB)
         self.held: dict[ChunkId, StoredChunk] = {}
 
-    async def list_behind(self, after: ChunkId) -> list[StoredChunk]:
-        return [self.held[chunk_id] for chunk_id in sorted(self.held) if chunk_id > after][:2]
+    def page(self, after: ChunkId) -> HeldPage:
+        """Two of them."""
+        behind = [self.held[chunk_id] for chunk_id in sorted(self.held) if chunk_id > after]
+        chunks = tuple(HeldChunk(one.id, one.length, one.digest, 0.0) for one in behind[:2])
+        return HeldPage(chunks, len(behind) <= 2)
 
 
 @dataclass
@@ -95,6 +99,9 @@ class ObjectPeers:
             raise MictlanError(Kind.UNAVAILABLE, method, url)
         (peer,) = (peer for peer in self.peers if peer.url == base)
         assert body is None or isinstance(body, Buffer)
+        if parts.path == wire.Path.HELD:
+            page = peer.chunks.page(wire.decode(body or b"", ListHeld).after)
+            return Answer(200, wire.encode(page))
         return await call(ObjectHandlers(peer.objects, peer.chunks), method, parts.path, body)
 
 

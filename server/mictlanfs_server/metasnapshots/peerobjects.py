@@ -1,4 +1,4 @@
-"""The objects of one peer, over HTTP: the requests of `mictlanfs.wireobjects`, one by one.
+"""The objects of one peer, and what it holds, over HTTP: see `mictlanfs.wireobjects`.
 
 Used by the router that makes snapshots and by a restore. Never retries.
 """
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from mictlanfs import wire
 from mictlanfs.checksums import digest_of
-from mictlanfs.model import Buffer, Struct
-from mictlanfs.wireobjects import Holdings, ListHoldings, ListObjects, ObjectInfo, ObjectPage
+from mictlanfs.model import Buffer, ChunkId, Struct
+from mictlanfs.wireobjects import ListObjects, ObjectInfo, ObjectPage
+from mictlanfs.wireverify import HeldChunk, HeldPage, ListHeld
 
 if TYPE_CHECKING:
     from mictlanfs_server.router.peerrequests import Transport
@@ -55,16 +56,16 @@ class PeerObjects:
                 yield found
             after = page[-1].name
 
-    async def holdings(self) -> AsyncIterator[tuple[wire.FrameChunk, ...]]:
+    async def held(self) -> AsyncIterator[tuple[HeldChunk, ...]]:
         """Every chunk that the peer holds, in order of ids, page by page."""
-        asked = ListHoldings()
-        while True:
-            body = await self._post(wire.Path.HOLDINGS, asked)
-            page = wire.decode(body, Holdings).chunks
-            if not page:
-                return
-            yield page
-            asked = ListHoldings(page[-1].id)
+        after, is_last = ChunkId(b""), False
+        while not is_last:
+            body = await self._post(wire.Path.HELD, ListHeld(after))
+            page = wire.decode(body, HeldPage)
+            yield page.chunks
+            is_last = page.is_last or not page.chunks
+            if page.chunks:
+                after = page.chunks[-1].id
 
     async def _post(self, path: str, message: Struct) -> Buffer:
         headers = {"content-type": wire.MSGPACK}

@@ -17,6 +17,7 @@ from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError, UsageError
 from mictlanfs.model import SMALL_CHUNK_SIZE_BYTES, Buffer
 from mictlanfs.oserrors import translated_os_errors
+from mictlanfs.wireverify import HeldChunk
 from mictlanfs_server.metasnapshots.form import MANIFEST_PREFIX
 from mictlanfs_server.metasnapshots.peerobjects import TIMEOUT_S, PeerObjects
 from mictlanfs_server.peer.backends.base import StoredChunk
@@ -135,9 +136,10 @@ class PeerSource:
         """One of its objects."""
         return await self._objects.get(name)
 
-    def holdings(self) -> AsyncIterator[Sequence[wire.FrameChunk]]:
+    async def holdings(self) -> AsyncIterator[Sequence[wire.FrameChunk]]:
         """What its index says."""
-        return self._objects.holdings()
+        async for page in self._objects.held():
+            yield _listed(page)
 
 
 class FolderSource:
@@ -193,5 +195,5 @@ def _pages(chunks: Iterable[StoredChunk]) -> Iterator[list[StoredChunk]]:
         yield page
 
 
-def _listed(chunks: Iterable[StoredChunk]) -> list[wire.FrameChunk]:
+def _listed(chunks: Iterable[StoredChunk | HeldChunk]) -> list[wire.FrameChunk]:
     return [wire.FrameChunk(chunk.id, chunk.length, chunk.digest) for chunk in chunks]

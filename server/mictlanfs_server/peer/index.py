@@ -227,11 +227,6 @@ class Index:
             for chunk_id, length, digest in self._thread_reader.execute(query):
                 yield StoredChunk(ChunkId(chunk_id), length, digest)
 
-    def list_behind(self, after: ChunkId, count_max: int) -> list[StoredChunk]:
-        """Chunks in order of ids, behind `after`. In any thread."""
-        with self._thread_reader_lock, _translated_errors("list chunks"):
-            return _list_behind(self._thread_reader, after, count_max)
-
     # --- writes --------------------------------------------------------------------------------
 
     async def add(self, chunk: StoredChunk, sums: bytes = b"") -> bool:

@@ -1,4 +1,4 @@
-"""What a peer answers about its objects, and about all that it holds.
+"""What a peer answers about its objects.
 
 Owns no state. A router asks a few times a minute at most, a restore once.
 """
@@ -10,21 +10,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
-from mictlanfs.wireobjects import (
-    OBJECT_SIZE_BYTES_MAX,
-    Holdings,
-    ListHoldings,
-    ListObjects,
-    ObjectPage,
-)
+from mictlanfs.wireobjects import OBJECT_SIZE_BYTES_MAX, ListObjects, ObjectPage
 from mictlanfs_server.http import error_response, to_mictlan_error
 from mictlanfs_server.peer.handlers import Request, digest_in
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from mictlanfs.model import ChunkId
-    from mictlanfs_server.peer.backends.base import StoredChunk
     from mictlanfs_server.peer.budget import ByteBudget
     from mictlanfs_server.peer.objects import ObjectStore
     from mictlanfs_server.serving import Message
@@ -42,10 +34,6 @@ class Chunks(Protocol):
 
     uploads: ByteBudget
 
-    async def list_behind(self, after: ChunkId) -> list[StoredChunk]:
-        """A page of chunks in order of ids, behind `after`."""
-        ...
-
 
 class ObjectHandlers:
     """An ASGI application for the paths that `is_ours` recognises."""
@@ -54,15 +42,14 @@ class ObjectHandlers:
         self._objects = objects
         self._chunks = chunks
         self._verbs = {"PUT": self._put, "GET": self._get, "DELETE": self._delete}
-        self._lists = {wire.Path.OBJECT_LIST: self._list, wire.Path.HOLDINGS: self._holdings}
 
     def is_ours(self, path: str) -> bool:
         """Whether a request for `path` belongs here."""
-        return path.startswith(wire.Path.OBJECT) or path in self._lists
+        return path.startswith(wire.Path.OBJECT) or path == wire.Path.OBJECT_LIST
 
     def template(self, path: str) -> str:
         """The route of a path that is ours."""
-        return path if path in self._lists else OBJECT_TEMPLATE
+        return path if path == wire.Path.OBJECT_LIST else OBJECT_TEMPLATE
 
     async def __call__(
         self,
@@ -83,9 +70,10 @@ class ObjectHandlers:
     async def _dispatch(self, request: Request) -> None:
         method, path = request.scope["method"], request.scope["path"]
         verb = self._verbs.get(method)
-        if path in self._lists and method == "POST":
-            await self._lists[path](request)
-        elif path in self._lists or verb is None:
+        is_list = path == wire.Path.OBJECT_LIST
+        if is_list and method == "POST":
+            await self._list(request)
+        elif is_list or verb is None:
             raise MictlanError(Kind.UNSUPPORTED, method, path)
         else:
             await verb(request, path.removeprefix(wire.Path.OBJECT))
@@ -109,16 +97,6 @@ class ObjectHandlers:
     async def _list(self, request: Request) -> None:
         asked = wire.decode(await _message(request), ListObjects)
         page = ObjectPage(tuple(await self._objects.list_behind(asked.prefix, asked.after)))
-        await request.answer(200, [_MSGPACK_TYPE], wire.encode(page))
-
-    async def _holdings(self, request: Request) -> None:
-        asked = wire.decode(await _message(request), ListHoldings)
-        page = Holdings(
-            tuple(
-                wire.FrameChunk(chunk.id, chunk.length, chunk.digest)
-                for chunk in await self._chunks.list_behind(asked.after)
-            )
-        )
         await request.answer(200, [_MSGPACK_TYPE], wire.encode(page))
 
 

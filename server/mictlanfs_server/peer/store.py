@@ -35,7 +35,6 @@ from mictlanfs.blocksums import BLOCK_SIZE_BYTES, SUM_SIZE_BYTES, block_count, i
 from mictlanfs.checksums import digest_of
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import CHUNK_SIZE_BYTES_MAX, MIB, SMALL_CHUNK_SIZE_BYTES, Buffer, ChunkId
-from mictlanfs.wireobjects import HOLDINGS_PAGE_MAX
 from mictlanfs_server.peer import badcopies
 from mictlanfs_server.peer.backends.base import Backend, Staged, StoredChunk, corrupt, is_same
 from mictlanfs_server.peer.budget import ByteBudget
@@ -108,10 +107,6 @@ class ChunkStore:
     def is_full(self) -> bool:
         """Whether writers should look elsewhere."""
         return self._capacity.is_full
-
-    async def list_behind(self, after: ChunkId) -> list[StoredChunk]:
-        """A page of chunks in order of ids, behind `after`; empty behind the last one."""
-        return await asyncio.to_thread(self.index.list_behind, after, HOLDINGS_PAGE_MAX)
 
     # --- put -----------------------------------------------------------------------------------
 

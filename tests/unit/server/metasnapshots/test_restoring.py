@@ -307,7 +307,7 @@ def test_a_peer_that_does_not_answer_is_left_out(lost: Lost) -> None:
 
 def test_a_peer_whose_list_breaks_off_makes_nothing_missing(lost: Lost) -> None:
     def watch(method: str, path: str) -> None:
-        if path == wire.Path.HOLDINGS:
+        if path == wire.Path.HELD:
             raise MictlanError(Kind.TIMED_OUT)
 
     lost.peers.watch = watch

@@ -8,18 +8,12 @@ import pytest
 from mictlanfs import wire
 from mictlanfs.checksums import digest_of
 from mictlanfs.errors import HTTP_STATUS, Kind, MictlanError
-from mictlanfs.wireobjects import (
-    OBJECT_SIZE_BYTES_MAX,
-    Holdings,
-    ListHoldings,
-    ListObjects,
-    ObjectPage,
-)
-from mictlanfs_server.peer import objects, store
+from mictlanfs.wireobjects import OBJECT_SIZE_BYTES_MAX, ListObjects, ObjectPage
+from mictlanfs_server.peer import objects
 from mictlanfs_server.peer.objecthandlers import ObjectHandlers
 from mictlanfs_server.peer.objects import ObjectStore
 from tests.support.objectpeers import call
-from tests.unit.server.peer.making import make_chunk, on_asyncio, open_store
+from tests.unit.server.peer.making import on_asyncio, open_store
 
 OBJECT = wire.Path.OBJECT
 
@@ -144,7 +138,7 @@ async def test_objects_are_put_listed_and_deleted_over_http(
         ("PATCH", OBJECT + "a", b"", Kind.UNSUPPORTED),
         ("GET", wire.Path.OBJECT_LIST, b"", Kind.UNSUPPORTED),
         ("POST", wire.Path.OBJECT_LIST, b"\xff", Kind.PROTOCOL),
-        ("POST", wire.Path.HOLDINGS, bytes(5000), Kind.TOO_LARGE),
+        ("POST", wire.Path.OBJECT_LIST, bytes(5000), Kind.TOO_LARGE),
     ],
 )
 @on_asyncio
@@ -155,27 +149,4 @@ async def test_wrong_requests_are_refused(
     with open_store(tmp_path) as chunks:
         answer = await call(ObjectHandlers(kept, chunks), method, path, body)
     assert wire.decode_error(answer.status, answer.body).kind is kind
-    kept.close()
-
-
-@on_asyncio
-async def test_all_that_a_peer_holds_is_listed_in_pages(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "HOLDINGS_PAGE_MAX", 2)
-    kept = ObjectStore(tmp_path)
-    with open_store(tmp_path) as chunks:
-        made = [make_chunk(length) for length in (10, 70_000, 20)]
-        await chunks.put_many(made)
-        handlers, found = ObjectHandlers(kept, chunks), []
-        after = ListHoldings()
-        while True:
-            answer = await call(handlers, "POST", wire.Path.HOLDINGS, wire.encode(after))
-            page = wire.decode(answer.body, Holdings).chunks
-            if not page:
-                break
-            assert len(page) <= 2
-            found += [(chunk.id, chunk.length, chunk.digest) for chunk in page]
-            after = ListHoldings(page[-1].id)
-        assert found == sorted((chunk.id, chunk.length, chunk.digest) for chunk, _ in made)
     kept.close()

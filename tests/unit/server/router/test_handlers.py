@@ -174,7 +174,7 @@ def test_every_message_path_of_the_protocol_has_one_route(tmp_path: Path) -> Non
     of_peers = {wire.Path.CHUNK, wire.Path.FRAGMENT_MAKE}
     of_peers |= {path for path in all_paths if "/frames/" in path}
     of_peers |= {wire.Path.VERIFY, wire.Path.HELD, wire.Path.SCRUB}
-    of_peers |= {wire.Path.OBJECT, wire.Path.OBJECT_LIST, wire.Path.HOLDINGS}
+    of_peers |= {wire.Path.OBJECT, wire.Path.OBJECT_LIST}
     # Answered by the keeper of snapshots; see test_app.
     of_keeper = {wire.Path.METADATA_SNAPSHOT}
     assert sorted(paths) == sorted(all_paths - json_paths - of_peers - of_keeper)
