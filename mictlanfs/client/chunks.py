@@ -24,10 +24,10 @@ from mictlanfs.client.inline import FetchInline, InlineChunks
 from mictlanfs.client.lanes import Lane
 from mictlanfs.client.lateness import Lateness, Timing
 from mictlanfs.client.locating import FetchPlaces, Locator
-from mictlanfs.client.paces import Paces
+from mictlanfs.client.paces import Allowance, Paces
 from mictlanfs.client.peermap import SLOW_S_FIRST, PeerDirectory
 from mictlanfs.client.peers import PeerClient
-from mictlanfs.client.races import Races, RaceStats
+from mictlanfs.client.races import EXTRA_COUNT_MAX, EXTRA_SHARE, Races, RaceStats
 from mictlanfs.client.reception import Reception
 from mictlanfs.client.retry import RetryPolicy, retrying
 from mictlanfs.errors import Kind, MictlanError
@@ -151,6 +151,7 @@ class ChunkStore:
         self._gets = Lateness(alarms, Paces())
         self._puts = Lateness(alarms, Paces(STORE_ALLOWANCE_S_MIN))
         self._races = Races(nursery, self._gets, self._note_slow)
+        self._more_puts = Allowance(EXTRA_SHARE, EXTRA_COUNT_MAX)
 
     # --- storing ---------------------------------------------------------------------------------
 
@@ -201,11 +202,7 @@ class ChunkStore:
         errors: list[MictlanError] = []
         untried = [p for p in self._directory.candidates(chunk.id) if p.number not in holders]
         while len(holders) < policy.replicas and untried:
-            missing_count = policy.replicas - len(holders)
-            chosen, untried = untried[:missing_count], untried[missing_count:]
-            async with trio.open_nursery() as nursery:
-                for peer in chosen:
-                    nursery.start_soon(self._put_replica, peer, chunk, pieces, holders, errors)
+            await self._put_replicas(chunk, pieces, policy.replicas, untried, holders, errors)
         if len(holders) < policy.replicas_min:
             raise self._shortage(errors, chunk.id)
         if len(holders) < policy.replicas:
@@ -232,31 +229,66 @@ class ChunkStore:
             kind, detail = Kind.UNAVAILABLE, "no peer is up"
         return MictlanError(kind, "store chunk", chunk_id.hex(), detail)
 
-    async def _put_replica(
+    async def _put_replicas(
+        self,
+        chunk: wire.FrameChunk,
+        pieces: Sequence[Buffer],
+        count: int,
+        untried: list[PeerInfo],
+        holders: list[PeerNumber],
+        errors: list[MictlanError],
+    ) -> None:
+        """Store at the next peers of `untried`, so that there are `count`; return when there are.
+
+        For one that is late another one is taken as well. Who is not needed any more is left: it
+        may hold a copy that nobody names, which a router finds when it compares.
+        """
+
+        async def put(peer: PeerInfo) -> None:
+            self._more_puts.earn()
+            try:
+                await self._put(peer, chunk, pieces, also_elsewhere)
+            except MictlanError as error:
+                errors.append(error)
+                return
+            if len(holders) < count:
+                holders.append(peer.number)
+            if len(holders) >= count:
+                nursery.cancel_scope.cancel()
+
+        def also_elsewhere() -> None:
+            if untried and self._more_puts.spend():
+                nursery.start_soon(put, untried.pop(0))
+
+        missing_count = count - len(holders)
+        chosen = untried[:missing_count]
+        del untried[:missing_count]
+        async with trio.open_nursery() as nursery:
+            for peer in chosen:
+                nursery.start_soon(put, peer)
+
+    async def _put(
         self,
         peer: PeerInfo,
         chunk: wire.FrameChunk,
         pieces: Sequence[Buffer],
-        holders: list[PeerNumber],
-        errors: list[MictlanError],
+        on_late: Callable[[], None] | None = None,
     ) -> None:
-        try:
-            await self._put(peer, chunk, pieces)
-        except MictlanError as error:
-            errors.append(error)
-        else:
-            holders.append(peer.number)
+        """Store at one peer; `on_late` is called when, and as long as, that takes too long."""
 
-    async def _put(self, peer: PeerInfo, chunk: wire.FrameChunk, pieces: Sequence[Buffer]) -> None:
-        # Other chunks go elsewhere while this one takes too long. This one goes on.
-        on_late = partial(self._note_slow, peer.number)
-        timed = self._puts.timing(peer.number, chunk.length, self._numbers(), on_late, SLOW_S_FIRST)
+        def late() -> None:
+            # Other chunks go elsewhere from now on.
+            self._note_slow(peer.number)
+            if on_late is not None:
+                on_late()
+
+        timed = self._puts.timing(peer.number, chunk.length, self._numbers(), late, SLOW_S_FIRST)
         try:
             with timed as timing:
                 await self._put_once(peer, chunk, pieces)
                 timing.answered()
             if timing.is_late:
-                on_late()
+                self._note_slow(peer.number)
         except MictlanError as error:
             self._note_failure(peer, error)
             raise

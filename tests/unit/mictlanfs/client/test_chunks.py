@@ -546,15 +546,39 @@ async def test_chunks_are_placed_elsewhere_while_a_peer_is_slow_to_store(
         for _ in range(10):
             await store.store([body], TWO)
         peers.net.delays_s[slow.url] = 10.0
-        # Until one is met that goes there.
-        while slow.number not in (await store.store([body], TWO)).peers:
-            pass
+        start = trio.current_time()
+        # Until one is met that would go there.
+        while trio.current_time() == start:
+            chunk = await store.store([body], TWO)
+            assert len(chunk.peers) == 2
+        # That one is stored elsewhere as well, and does not wait for it.
+        assert slow.number not in chunk.peers
+        assert trio.current_time() - start < 1.0
         start = trio.current_time()
         for _ in range(10):
             chunk = await store.store([body], TWO)
             assert slow.number not in chunk.peers
             assert len(chunk.peers) == 2
         assert trio.current_time() == start
+
+
+async def test_a_slow_peer_that_is_first_after_all_counts(
+    peers: Peers, autojump_clock: MockClock
+) -> None:
+    """Both it and the one in its place hold the chunk: it names as many as are wanted."""
+    slow, spare = peers.all[0], peers.all[2]
+    async with peers.store() as store:
+        for _ in range(10):
+            await store.store([HUGE], TWO)
+        peers.net.delays_s[slow.url], peers.net.delays_s[spare.url] = 1.5, 3.0
+        while True:
+            start = trio.current_time()
+            chunk = await store.store([HUGE], TWO)
+            took_s = trio.current_time() - start
+            if took_s:
+                break
+        assert len(chunk.peers) == 2
+        assert took_s < 3.0
 
 
 async def test_a_slow_peer_is_used_when_there_are_no_others(
