@@ -327,11 +327,14 @@ class LeaseGate:
         now_s = self._clock.monotonic_s()
         pause_s = now_s - self._last_tick_s - interval_s
         self._last_tick_s = now_s
+        if not self.table.is_unused:
+            await self._look_after(pause_s)
+        # Last: a disk that is full must not keep anybody from being fenced.
         if self._has_longer_noted and now_s >= self.table.earlier_end_s:
             await self._store.note_lease_time(self.table.ttl_s)
             self._has_longer_noted = False
-        if self.table.is_unused:
-            return
+
+    async def _look_after(self, pause_s: float) -> None:
         if pause_s > min(PAUSE_MIN_S, self.table.ttl_s / 2):
             self.table.forgive(pause_s)
         for session, reason in self.table.overdue():
