@@ -24,7 +24,11 @@ PACKAGES = {
 MODULE_LINES_MAX = 800
 FUNCTION_LINES_MAX = 70
 
-METADATA_HOMES = ["server/mictlanfs_server/metadata/*", "server/mictlanfs_server/peer/index.py"]
+METADATA_HOMES = [
+    "server/mictlanfs_server/metadata/*",
+    "server/mictlanfs_server/peer/index.py",
+    "server/mictlanfs_server/peer/salvaging.py",
+]
 WEB_HOMES = [
     "server/mictlanfs_server/http.py",
     "server/mictlanfs_server/serving.py",

@@ -31,9 +31,8 @@ from mictlanfs_server.http import (
 from mictlanfs_server.metering import Meters
 from mictlanfs_server.peer.backends.file import FileBackend
 from mictlanfs_server.peer.capacity import Capacity
-from mictlanfs_server.peer.folder import INDEX_NAME, DataFolder, PeerIdentity
+from mictlanfs_server.peer.folder import DataFolder, PeerIdentity
 from mictlanfs_server.peer.handlers import ChunkHandlers
-from mictlanfs_server.peer.index import Index
 from mictlanfs_server.peer.localserver import LocalServer
 from mictlanfs_server.peer.metrics import families
 from mictlanfs_server.peer.objecthandlers import ObjectHandlers
@@ -41,8 +40,8 @@ from mictlanfs_server.peer.objects import ObjectStore
 from mictlanfs_server.peer.popularity import ReadCounter
 from mictlanfs_server.peer.pulling import Puller
 from mictlanfs_server.peer.rebuilding import Rebuilder
-from mictlanfs_server.peer.recovery import reconcile
 from mictlanfs_server.peer.registration import Registration, reachable_url
+from mictlanfs_server.peer.reindexing import open_index
 from mictlanfs_server.peer.sharers import Sharers
 from mictlanfs_server.peer.store import ChunkStore
 from mictlanfs_server.peer.verification import Verification
@@ -88,8 +87,8 @@ class Status(msgspec.Struct, frozen=True):
     chunk_count: int
     is_full: bool
     backend: str
-    store_id: str
     link: LinkStatus
+    store_id: str
     scrub: dict[str, int | bool]
 
 
@@ -111,7 +110,7 @@ class PeerApp:
         self._identity: PeerIdentity | None = None
         try:
             self._objects = _open_objects(settings)
-            self.store = _open_store(settings)
+            self.store, was_rebuilt = _open_store(settings)
         except BaseException:
             self._folder.close()
             raise
@@ -134,6 +133,9 @@ class PeerApp:
         )
         self._kept = ObjectHandlers(self._objects, self.store)
         self.verification = Verification(self.store, settings, self._transport, self._router)
+        if was_rebuilt:
+            # What damaged the index may have damaged chunks.
+            self.verification.scrubber.begin()
         self._meters = Meters()
         self._door = LazyDoor(self._open_door)
         self._looks = {path: answering(look) for path, look in self._look_handlers().items()}
@@ -181,8 +183,8 @@ class PeerApp:
             is_full=self.store.is_full,
             backend="file",
             link=LinkStatus(link.router, link.is_registered, link.number, link.error),
-            scrub=msgspec.structs.asdict(self.verification.scrubber.state()),
             store_id=self._folder.store_id,
+            scrub=msgspec.structs.asdict(self.verification.scrubber.state()),
         )
 
     @asynccontextmanager
@@ -355,15 +357,13 @@ def _open_objects(settings: PeerSettings) -> ObjectStore:
         raise UsageError(f"{settings.data} cannot hold the data of a peer: {error}") from error
 
 
-def _open_store(settings: PeerSettings) -> ChunkStore:
+def _open_store(settings: PeerSettings) -> tuple[ChunkStore, bool]:
+    """The chunks of a peer, and whether their index had to be made anew."""
     try:
         backend = FileBackend(settings.data, fsync=settings.is_fsynced)
-        index = Index(settings.data / INDEX_NAME, fsync=settings.is_fsynced)
-        try:
-            reconcile(index, backend)
-        except BaseException:
-            index.close()
-            raise
+        index, was_rebuilt = open_index(
+            settings.data, settings.peer_id, backend, fsync=settings.is_fsynced
+        )
     except OSError as error:
         raise UsageError(f"{settings.data} cannot hold the data of a peer: {error}") from error
     capacity = Capacity(
@@ -373,4 +373,4 @@ def _open_store(settings: PeerSettings) -> ChunkStore:
         lambda: index.totals.used_bytes,
         Sharers(settings.sharers, settings.sharers_file),
     )
-    return ChunkStore(index, backend, capacity)
+    return ChunkStore(index, backend, capacity), was_rebuilt

@@ -1,7 +1,7 @@
 """The index of a peer: every chunk it has, and the bytes of the small ones. An SQLite database.
 
 Owns the file `index.sqlite` and the exact totals. Never touches chunk files. The only module of
-the peer that knows SQLite, and where its errors become `MictlanError`.
+the peer but `salvaging` that knows SQLite, and where its errors become `MictlanError`.
 
 One thread writes. It takes all jobs that wait, applies them in one transaction, commits, and then
 answers them: puts that come together share one fsync (group commit). Reads have connections of
@@ -23,7 +23,7 @@ import sqlite3
 import threading
 import time
 from concurrent.futures import Future
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -159,14 +159,16 @@ class Index:
         self._path = path
         self._fsync = fsync
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
-        with _translated_errors("open index"):
-            self._writer = self._connect(is_reader=False)
+        # A connection that is left behind removes the log of this name when it is collected.
+        with _translated_errors("open index"), ExitStack() as stack:
+            self._writer = stack.enter_context(closing(self._connect(is_reader=False)))
             self._prepare()
-            self._loop_reader = self._connect(is_reader=True)
-            self._thread_reader = self._connect(is_reader=True)
+            self._loop_reader = stack.enter_context(closing(self._connect(is_reader=True)))
+            self._thread_reader = stack.enter_context(closing(self._connect(is_reader=True)))
             count, size = self._writer.execute(
                 "SELECT count(*), coalesce(sum(length), 0) FROM chunks"
             ).fetchone()
+            stack.pop_all()
         self._sync_level = ""
         self._thread_reader_lock = threading.Lock()
         self._totals = Totals(count, size)
@@ -241,7 +243,7 @@ class Index:
         """
 
         def apply(transaction: Transaction) -> bool | MictlanError:
-            result = _insert(transaction, chunk, None)
+            result = insert_row(transaction, chunk, None)
             if result is True and sums:
                 transaction.execute(_ADD_SUMS, (chunk.id, sums))
             return result
@@ -263,7 +265,7 @@ class Index:
         """
         size = sum(chunk.length for chunk, _ in chunks)
         future = self._submit(
-            lambda t: [_insert(t, chunk, body) for chunk, body in chunks],
+            lambda t: [insert_row(t, chunk, body) for chunk, body in chunks],
             is_synced=True,
             size=size,
         )
@@ -319,8 +321,12 @@ class Index:
                     remove_row(transaction, chunk.id)
                 else:
                     remove(transaction, chunk)
-            return sum(_insert(transaction, chunk, None) is True for chunk in added)
+            return sum(insert_row(transaction, chunk, None) is True for chunk in added)
 
+        return self.change_now(apply)
+
+    def change_now(self, apply: Callable[[Transaction], T]) -> T:
+        """As `change`, durably, for who has no event loop. Blocks."""
         return self._submit(apply, is_synced=True).result()
 
     def close(self) -> None:
@@ -463,9 +469,10 @@ def _read(connection: sqlite3.Connection, chunk_id: ChunkId) -> tuple[Entry, byt
     return (_entry(chunk_id, rows[0]), rows[0][2]) if rows else None
 
 
-def _insert(
+def insert_row(
     transaction: Transaction, chunk: StoredChunk, body: Buffer | None
 ) -> bool | MictlanError:
+    """Add a chunk, a small one with its bytes; whether it is new, or CONFLICT."""
     rows = transaction.execute(_FIND, (chunk.id,)).fetchall()
     if rows:
         length, digest, _ = rows[0]

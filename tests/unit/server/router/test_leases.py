@@ -396,7 +396,7 @@ def test_router_that_stood_still_blames_nobody() -> None:
 
 
 def claim(
-    table: Table,
+    table: LeaseTable,
     session: SessionId,
     reads: Iterable[InodeNumber] = (),
     writes: Iterable[InodeNumber] = (),
