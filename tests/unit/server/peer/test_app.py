@@ -215,6 +215,7 @@ def test_health_and_status_tell_the_state(tmp_path: Path) -> None:
             "is_full": False,
             "backend": "file",
             "link": {"router": router.url, "is_registered": True, "number": 7, "error": ""},
+            "store_id": router.announced[-1].store_id,
         }
 
 
