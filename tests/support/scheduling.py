@@ -44,6 +44,9 @@ class FileScheduling(LoadFileScheduling):  # type: ignore[misc]  # See there.
     def schedule(self) -> None:
         """Begin, or give work to a process that came late: enough of it, or word that it is all."""
         super().schedule()
+        if self.collection is None:
+            # A process could not collect its tests, which is told when all have ended.
+            return
         for node in self.nodes:
             for _ in range(len(self.workqueue) + 1):
                 self._reschedule(node)

@@ -38,18 +38,17 @@ def is_refused(reads: ShortReads, inode: Inode, size: int, offset: int = 0) -> b
     return False
 
 
-@pytest.fixture(autouse=True)
-def _waits_take_no_time(autojump_clock: MockClock) -> None:
-    """The clock is that of trio."""
-
-
-async def test_read_that_ends_where_the_kernel_believes_is_answered(reads: ShortReads) -> None:
+async def test_read_that_ends_where_the_kernel_believes_is_answered(
+    reads: ShortReads, autojump_clock: MockClock
+) -> None:
     assert not is_refused(reads, opened(told=8), 8)
     assert not is_refused(reads, opened(told=8), 9)
     assert reads.refused_count == 0
 
 
-async def test_read_that_ends_before_is_refused_once(reads: ShortReads) -> None:
+async def test_read_that_ends_before_is_refused_once(
+    reads: ShortReads, autojump_clock: MockClock
+) -> None:
     inode = opened(told=8)
     assert is_refused(reads, inode, 3)
     assert not is_refused(reads, inode, 3)
@@ -59,7 +58,9 @@ async def test_read_that_ends_before_is_refused_once(reads: ShortReads) -> None:
     assert reads.refused_count == 1
 
 
-async def test_read_of_other_pages_may_be_older_and_is_refused_too(reads: ShortReads) -> None:
+async def test_read_of_other_pages_may_be_older_and_is_refused_too(
+    reads: ShortReads, autojump_clock: MockClock
+) -> None:
     inode = opened(told=3 * PAGE)
     assert is_refused(reads, inode, PAGE, PAGE)
     assert is_refused(reads, inode, 0, 0)
@@ -67,7 +68,7 @@ async def test_read_of_other_pages_may_be_older_and_is_refused_too(reads: ShortR
 
 
 async def test_smaller_size_that_was_told_a_moment_ago_may_not_be_believed_yet(
-    reads: ShortReads,
+    reads: ShortReads, autojump_clock: MockClock
 ) -> None:
     inode = opened(told=8)
     reads.on_told(inode, 0)
@@ -80,7 +81,7 @@ async def test_smaller_size_that_was_told_a_moment_ago_may_not_be_believed_yet(
 
 
 async def test_what_the_kernel_forgets_meanwhile_makes_the_repetition_as_old(
-    reads: ShortReads,
+    reads: ShortReads, autojump_clock: MockClock
 ) -> None:
     inode = opened(told=8)
     assert is_refused(reads, inode, 0)
@@ -92,7 +93,7 @@ async def test_what_the_kernel_forgets_meanwhile_makes_the_repetition_as_old(
 
 
 async def test_larger_size_that_is_told_meanwhile_makes_the_repetition_as_old(
-    reads: ShortReads,
+    reads: ShortReads, autojump_clock: MockClock
 ) -> None:
     inode = opened(told=8)
     assert is_refused(reads, inode, 0)
@@ -102,7 +103,9 @@ async def test_larger_size_that_is_told_meanwhile_makes_the_repetition_as_old(
     assert not is_refused(reads, inode, 0)
 
 
-async def test_empty_answer_behind_the_end_would_move_the_end(reads: ShortReads) -> None:
+async def test_empty_answer_behind_the_end_would_move_the_end(
+    reads: ShortReads, autojump_clock: MockClock
+) -> None:
     inode = opened(told=3 * PAGE)
     for _ in range(3):
         assert is_refused(reads, inode, 10, PAGE)
@@ -114,7 +117,9 @@ async def test_empty_answer_behind_the_end_would_move_the_end(reads: ShortReads)
     assert not is_refused(reads, inode, 10, PAGE)
 
 
-async def test_file_that_a_program_here_cuts_is_known_to_the_kernel(reads: ShortReads) -> None:
+async def test_file_that_a_program_here_cuts_is_known_to_the_kernel(
+    reads: ShortReads, autojump_clock: MockClock
+) -> None:
     inode = opened(told=8)
     reads.on_cut(inode, 2)
     assert not is_refused(reads, inode, 2)
@@ -122,7 +127,9 @@ async def test_file_that_a_program_here_cuts_is_known_to_the_kernel(reads: Short
     assert is_refused(reads, inode, 2)
 
 
-async def test_nothing_is_forgotten_before_an_answer_is_taken_note_of(reads: ShortReads) -> None:
+async def test_nothing_is_forgotten_before_an_answer_is_taken_note_of(
+    reads: ShortReads, autojump_clock: MockClock
+) -> None:
     inode = opened(told=8)
     assert reads.unsettled_s([inode.ino]) == 0
     assert is_refused(reads, inode, 0)
@@ -134,7 +141,9 @@ async def test_nothing_is_forgotten_before_an_answer_is_taken_note_of(reads: Sho
     assert reads.unsettled_s([inode.ino]) == 0
 
 
-async def test_so_many_files_are_watched_and_no_more(reads: ShortReads) -> None:
+async def test_so_many_files_are_watched_and_no_more(
+    reads: ShortReads, autojump_clock: MockClock
+) -> None:
     inodes = [opened(2 + index, told=8) for index in range(WATCHED_MAX + 1)]
     for inode in inodes:
         assert is_refused(reads, inode, 0)
@@ -143,7 +152,9 @@ async def test_so_many_files_are_watched_and_no_more(reads: ShortReads) -> None:
     assert not is_refused(reads, inodes[-1], 0)
 
 
-async def test_who_tells_a_size_waits_for_the_reads_that_are_under_way(reads: ShortReads) -> None:
+async def test_who_tells_a_size_waits_for_the_reads_that_are_under_way(
+    reads: ShortReads, autojump_clock: MockClock
+) -> None:
     order: list[str] = []
 
     async def read(until: trio.Event) -> None:
