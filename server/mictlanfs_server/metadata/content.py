@@ -9,17 +9,18 @@ extents that name it; a dead chunk is never named again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from mictlanfs.checksums import DIGEST_SIZE_BYTES
 from mictlanfs.errors import Kind
-from mictlanfs.intervals import subtract
 from mictlanfs.model import (
     CHUNK_ID_SIZE_BYTES,
     CHUNK_SIZE_BYTES_MAX,
     FILE_SIZE_BYTES_MAX,
+    KIB,
     Chunk,
     Extent,
     FileKind,
@@ -40,7 +41,7 @@ from mictlanfs_server.metadata.removal import change_references
 from mictlanfs_server.metadata.trash import keep_version
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mictlanfs import wire
     from mictlanfs.model import ChunkId
@@ -48,6 +49,14 @@ if TYPE_CHECKING:
     from mictlanfs_server.metadata.transaction import Transaction
 
 Touched = list["InodeRecord"]
+
+# Between extents that are put among the rows together. Nearly all rows are of a page or more, so
+# few that stay as they are are read for that.
+GAP_SIZE_BYTES_MAX: Final = 64 * KIB
+# Of one part, which bounds the rows in memory.
+NEIGHBOURS_MAX: Final = 1024
+
+_offset_of = attrgetter("offset")
 
 
 # --- write ---------------------------------------------------------------------------------------
@@ -71,8 +80,8 @@ def write_extents(tx: Transaction, op: wire.WriteExtents) -> Touched:
     _check_extents(tx, op, fresh)
     tx.change(record)
     references: dict[ChunkId, int] = {}
-    for extent in op.extents:
-        _put_extent(tx, record, extent, references)
+    for group in neighbours(op.extents):
+        _put_extents(tx, record, group, references)
     _describe_again(tx, op.chunks, fresh)
     _record_chunks(tx, record, fresh, references, bodies)
     end = max((extent.end for extent in op.extents), default=0)
@@ -172,14 +181,32 @@ def _named(chunk_id: ChunkId, what: str) -> str:
     return f"chunk {chunk_id.hex()} {what}"
 
 
-def _put_extent(
-    tx: Transaction, record: InodeRecord, extent: Extent, references: dict[ChunkId, int]
+def neighbours(extents: Sequence[Extent]) -> Iterator[Sequence[Extent]]:
+    """Parts of `extents`, one behind the other: in each, extents in order that lie close together.
+
+    What was written here and there in a file comes in thousands of extents, which are put among its
+    rows by a few statements for each part. Two that lie far apart may have any number of rows in
+    between, which are none of their business.
+    """
+    begin = 0
+    for index in range(1, len(extents)):
+        gap = extents[index].offset - extents[index - 1].end
+        if not 0 <= gap <= GAP_SIZE_BYTES_MAX or index - begin == NEIGHBOURS_MAX:
+            yield extents[begin:index]
+            begin = index
+    if begin < len(extents):
+        yield extents[begin:]
+
+
+def _put_extents(
+    tx: Transaction, record: InodeRecord, group: Sequence[Extent], references: dict[ChunkId, int]
 ) -> None:
-    """Replace the rows that `extent` covers or continues; note what that does to references."""
-    old = tx.rows.extents_touching(record.ino, extent.offset, extent.end)
-    new = join(replace(old, extent))
-    removed = [row for row in old if row not in new]
-    added = [row for row in new if row not in old]
+    """Replace the rows that neighbours cover or continue; note what that does to references."""
+    old = tx.rows.extents_touching(record.ino, group[0].offset, group[-1].end)
+    new = join(replace(old, group))
+    before, after = set(old), set(new)
+    removed = [row for row in old if row not in after]
+    added = [row for row in new if row not in before]
     change_rows(tx, record, removed, added)
     for row in removed:
         references[row.chunk_id] = references.get(row.chunk_id, 0) - 1
@@ -187,14 +214,30 @@ def _put_extent(
         references[row.chunk_id] = references.get(row.chunk_id, 0) + 1
 
 
-def replace(rows: Sequence[Extent], extent: Extent) -> list[Extent]:
-    """`rows`, disjoint, with `extent` in the place of what it covers; in order of offset."""
-    kept = [extent]
+def replace(rows: Sequence[Extent], extents: Sequence[Extent]) -> list[Extent]:
+    """`rows`, disjoint, with `extents` in the place of what they cover; all in order of offset.
+
+    Neither `rows` nor `extents` overlap among themselves.
+    """
+    kept = list(extents)
+    first = 0
     for row in rows:
-        for start, end in subtract(row.offset, row.end, extent.offset, extent.end):
-            skipped = start - row.offset
-            kept.append(Extent(start, end - start, row.chunk_id, row.chunk_offset + skipped))
-    return sorted(kept, key=lambda row: row.offset)
+        while first < len(extents) and extents[first].end <= row.offset:
+            first += 1
+        start, index = row.offset, first
+        while index < len(extents) and extents[index].offset < row.end:
+            if start < extents[index].offset:
+                kept.append(_cut_of(row, start, extents[index].offset))
+            start = extents[index].end
+            index += 1
+        if start < row.end:
+            kept.append(_cut_of(row, start, row.end))
+    return sorted(kept, key=_offset_of)
+
+
+def _cut_of(row: Extent, start: int, end: int) -> Extent:
+    skipped = start - row.offset
+    return Extent(start, end - start, row.chunk_id, row.chunk_offset + skipped)
 
 
 def join(rows: Sequence[Extent]) -> list[Extent]:

@@ -1,3 +1,6 @@
+from collections import Counter
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,8 +19,21 @@ from mictlanfs.model import (
     InodeNumber,
     PeerNumber,
 )
-from mictlanfs_server.metadata.content import join, replace
-from tests.unit.server.metadata.space import DIGEST, PEERS, Space, new_chunk
+from mictlanfs_server.metadata.content import (
+    GAP_SIZE_BYTES_MAX,
+    NEIGHBOURS_MAX,
+    join,
+    neighbours,
+    replace,
+)
+from tests.unit.server.metadata.space import (
+    DIGEST,
+    PEERS,
+    Space,
+    SpaceMaker,
+    new_chunk,
+    open_space,
+)
 
 A, B = ChunkId(b"a" * 16), ChunkId(b"b" * 16)
 
@@ -52,18 +68,31 @@ def disjoint_extents(draw: st.DrawFn) -> list[Extent]:
     return extents
 
 
-one_extent = st.builds(
-    Extent, st.integers(0, 25), st.integers(1, 12), st.sampled_from([A, B]), st.integers(0, 6)
-)
-
-
-@given(disjoint_extents(), one_extent)
-def test_replace_shows_the_new_extent_and_what_it_does_not_cover(
-    rows: list[Extent], extent: Extent
+@given(disjoint_extents(), disjoint_extents())
+def test_replace_shows_the_new_extents_and_what_they_do_not_cover(
+    rows: list[Extent], extents: list[Extent]
 ) -> None:
-    replaced = replace(rows, extent)
-    assert bytes_of(replaced) == {**bytes_of(rows), **bytes_of([extent])}
+    replaced = replace(rows, extents)
+    assert bytes_of(replaced) == {**bytes_of(rows), **bytes_of(extents)}
     assert replaced == sorted(replaced, key=lambda row: row.offset)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 3))))
+def test_neighbours_are_all_extents_and_in_order_where_they_are_together(
+    places: list[tuple[int, int]],
+) -> None:
+    step = GAP_SIZE_BYTES_MAX // 2
+    extents = [Extent(offset * step, length * step, A, 0) for offset, length in places]
+    groups = list(neighbours(extents))
+    assert [extent for group in groups for extent in group] == extents
+    for group in groups:
+        gaps = [right.offset - left.end for left, right in pairwise(group)]
+        assert all(0 <= gap <= GAP_SIZE_BYTES_MAX for gap in gaps)
+
+
+def test_no_more_neighbours_are_together_than_memory_is_meant_for() -> None:
+    extents = [Extent(2 * n, 1, A, n) for n in range(2 * NEIGHBOURS_MAX + 1)]
+    assert [len(group) for group in neighbours(extents)] == [NEIGHBOURS_MAX, NEIGHBOURS_MAX, 1]
 
 
 @given(disjoint_extents())
@@ -82,6 +111,33 @@ def test_join_needs_the_same_chunk_and_no_gap() -> None:
 
 
 # --- write ---
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 6)), min_size=1, max_size=12))
+def test_extents_of_one_operation_end_like_one_operation_each(
+    space_maker: SpaceMaker, places: list[tuple[int, int]]
+) -> None:
+    with open_space(space_maker.new_database()) as space:
+        bucket = space.bucket()
+        layouts = []
+        for is_together in (True, False):
+            file = space.make(bucket, b"together" if is_together else b"each")
+            below, above = new_chunk(64 * 50), new_chunk(64 * 50)
+            space.write(file, 0, below, length=64 * 20)
+            extents = tuple(
+                Extent(64 * offset, 64 * length, above.id, 64 * offset) for offset, length in places
+            )
+            if is_together:
+                space.write_all(file, extents, (above,))
+            else:
+                for extent in extents:
+                    space.write_all(file, (extent,), (above,))
+            names = {below.id: "below", above.id: "above"}
+            layouts.append([(*row[:2], names[row[2]], row[3]) for row in space.layout(file)])
+            counts = Counter(row[2] for row in space.layout(file))
+            assert space.references(below) == counts[below.id]
+            assert space.references(above) == counts[above.id]
+        assert layouts[0] == layouts[1]
 
 
 def test_write_shows_the_chunk_and_grows_the_file(space: Space, file: InodeNumber) -> None:
