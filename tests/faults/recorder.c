@@ -26,6 +26,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/types.h>
@@ -263,6 +264,45 @@ int close(int fd)
     if (is_recording() && fd >= 0 && fd < DESCRIPTORS_MAX)
         tracked[fd] = 0;
     return real(fd);
+}
+
+/* A descriptor that another process passes may be of a file below the root. */
+static void track_received(int fd)
+{
+    char link[64], path[PATH_MAX];
+    struct stat now;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t size = readlink(link, path, sizeof path - 1);
+    if (size < 0 || fstat(fd, &now) != 0)
+        return;
+    path[size] = 0;
+    if (!is_below(path))
+        return;
+    if (fd >= DESCRIPTORS_MAX)
+        die("too many descriptors");
+    tracked[fd] = now.st_ino;
+}
+
+ssize_t recvmsg(int socket, struct msghdr *message, int flags)
+{
+    REAL(recvmsg);
+    ssize_t size = real(socket, message, flags);
+    if (size <= 0 || message->msg_controllen == 0 || !is_recording())
+        return size;
+    int error = errno;
+    for (struct cmsghdr *one = CMSG_FIRSTHDR(message); one != NULL;
+         one = CMSG_NXTHDR(message, one)) {
+        if (one->cmsg_level != SOL_SOCKET || one->cmsg_type != SCM_RIGHTS)
+            continue;
+        size_t count = (one->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < count; i++) {
+            int fd;
+            memcpy(&fd, CMSG_DATA(one) + i * sizeof fd, sizeof fd);
+            track_received(fd);
+        }
+    }
+    errno = error;
+    return size;
 }
 
 /* --- bytes --- */

@@ -60,7 +60,7 @@ def all_held(disk: Disk, form: Form) -> Iterator[Mapping[str, bytes | None]]:
 def test_every_call_is_recorded(library: Path, root: Path) -> None:
     disk = played(
         library, root, """
-        import shutil
+        import shutil, socket
         os.makedirs('part/a/./b')
         with open('part/a/one', 'wb') as file:
             file.write(b'x' * 5000)
@@ -83,6 +83,12 @@ def test_every_call_is_recorded(library: Path, root: Path) -> None:
         os.mkdir('new', dir_fd=folder)
         shutil.copyfile('part/a/two', 'part/a/new/copy')
         open('part/a/two', 'wb').close()
+        here, there = socket.socketpair()
+        passed = os.open('part/passed', os.O_CREAT | os.O_WRONLY)
+        socket.send_fds(here, [b'x'], [passed])
+        os.close(passed)
+        [received] = socket.recv_fds(there, 1, 1)[1]
+        os.write(received, b'from afar')
         """,
     )  # fmt: skip
     assert differences(dict(held(disk, Form.MOST)), read_tree(root)) == []
