@@ -8,7 +8,14 @@ never a part of either. Everything here blocks and raises OSError.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
+
+from mictlanfs.model import Buffer
+
+# IOV_MAX of Linux: buffers that one writev(2) takes.
+_WRITE_BUFFERS_MAX: Final = 1024
 
 
 def replace_file(path: Path, content: bytes, *, is_durable: bool = False) -> None:
@@ -60,3 +67,21 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:
         sync_folder(made.parent)
+
+
+def write_all(fd: int, pieces: Sequence[Buffer]) -> None:
+    """Write `pieces` one behind the other, however often the system call stops short.
+
+    Raises:
+        OSError: some of them may be written.
+    """
+    left = [memoryview(piece) for piece in pieces if len(piece)]
+    while left:
+        written = os.writev(fd, left[:_WRITE_BUFFERS_MAX])
+        count = 0
+        while count < len(left) and written >= len(left[count]):
+            written -= len(left[count])
+            count += 1
+        del left[:count]
+        if written:
+            left[0] = left[0][written:]

@@ -67,6 +67,7 @@ PEER_MAP_TIMEOUT_S = 2.0
 _BAD_COPY = frozenset({Kind.CORRUPT, Kind.NOT_FOUND})
 
 T = TypeVar("T")
+PutLocally = Callable[[PeerInfo, wire.FrameChunk, Sequence[Buffer]], Awaitable[bool]]
 _SmallPut = tuple[wire.FrameChunk, Sequence[Buffer]]
 
 
@@ -97,12 +98,14 @@ async def open_chunk_store(
     fetch_inline: FetchInline | None = None,
     fetch_places: FetchPlaces | None = None,
     send_complaint: Send | None = None,
+    put_locally: PutLocally | None = None,
 ) -> AsyncIterator[ChunkStore]:
     """A chunk store, with a nursery for the lanes of small chunks.
 
     Leaving the block cancels what is still under way. `fetch_inline` asks a router for the bytes
     of inline chunks, without it there are none; `fetch_places` where chunks are now, without it
-    they do not move. `send_complaint` tells a router of a bad copy.
+    they do not move. `send_complaint` tells a router of a bad copy. `put_locally` is asked to store
+    a chunk that is not small before HTTP is; False: not this way.
     """
     async with trio.open_nursery() as nursery:
         yield ChunkStore(
@@ -114,6 +117,7 @@ async def open_chunk_store(
             fetch_inline,
             fetch_places,
             Complaints(nursery, send_complaint),
+            put_locally,
         )
         nursery.cancel_scope.cancel()
 
@@ -135,7 +139,9 @@ class ChunkStore:
         fetch_inline: FetchInline | None = None,
         fetch_places: FetchPlaces | None = None,
         complaints: Complaints | None = None,
+        put_locally: PutLocally | None = None,
     ) -> None:
+        self._put_locally = put_locally
         self.complaints = complaints or Complaints(nursery, None)
         self._nursery = nursery
         self._locator = Locator(nursery, fetch_places) if fetch_places is not None else None
@@ -302,7 +308,7 @@ class ChunkStore:
             result = await lane.submit((chunk, pieces), chunk.length)
             if result.error is not None:
                 raise result.error.to_error()
-        else:
+        elif self._put_locally is None or not await self._put_locally(peer, chunk, pieces):
             await self._peers.put(peer.url, chunk.id, chunk.digest, pieces)
 
     def _put_lane(self, number: PeerNumber) -> Lane[_SmallPut, wire.FrameResult]:

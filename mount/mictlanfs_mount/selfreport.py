@@ -43,6 +43,7 @@ class SelfReport:
     kernel_requests: Mapping[str, int]
     defragmented: Callable[[], DefragmentStats]
     races: Callable[[], RaceStats]
+    local_writes: Callable[[], int]
     warming: Warming | None = None
 
     def views(self) -> Views:
@@ -62,6 +63,7 @@ class SelfReport:
             "kernel_requests": dict(self.kernel_requests),
             "router_requests": self.router.request_count,
             "peer_requests": self.peer_client.request_count,
+            "local_writes": self.local_writes(),
             "dirty_bytes": self.dirty.used_bytes,
             "dirty_bytes_max": self.dirty.limit_bytes,
             "inodes": len(self.filesystem.inodes),

@@ -18,7 +18,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ import trio
 from mictlanfs import paths, wire
 from mictlanfs.client.chunks import ChunkStore, open_chunk_store
 from mictlanfs.client.localpeers import LocalPeers, open_local_peers
+from mictlanfs.client.localwrites import LocalWriter
 from mictlanfs.client.peermap import PeerDirectory
 from mictlanfs.client.peers import PeerClient
 from mictlanfs.client.retry import RetryPolicy
@@ -124,11 +125,12 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
                 leases=options.leases,
             )
         )
-        asked = (router.inline, router.locate, router.report)
+        space_id = session.grant.space_id
+        writer = stack.enter_context(closing(_local_writer(space_id, options)))
+        asked = (router.inline, router.locate, router.report, writer.put)
         chunks = await stack.enter_async_context(
             open_chunk_store(peers, directory, router.peer_map, retry, *asked)
         )
-        space_id = session.grant.space_id
         local = await stack.enter_async_context(open_local_peers(directory, space_id, boot_id()))
         cache = await stack.enter_async_context(_open_cache(chunks, options, space_id, local))
         clock, inodes = stack.enter_context(open_kernel_clock()), InodeTable()
@@ -164,6 +166,7 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
             kernel_requests,
             content.defragmenter.stats,
             chunks.race_stats,
+            lambda: writer.stored_count,
             Warming(cache, content.know_extents),
         ).views()
         content.start_upkeep()
@@ -232,6 +235,11 @@ async def _presentation(router: RouterClient, options: MountOptions) -> Presenta
             raise UsageError(f"subdir {options.subdir!r} is not a directory")
         root = nodes[-1].attributes.ino
     return Presentation(root, options.uid, options.gid, options.umask or 0)
+
+
+def _local_writer(space_id: str, options: MountOptions) -> LocalWriter:
+    """Writes into files of peers on this machine; without `short_circuit` none is on it."""
+    return LocalWriter(space_id, boot_id() if options.short_circuit else "")
 
 
 @asynccontextmanager

@@ -34,6 +34,7 @@ from mictlanfs_server.peer.capacity import Capacity
 from mictlanfs_server.peer.folder import DataFolder, PeerIdentity
 from mictlanfs_server.peer.handlers import ChunkHandlers
 from mictlanfs_server.peer.localserver import LocalServer
+from mictlanfs_server.peer.localwrites import LocalWrites
 from mictlanfs_server.peer.metrics import families
 from mictlanfs_server.peer.objecthandlers import ObjectHandlers
 from mictlanfs_server.peer.objects import ObjectStore
@@ -116,6 +117,7 @@ class PeerApp:
             raise
         self._transport = HttpTransport()
         self._local = LocalServer(self.store.open_file)
+        self._local_writes = LocalWrites(self.store.put_file)
         self._registration = Registration(
             settings.router_urls,
             self._describe,
@@ -201,6 +203,7 @@ class PeerApp:
             upkeep.cancel()
             await asyncio.wait([task, upkeep])
             self._local.close()
+            await self._local_writes.aclose()
             await self._registration.leave()
             await self._transport.aclose()
             await self.store.aclose()
@@ -289,6 +292,7 @@ class PeerApp:
     def _on_welcome(self, space_id: str) -> None:
         """A router knows this peer: whoever looks for it later should, too."""
         self._local.listen(space_id, self._settings.peer_id)
+        self._local_writes.listen(space_id, self._settings.peer_id)
         number = self._registration.state.number
         assert number is not None, "welcomed without a number"
         settings = self._settings

@@ -40,16 +40,15 @@ _SHORTAGES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 SHORTAGE_PAUSE_S: Final = 1.0
 
 
-class LocalServer:
-    """Serves one peer's chunks.
+class LocalListener:
+    """A listening socket of one peer that processes of this machine and user may connect to.
 
     Args:
-        open_chunk: a new descriptor for reading a chunk and the checksums of its blocks, or None;
-            must not wait for long.
+        name_of: the socket's name, by the ids of the space and the peer.
     """
 
-    def __init__(self, open_chunk: Callable[[ChunkId], tuple[int, bytes] | None]) -> None:
-        self._open_chunk = open_chunk
+    def __init__(self, name_of: Callable[[str, str], str]) -> None:
+        self._name_of = name_of
         self._listener: socket.socket | None = None
         self._connections: set[socket.socket] = set()
         self._pause: asyncio.TimerHandle | None = None
@@ -63,7 +62,7 @@ class LocalServer:
         if self._listener is not None:
             return
         try:
-            self._listener = _listener_of(socket_name(space_id, peer_id))
+            self._listener = _listener_of(self._name_of(space_id, peer_id))
         except OSError as error:
             if not self._is_complained:
                 log.warning("mounts of this machine get no descriptors: %s", error)
@@ -102,6 +101,36 @@ class LocalServer:
             return
         connection.setblocking(False)
         self._connections.add(connection)
+        self._begin(connection)
+
+    def _begin(self, connection: socket.socket) -> None:
+        """Serve a connection from now on. Must not fail."""
+        raise NotImplementedError
+
+    def _hang_up(self, connection: socket.socket) -> None:
+        self._connections.discard(connection)
+        self._drop(connection)
+
+    def _drop(self, one: socket.socket) -> None:
+        # Without a running loop nothing listens to it any more.
+        with suppress(RuntimeError):
+            asyncio.get_running_loop().remove_reader(one.fileno())
+        one.close()
+
+
+class LocalServer(LocalListener):
+    """Gives away one peer's chunks.
+
+    Args:
+        open_chunk: a new descriptor for reading a chunk and the checksums of its blocks, or None;
+            must not wait for long.
+    """
+
+    def __init__(self, open_chunk: Callable[[ChunkId], tuple[int, bytes] | None]) -> None:
+        super().__init__(socket_name)
+        self._open_chunk = open_chunk
+
+    def _begin(self, connection: socket.socket) -> None:
         asyncio.get_running_loop().add_reader(connection.fileno(), self._answer, connection)
 
     def _answer(self, connection: socket.socket) -> None:
@@ -123,16 +152,6 @@ class LocalServer:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-
-    def _hang_up(self, connection: socket.socket) -> None:
-        self._connections.discard(connection)
-        self._drop(connection)
-
-    def _drop(self, one: socket.socket) -> None:
-        # Without a running loop nothing listens to it any more.
-        with suppress(RuntimeError):
-            asyncio.get_running_loop().remove_reader(one.fileno())
-        one.close()
 
 
 def _listener_of(name: str) -> socket.socket:

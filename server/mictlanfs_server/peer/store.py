@@ -36,7 +36,14 @@ from mictlanfs.checksums import digest_of
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import CHUNK_SIZE_BYTES_MAX, MIB, SMALL_CHUNK_SIZE_BYTES, Buffer, ChunkId
 from mictlanfs_server.peer import badcopies
-from mictlanfs_server.peer.backends.base import Backend, Staged, StoredChunk, corrupt, is_same
+from mictlanfs_server.peer.backends.base import (
+    Backend,
+    Give,
+    Staged,
+    StoredChunk,
+    corrupt,
+    is_same,
+)
 from mictlanfs_server.peer.budget import ByteBudget
 from mictlanfs_server.peer.index import Entry, Index, conflict
 
@@ -133,6 +140,25 @@ class ChunkStore:
         if isinstance(result, MictlanError):
             raise result
         return result
+
+    async def put_file(self, chunk: StoredChunk, give: Give) -> bool:
+        """Store a chunk durably that another process writes to a file. False when it was there.
+
+        See `Backend.stage_file` for `give`. Holds no bytes in memory.
+
+        Cancellation: the chunk is stored whole or not at all.
+
+        Raises:
+            MictlanError: as `put`; UNSUPPORTED for a small chunk, and where there are no files.
+        """
+        check_length(chunk.length)
+        if chunk.length < SMALL_CHUNK_SIZE_BYTES:
+            raise MictlanError(Kind.UNSUPPORTED, "put chunk", chunk.id.hex(), "it is small")
+        if self._is_there(chunk):
+            return False
+        with self._claim([chunk]), self._capacity.promise(chunk.length):
+            staged = await self.backend.stage_file(chunk, give)
+            return await self._to_its_end(self._publish(chunk, staged))
 
     async def put_many(
         self, chunks: Sequence[tuple[StoredChunk, Buffer]]

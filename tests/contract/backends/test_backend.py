@@ -113,6 +113,24 @@ async def test_a_large_range_can_be_read(backend: Backend) -> None:
 
 
 @on_asyncio
+async def test_a_chunk_that_another_writes_is_stored_where_chunks_are_files(
+    backend: Backend, form: str, tmp_path: Path
+) -> None:
+    chunk, body = make_chunk(70_000)
+
+    async def give(descriptor: int) -> None:
+        os.write(descriptor, body)
+
+    if form == "memory":
+        with raises(Kind.UNSUPPORTED):
+            await backend.stage_file(chunk, give)
+        assert_empty(backend, tmp_path)
+        return
+    await (await backend.stage_file(chunk, give)).publish()
+    assert await read(backend, chunk) == body
+
+
+@on_asyncio
 async def test_a_staged_chunk_is_seen_by_nobody(backend: Backend) -> None:
     chunk, body = make_chunk(70_000)
     staged = await backend.stage(chunk, pieces_of(body))

@@ -81,12 +81,26 @@ def test_no_peer_is_asked_for_bytes(servers: LooseServers, tmp_path: Path) -> No
         assert told["peer_requests"] == 0
 
 
+def test_no_byte_is_sent_to_a_peer_that_has_the_file_written(
+    servers: LooseServers, tmp_path: Path
+) -> None:
+    with mounted(servers.uri, tmp_path) as mount:
+        write_files(mount)
+        # Three chunks and one, each on two peers. What fsync waits for may be only the commit.
+        wait_until(lambda: stats(mount)["local_writes"] == 8, "chunks are not written to files")
+        assert stats(mount)["peer_requests"] == 0
+        mount.remount_cold()
+        assert (mount.bucket / "large").read_bytes() == CONTENT
+        assert (mount.bucket / "middle").read_bytes() == MIDDLE
+
+
 def test_every_byte_may_go_through_the_network(servers: LooseServers, tmp_path: Path) -> None:
     with mounted(servers.uri, tmp_path, "noshort_circuit") as mount:
         write_files(mount)
         mount.remount_cold()
         assert (mount.bucket / "large").read_bytes() == CONTENT
         told = stats(mount)
+        assert told["local_writes"] == 0
         assert told["cache"]["local"] is None
         assert told["peer_requests"] >= 3
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from mictlanfs.durable import make_folder, replace_file, sync_folder
+from mictlanfs.durable import make_folder, replace_file, sync_folder, write_all
 
 
 @pytest.fixture
@@ -81,3 +81,17 @@ def test_a_replacement_that_fails_leaves_the_old_content_and_nothing_else(
         replace_file(tmp_path / "note", b"new", is_durable=True)
     assert (tmp_path / "note").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["note"]
+
+
+def test_writing_goes_on_when_the_system_call_stops_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = [bytes([n]) * (n + 1) for n in range(20)]
+
+    def short(fd: int, buffers: list[memoryview]) -> int:
+        return os.write(fd, b"".join(buffers)[:7])
+
+    monkeypatch.setattr(os, "writev", short)
+    with (tmp_path / "x").open("wb") as file:
+        write_all(file.fileno(), list(pieces))
+    assert (tmp_path / "x").read_bytes() == b"".join(pieces)

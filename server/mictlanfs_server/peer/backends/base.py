@@ -11,15 +11,17 @@ once, and removing what is not there is no error.
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterable, Collection, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Buffer, ChunkId
+
+Give: TypeAlias = Callable[[int], Awaitable[None]]
 
 
 class StoredChunk(msgspec.Struct, frozen=True, gc=False):
@@ -89,6 +91,21 @@ class Backend(Protocol):
 
         Raises:
             MictlanError: CORRUPT (length or digest do not match), NO_SPACE, INTERNAL.
+        """
+        ...
+
+    async def stage_file(self, chunk: StoredChunk, give: Give) -> Staged:
+        """Have another process write the bytes to a file, then verify them.
+
+        `give` is awaited with a descriptor for writing to it, which stays the back end's, and
+        returns when all is written. What it raises is passed on. Whatever the failure, nothing is
+        left behind.
+
+        Cancellation: as a failure.
+
+        Raises:
+            MictlanError: as `stage`; UNSUPPORTED where chunks are no files, or nobody can tell
+                whether somebody still writes to one.
         """
         ...
 

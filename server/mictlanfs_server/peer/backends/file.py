@@ -10,6 +10,9 @@ All three parts of a name are hexadecimal, so what is stored is known from the n
 begin with a time: only their last digits spread evenly. The 256 folders exist from the start, so
 no upload pays for making one durable.
 
+A chunk that another process writes (`stage_file`) is staged like the others: it is read, and its
+name comes last.
+
 Order of durability: the bytes (fdatasync), then the name (rename, fsync of the folder). A crash
 before the rename leaves a temporary file; one after it leaves the chunk whole, and before the fsync
 of the folder either of the two. A name therefore never stands for less than all of the bytes.
@@ -21,19 +24,28 @@ a short read that the page cache answers (preadv2(2), RWF_NOWAIT): it costs less
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import itertools
 import os
 import re
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from mictlanfs.blocksums import BlockSummer
 from mictlanfs.checksums import new_hasher
-from mictlanfs.durable import sync_folder
+from mictlanfs.durable import sync_folder, write_all
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import KIB, MIB, Buffer, ChunkId
-from mictlanfs_server.peer.backends.base import StoredChunk, Traits, corrupt, translated_errors
+from mictlanfs_server.peer.backends.base import (
+    Give,
+    StoredChunk,
+    Traits,
+    corrupt,
+    translated_errors,
+)
 from mictlanfs_server.peer.backends.checking import check_file
 
 if TYPE_CHECKING:
@@ -49,10 +61,11 @@ SEGMENT_SIZE_BYTES = 1 * MIB
 _PART_SIZE_BYTES = MIB // 4
 # A read up to this size is tried in the loop first.
 INLINE_READ_SIZE_BYTES_MAX = 256 * KIB
-# IOV_MAX of Linux: buffers that one writev(2) takes.
-_WRITE_BUFFERS_MAX = 1024
 CHUNKS_NAME = "chunks"
 _FANOUT = 256
+# A process that is made while another has a descriptor has it as well, until it runs its program.
+_LEASE_ATTEMPTS = 50
+_LEASE_INTERVAL_S = 0.002
 _NAME = re.compile(r"([0-9a-f]{32})\.([0-9a-f]{1,8})\.([0-9a-f]{64})")
 
 P = ParamSpec("P")
@@ -112,6 +125,20 @@ class FileBackend:
                     await _in_thread(self._writers, upload.write, segment)
                     segment, size = [], 0
             await _in_thread(self._writers, upload.finish, segment)
+        except BaseException:
+            await staged.discard()
+            raise
+        return staged
+
+    async def stage_file(self, chunk: StoredChunk, give: Give) -> _Staged:
+        """Have a temporary file written and verify it; see `Backend`."""
+        upload = _GivenAway(
+            chunk, self._temporary / str(next(self._numbers)), self._path(chunk), self._fsync
+        )
+        staged = _Staged(self._writers, upload)
+        try:
+            await give(await _in_thread(self._writers, upload.begin))
+            await _in_thread(self._writers, upload.take_back)
         except BaseException:
             await staged.discard()
             raise
@@ -227,15 +254,7 @@ class _Upload:
         """Add the last bytes, verify all of them and make them durable."""
         with self._lock, translated_errors("write chunk", self._chunk):
             self._write(pieces)
-            if self._size != self._chunk.length:
-                raise corrupt(self._chunk, f"{self._size} of {self._chunk.length} bytes came")
-            if self._hasher.digest() != self._chunk.digest:
-                raise corrupt(self._chunk, "the bytes do not match the digest")
-            assert self._fd is not None
-            self.sums = self._summer.sums()
-            if self._fsync:
-                os.fdatasync(self._fd)
-            self._close()
+            self._verify_and_sync()
 
     def publish(self) -> None:
         """Give the file its name."""
@@ -255,9 +274,23 @@ class _Upload:
                 self._close()
                 self._temporary.unlink(missing_ok=True)
 
-    def _write(self, pieces: list[Buffer]) -> None:
+    def _verify_and_sync(self) -> None:
+        if self._size != self._chunk.length:
+            raise corrupt(self._chunk, f"{self._size} of {self._chunk.length} bytes came")
+        if self._hasher.digest() != self._chunk.digest:
+            raise corrupt(self._chunk, "the bytes do not match the digest")
+        assert self._fd is not None
+        self.sums = self._summer.sums()
+        if self._fsync:
+            os.fdatasync(self._fd)
+        self._close()
+
+    def _refuse_when_over(self) -> None:
         if self._is_over:
             raise MictlanError(Kind.INTERNAL, "write chunk", self._chunk.id.hex(), "discarded")
+
+    def _write(self, pieces: list[Buffer]) -> None:
+        self._refuse_when_over()
         self._size += sum(len(piece) for piece in pieces)
         if self._size > self._chunk.length:
             raise corrupt(self._chunk, f"more than {self._chunk.length} bytes came")
@@ -277,6 +310,83 @@ class _Upload:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+class _GivenAway(_Upload):
+    """A temporary file that another process writes.
+
+    ::
+
+        begun --written elsewhere--> take_back --> verified --publish--> published
+
+    Opened for reading before the first byte is written, so that its sync meets every error of the
+    disk that a write caused.
+    """
+
+    _given: int | None = None
+
+    def begin(self) -> int:
+        """Make the file. The descriptor for writing to it stays of this object."""
+        with self._lock, translated_errors("write chunk", self._chunk):
+            self._refuse_when_over()
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._given = os.open(self._temporary, flags, 0o600)
+            self._fd = os.open(self._temporary, os.O_RDONLY | os.O_CLOEXEC)
+            return self._given
+
+    def take_back(self) -> None:
+        """Verify what is in the file, which nobody can change any more, and make it durable.
+
+        Raises:
+            MictlanError: CORRUPT; UNSUPPORTED when there is no telling whether somebody writes to
+                it, or somebody does.
+        """
+        with self._lock, translated_errors("write chunk", self._chunk):
+            self._refuse_when_over()
+            assert self._fd is not None
+            self._close_given()
+            _see_that_nobody_writes(self._fd, self._chunk)
+            # What is too long is found to be so by its first byte too many.
+            view = memoryview(bytearray(_PART_SIZE_BYTES))
+            while self._size <= self._chunk.length:
+                count = os.preadv(self._fd, [view], self._size)
+                if not count:
+                    break
+                self._hasher.update(view[:count])
+                self._summer.update(view[:count])
+                self._size += count
+            self._verify_and_sync()
+
+    def _close_given(self) -> None:
+        if self._given is not None:
+            os.close(self._given)
+            self._given = None
+
+    def _close(self) -> None:
+        self._close_given()
+        super()._close()
+
+
+def _see_that_nobody_writes(fd: int, chunk: StoredChunk) -> None:
+    """Return when nobody has the file `fd`, which is open for reading, open for writing.
+
+    A lease is granted under no other condition. Source: fcntl(2), F_SETLEASE.
+    """
+    for _ in range(_LEASE_ATTEMPTS):
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except OSError as error:
+            if error.errno != errno.EAGAIN:
+                raise MictlanError(
+                    Kind.UNSUPPORTED, "write chunk", chunk.id.hex(), str(error)
+                ) from error
+        else:
+            # What opens it from now on would be told of the lease by a signal.
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            return
+        time.sleep(_LEASE_INTERVAL_S)
+    detail = "somebody has its file open for writing"
+    raise MictlanError(Kind.UNSUPPORTED, "write chunk", chunk.id.hex(), detail)
 
 
 class _Staged:
@@ -303,17 +413,6 @@ async def _in_thread(
 ) -> T:
     """Run `call` in one of `threads`. Cancellation: it runs to its end all the same."""
     return await asyncio.wrap_future(threads.submit(call, *args, **kwargs))
-
-
-def write_all(fd: int, pieces: list[Buffer]) -> None:
-    """Write `pieces` one behind the other, however often the system call stops short."""
-    left = [memoryview(piece) for piece in pieces if len(piece)]
-    while left:
-        written = os.writev(fd, left[:_WRITE_BUFFERS_MAX])
-        while left and written >= len(left[0]):
-            written -= len(left.pop(0))
-        if written:
-            left[0] = left[0][written:]
 
 
 def _read_cached(path: Path, start: int, end: int) -> bytearray | None:

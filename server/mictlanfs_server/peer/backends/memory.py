@@ -9,7 +9,7 @@ from mictlanfs.blocksums import BlockSummer
 from mictlanfs.checksums import digest_of
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Buffer, ChunkId
-from mictlanfs_server.peer.backends.base import StoredChunk, Traits, corrupt
+from mictlanfs_server.peer.backends.base import Give, StoredChunk, Traits, corrupt
 
 
 class MemoryBackend:
@@ -34,6 +34,10 @@ class MemoryBackend:
         if digest_of([body]) != chunk.digest:
             raise corrupt(chunk, "the bytes do not match the digest")
         return _Staged(self, chunk, bytes(body))
+
+    async def stage_file(self, chunk: StoredChunk, give: Give) -> _Staged:
+        """There are no files; see `Backend`."""
+        raise MictlanError(Kind.UNSUPPORTED, "write chunk", chunk.id.hex(), "there are no files")
 
     async def read(self, chunk: StoredChunk, start: int, end: int) -> Buffer:
         """A view of the bytes; see `Backend`."""

@@ -549,3 +549,43 @@ async def test_an_index_that_fails_leaves_no_descriptor(
     with raises(Kind.INTERNAL):
         store.open_file(chunk.id)
     assert os.listdir("/proc/self/fd") == before
+
+
+# --- chunks that others write ---
+
+
+@on_asyncio
+async def test_a_chunk_that_another_writes_is_durable_and_known(
+    store: ChunkStore, tmp_path: Path
+) -> None:
+    chunk, body = make_chunk(LARGE)
+
+    async def give(descriptor: int) -> None:
+        os.write(descriptor, body)
+
+    assert await store.put_file(chunk, give)
+    assert await read(store, chunk) == body
+    assert store.used_bytes == LARGE
+    # Who asks again has nothing to write.
+    assert not await store.put_file(chunk, never)
+
+
+async def never(_: int) -> None:
+    raise AssertionError("a descriptor was given")
+
+
+@on_asyncio
+async def test_a_small_chunk_is_not_written_by_others(store: ChunkStore) -> None:
+    chunk, _ = make_chunk(LARGE - 1)
+    with raises(Kind.UNSUPPORTED):
+        await store.put_file(chunk, never)
+
+
+@on_asyncio
+async def test_no_file_is_given_for_what_does_not_fit(store: ChunkStore, tmp_path: Path) -> None:
+    chunk = StoredChunk(new_chunk_id(), 64 * MIB + 1, bytes(32))
+    with raises(Kind.TOO_LARGE):
+        await store.put_file(chunk, never)
+    (tmp_path / "small").mkdir()
+    with open_store(tmp_path / "small", capacity=LARGE) as full, raises(Kind.NO_SPACE):
+        await full.put_file(make_chunk(LARGE + 1)[0], never)

@@ -1,5 +1,6 @@
 import asyncio
 import errno
+import fcntl
 import os
 import threading
 from collections.abc import Iterator
@@ -9,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from mictlanfs.durable import write_all
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import MIB
 from mictlanfs_server.peer.backends import file as file_module
-from mictlanfs_server.peer.backends.base import StoredChunk
-from mictlanfs_server.peer.backends.file import FileBackend, write_all
+from mictlanfs_server.peer.backends.base import Staged, StoredChunk
+from mictlanfs_server.peer.backends.file import FileBackend
 from tests.unit.server.peer.making import files_below, make_chunk, on_asyncio, pieces_of
 
 
@@ -197,26 +199,12 @@ async def test_a_read_that_is_cached_in_part_is_whole(
     assert await backend.read(chunk, 10, 4106) == body[10:4106]
 
 
-def test_writing_goes_on_when_the_system_call_stops_short(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pieces = [bytes([n]) * (n + 1) for n in range(20)]
-
-    def short(fd: int, buffers: list[memoryview]) -> int:
-        return os.write(fd, b"".join(buffers)[:7])
-
-    monkeypatch.setattr(os, "writev", short)
-    with (tmp_path / "x").open("wb") as file:
-        write_all(file.fileno(), list(pieces))
-    assert (tmp_path / "x").read_bytes() == b"".join(pieces)
-
-
 @on_asyncio
 async def test_a_write_that_runs_during_a_cancellation_leaves_nothing(
     backend: FileBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started, go_on = threading.Event(), threading.Event()
-    write = file_module.write_all
+    write = write_all
 
     def slow(fd: int, pieces: list[Any]) -> None:
         started.set()
@@ -246,4 +234,102 @@ async def test_no_descriptor_is_left_open(backend: FileBackend, tmp_path: Path) 
         await (await backend.stage(chunk, pieces_of(body))).discard()
         with pytest.raises(MictlanError):
             await backend.stage(chunk, pieces_of(body[1:]))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+# --- files that others write ---
+
+
+async def stage_file(backend: FileBackend, chunk: StoredChunk, body: bytes) -> Staged:
+    async def give(descriptor: int) -> None:
+        os.write(descriptor, body)
+
+    return await backend.stage_file(chunk, give)
+
+
+@on_asyncio
+async def test_a_file_that_another_wrote_is_a_chunk_like_any_other(
+    backend: FileBackend, tmp_path: Path
+) -> None:
+    chunk, body = make_chunk(700_001)
+    staged = await stage_file(backend, chunk, body)
+    assert list(backend.chunks()) == []
+    assert staged.sums == (await backend.stage(chunk, pieces_of(body))).sums
+    await staged.publish()
+    assert await backend.read(chunk, 0, chunk.length) == body
+    assert list(backend.chunks()) == [chunk]
+
+
+@pytest.mark.parametrize("change", [b"", b"x", -1])
+@on_asyncio
+async def test_other_bytes_in_such_a_file_are_found(
+    backend: FileBackend, tmp_path: Path, change: bytes | int
+) -> None:
+    chunk, body = make_chunk(300_000)
+    wrong = body[:change] if isinstance(change, int) else change + body[1 - len(change) :]
+    with pytest.raises(MictlanError) as caught:
+        await stage_file(backend, chunk, wrong + (b"longer" if not change else b""))
+    assert caught.value.kind is Kind.CORRUPT
+    assert files_below(tmp_path) == []
+
+
+@on_asyncio
+async def test_a_file_that_somebody_can_still_write_to_is_refused(
+    backend: FileBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_module, "_LEASE_ATTEMPTS", 2)
+    chunk, body = make_chunk(300_000)
+    kept: list[int] = []
+
+    async def give(descriptor: int) -> None:
+        kept.append(os.dup(descriptor))
+        os.write(descriptor, body)
+
+    with pytest.raises(MictlanError) as caught:
+        await backend.stage_file(chunk, give)
+    assert caught.value.kind is Kind.UNSUPPORTED
+    assert files_below(tmp_path) == []
+    os.close(kept[0])
+
+
+@on_asyncio
+async def test_a_writer_that_lets_go_a_little_later_is_waited_for(backend: FileBackend) -> None:
+    chunk, body = make_chunk(300_000)
+
+    async def give(descriptor: int) -> None:
+        copy = os.dup(descriptor)
+        os.write(descriptor, body)
+        asyncio.get_running_loop().call_later(0.01, os.close, copy)
+
+    await (await backend.stage_file(chunk, give)).publish()
+    assert await backend.read(chunk, 0, chunk.length) == body
+
+
+@on_asyncio
+async def test_a_file_system_without_leases_is_no_place_for_others_to_write(
+    backend: FileBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "fcntl", failing(errno.EINVAL))
+    chunk, body = make_chunk(300_000)
+    with pytest.raises(MictlanError) as caught:
+        await stage_file(backend, chunk, body)
+    assert caught.value.kind is Kind.UNSUPPORTED
+    assert files_below(tmp_path) == []
+
+
+@on_asyncio
+async def test_a_writer_that_fails_or_is_cancelled_leaves_nothing(
+    backend: FileBackend, tmp_path: Path
+) -> None:
+    chunk, _ = make_chunk(300_000)
+    before = len(os.listdir("/proc/self/fd"))
+    for error in (ConnectionResetError(), asyncio.CancelledError()):
+
+        async def give(descriptor: int, error: BaseException = error) -> None:
+            os.write(descriptor, b"a part")
+            raise error
+
+        with pytest.raises(type(error)):
+            await backend.stage_file(chunk, give)
+        assert files_below(tmp_path) == []
     assert len(os.listdir("/proc/self/fd")) == before
