@@ -52,6 +52,7 @@ STATFS_VALIDITY_S = 1.0
 # How long a known answer about space is kept waiting for a newer one.
 STATFS_PATIENCE_S = 2.0
 XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.")
+LABEL_XATTR = b"security.selinux"
 # The kernel repeats an open that was refused as stale at once; later it is another open.
 REOPEN_WITHIN_S = 1.0
 
@@ -593,7 +594,7 @@ class FileSystem:
         self._check_xattr_name(name)
         value = (await self._xattrs(ino)).get(name)
         if value is None:
-            raise MictlanError(Kind.NO_DATA, "getxattr", str(ino))
+            raise MictlanError(kind_of_absence(name), "getxattr", str(ino))
         return value
 
     async def cache_request(self, ino: InodeNumber, name: bytes, *, is_owner: bool) -> bytes:
@@ -679,6 +680,15 @@ class FileSystem:
             except MictlanError as error:
                 log.warning("the last changes may not be durable: %s", error)
         return lost_bytes
+
+
+def kind_of_absence(name: bytes) -> Kind:
+    """What the answer is to who asks for an extended attribute that a file does not have.
+
+    UNSUPPORTED of a label of SELinux: `ls -l` then asks for no more of them in the whole mount. A
+    kernel with SELinux gives FUSE mounts labels itself, and does not ask.
+    """
+    return Kind.UNSUPPORTED if name == LABEL_XATTR else Kind.NO_DATA
 
 
 def nearest_time(time_ns: int | None) -> int | None:

@@ -33,7 +33,7 @@ from mictlanfs_mount.contentpages import (
     ContentPages,
     Page,
 )
-from mictlanfs_mount.filesystem import FileSystem, Opened
+from mictlanfs_mount.filesystem import LABEL_XATTR, FileSystem, Opened
 from mictlanfs_mount.frontier import subdirectories_of, unlisted_behind
 from mictlanfs_mount.handles import DirectoryHandle, HandleNumber
 from mictlanfs_mount.inodes import Inode
@@ -60,7 +60,7 @@ READING_S = 1.0
 # How long another size is not told, for the sake of reads under way.
 READS_WAIT_S_MAX = 0.25
 # Extended attributes that the kernel and programs ask of each file.
-ASKED_XATTRS = frozenset({b"security.capability", b"security.selinux"})
+ASKED_XATTRS = frozenset({b"security.capability", LABEL_XATTR})
 # Of all names that may be kept, those that are listed ahead of a walk at once.
 AHEAD_SHARE = 8
 

@@ -17,7 +17,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import pyfuse3
 from pyfuse3 import FileHandleT, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
 
-from mictlanfs.errors import LOG_LEVEL, Kind, MictlanError
+from mictlanfs.errors import ERRNO, LOG_LEVEL, Kind, MictlanError
 from mictlanfs.model import (
     NAME_SIZE_BYTES_MAX,
     XATTR_LIST_SIZE_BYTES_MAX,
@@ -27,7 +27,7 @@ from mictlanfs.model import (
 from mictlanfs.mounts import cachewords
 from mictlanfs.taskerrors import single_error
 from mictlanfs_mount.attributes import Presentation, absent
-from mictlanfs_mount.filesystem import Caller, FileSystem, Opened
+from mictlanfs_mount.filesystem import Caller, FileSystem, Opened, kind_of_absence
 from mictlanfs_mount.handles import DirectoryHandle, HandleNumber
 from mictlanfs_mount.inodes import Inode
 from mictlanfs_mount.notify import KernelInode
@@ -328,8 +328,8 @@ class Operations(pyfuse3.Operations):
         """The value of an extended attribute."""
         ino = self._shown.from_kernel(inode)
         if self._fs.lacks_xattr(ino, name):
-            # `ls -l` asks for two of each file, which hardly any has.
-            raise FUSEError(pyfuse3.ENOATTR)
+            # `ls -l` asks for some of each file, which hardly any has.
+            raise FUSEError(ERRNO[kind_of_absence(name)])
         if cachewords.is_request(name):
             is_owner = ctx.uid in {0, os.getuid()}
             return await self._fs.cache_request(ino, name, is_owner=is_owner)

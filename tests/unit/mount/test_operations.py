@@ -439,6 +439,19 @@ async def test_extended_attributes() -> None:
         assert await errno_of(ops.removexattr(ino, key, CTX)) == pyfuse3.ENOATTR
 
 
+async def test_who_asks_for_a_label_hears_that_there_are_none() -> None:
+    async with open_operations() as rig:
+        ops, ino = rig.operations, InodeT(rig.space.add(rig.space.bucket, b"f"))
+        label = XAttrNameT(b"security.selinux")
+        capability = XAttrNameT(b"security.capability")
+        assert await errno_of(ops.getxattr(ino, label, CTX)) == errno.ENOTSUP
+        assert await errno_of(ops.getxattr(ino, capability, CTX)) == pyfuse3.ENOATTR
+        await ops.setxattr(ino, label, b"label", CTX)
+        assert await ops.getxattr(ino, label, CTX) == b"label"
+        await ops.removexattr(ino, label, CTX)
+        assert await errno_of(ops.getxattr(ino, label, CTX)) == errno.ENOTSUP
+
+
 async def test_more_names_of_attributes_than_the_kernel_takes_are_refused() -> None:
     async with open_operations() as rig:
         ino = rig.space.add(rig.space.bucket, b"f")
