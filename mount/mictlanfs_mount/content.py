@@ -36,6 +36,7 @@ from mictlanfs.model import (
 )
 from mictlanfs.taskerrors import raising_single_errors
 from mictlanfs.wire import LeaseMode
+from mictlanfs_mount.budget import Budget
 from mictlanfs_mount.chunkparts import ChunkPart, parts_of
 from mictlanfs_mount.compaction import OWED_SIZE_BYTES_MAX, QUIET_S, TICK_S, Compactor
 from mictlanfs_mount.defragment import Defragmenter
@@ -44,7 +45,7 @@ from mictlanfs_mount.handles import FileHandle
 from mictlanfs_mount.inodes import Inode, InodeTable
 from mictlanfs_mount.quotas import Quotas
 from mictlanfs_mount.readahead import Advice
-from mictlanfs_mount.writeback import Budget, FileWriter, WriteBack
+from mictlanfs_mount.writeback import FileWriter, WriteBack
 
 log = logging.getLogger(__name__)
 

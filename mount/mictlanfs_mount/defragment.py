@@ -34,8 +34,9 @@ from mictlanfs_mount.compaction import moving_op, placed
 from mictlanfs_mount.extents import Segment
 
 if TYPE_CHECKING:
+    from mictlanfs_mount.budget import Budget
     from mictlanfs_mount.inodes import Inode
-    from mictlanfs_mount.writeback import Budget, Storage
+    from mictlanfs_mount.writeback import Storage
 
 log = logging.getLogger(__name__)
 

@@ -461,6 +461,8 @@ class LeasedFileSystem(LeasedLog):
             # From when this is known to the router, what was written is, too.
             inode.attributes = msgspec.structs.replace(inode.attributes, mtime_ns=writer.mtime_ns)
             writer.post_after(lambda: self._post_counted(op, inode))
+            if self.writes_through:
+                writer.seal_all()
         await self._after_change()
         return inode
 

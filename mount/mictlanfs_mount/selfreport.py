@@ -19,13 +19,13 @@ from mictlanfs.client.router import RouterClient
 from mictlanfs.client.session import Session
 from mictlanfs.exposition import counter, gauge, text_of, total
 from mictlanfs.model import PeerNumber
+from mictlanfs_mount.budget import Budget
 from mictlanfs_mount.chunkcache.cache import CacheStats
 from mictlanfs_mount.defragment import DefragmentStats
 from mictlanfs_mount.filesystem import FileSystem
 from mictlanfs_mount.settings import MountSettings
 from mictlanfs_mount.virtual import Document, Views
 from mictlanfs_mount.warming import Warming
-from mictlanfs_mount.writeback import Budget
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ from mictlanfs.model import (
     InodeNumber,
 )
 from mictlanfs.taskerrors import single_error
+from mictlanfs_mount.budget import Budget
 from mictlanfs_mount.extents import Segment
 from mictlanfs_mount.pieces import Pieces
 from mictlanfs_mount.tails import Tail, Tails
@@ -126,54 +127,6 @@ class _Sealed:
         self.chunk = inline_chunk(self.body)
 
 
-class Budget:
-    """How many dirty bytes the mount may hold.
-
-    Attributes:
-        charged_bytes: all that ever became dirty; only grows.
-        reserved_bytes: held by others than writers, in the same memory.
-    """
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.used_bytes = 0
-        self.charged_bytes = 0
-        self.reserved_bytes = 0
-        self._changed = trio.Event()
-
-    @property
-    def is_exhausted(self) -> bool:
-        """Whether a writer has to wait."""
-        return self.used_bytes + self.reserved_bytes >= self.limit_bytes
-
-    def charge(self, count: int) -> None:
-        """Count bytes that are dirty now. May overshoot the limit by one write."""
-        self.used_bytes += count
-        self.charged_bytes += count
-
-    def release(self, count: int) -> None:
-        """Bytes were committed or discarded."""
-        self.used_bytes -= count
-        assert self.used_bytes >= 0, "more bytes released than charged"
-        self.note_change()
-
-    def reserve(self, count: int) -> None:
-        """Hold so many bytes more in memory that are not dirty; less when it is negative."""
-        self.reserved_bytes += count
-        assert self.reserved_bytes >= 0, "more bytes given back than reserved"
-        if count < 0:
-            self.note_change()
-
-    def note_change(self) -> None:
-        """Let those who wait look again."""
-        self._changed.set()
-        self._changed = trio.Event()
-
-    async def wait_changed(self) -> None:
-        """Wait until bytes are released, or a window failed to leave."""
-        await self._changed.wait()
-
-
 @dataclass(eq=False)
 class FileWriter:
     """The dirty bytes of one file.
@@ -210,6 +163,8 @@ class FileWriter:
     _waiting_count: int = 0
     # What is to be done when so many windows are committed.
     _afterwards: deque[tuple[int, Callable[[], None]]] = field(default_factory=deque)
+    # What has its place behind all windows that are active now, once they are sealed.
+    _behind_active: list[Callable[[], None]] = field(default_factory=list)
 
     @property
     def is_clean(self) -> bool:
@@ -227,6 +182,9 @@ class FileWriter:
     def write(self, offset: int, data: Buffer, mtime_ns: int) -> None:
         """Take `data`, which must not be empty, nor change afterwards."""
         assert data, "an empty write dirties nothing"
+        if self._behind_active:
+            # These bytes come behind it, and so may not join those in front.
+            self.seal_all()
         if not self._windows:
             self._oldest_s = trio.current_time()
         size = self.policy.chunk_size
@@ -267,6 +225,8 @@ class FileWriter:
         has_stored = False
         for index in sorted(self._windows):
             has_stored |= self._seal(index)
+        self._afterwards.extend((self._sealed_count, act) for act in self._behind_active)
+        self._behind_active.clear()
         if has_stored:
             # All that is inline goes in one commit.
             self._commit_soon()
@@ -466,10 +426,15 @@ class FileWriter:
         self._note_change()
 
     def post_after(self, act: Callable[[], None]) -> None:
-        """Do something once all that was written before is committed, or dropped."""
-        self.seal_all()
-        self._afterwards.append((self._sealed_count, act))
-        self._do_afterwards()
+        """Do something once all that was written before is committed, or dropped.
+
+        What is not on its way yet leaves as if nothing was to follow: programs that set the times
+        of each file they wrote (tar, cp, rsync) would else have each leave alone.
+        """
+        self._behind_active.append(act)
+        if not self._windows:
+            self.seal_all()
+            self._do_afterwards()
 
     def _do_afterwards(self) -> None:
         while self._afterwards and self._afterwards[0][0] <= self._committed_count:
@@ -606,6 +571,7 @@ class FileWriter:
         for sealed in self._sealed:
             sealed.is_dropped = True
         self._sealed.clear()
+        self.seal_all()
         self._committed_count = self._sealed_count
         self._do_afterwards()
         self._note_change()

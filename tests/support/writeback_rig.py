@@ -12,9 +12,9 @@ from mictlanfs import wire
 from mictlanfs.errors import MictlanError
 from mictlanfs.model import MIB, Attributes, BucketPolicy, Buffer, Chunk, InodeNumber
 from mictlanfs.taskerrors import raising_single_errors
+from mictlanfs_mount.budget import Budget
 from mictlanfs_mount.extents import Segment
 from mictlanfs_mount.writeback import (
-    Budget,
     FileWriter,
     WriteBack,
 )

@@ -18,12 +18,12 @@ from mictlanfs.client.session import open_session
 from mictlanfs.config import MountOptions
 from mictlanfs.model import PeerInfo, PeerMap, PeerNumber, PeerState
 from mictlanfs.uri import parse_routers
+from mictlanfs_mount.budget import Budget
 from mictlanfs_mount.chunkcache.cache import CacheStats
 from mictlanfs_mount.chunkcache.memory import MemoryLevel
 from mictlanfs_mount.defragment import DefragmentStats
 from mictlanfs_mount.selfreport import SelfReport
 from mictlanfs_mount.settings import MountSettings
-from mictlanfs_mount.writeback import Budget
 from tests.support.fakenet import FakeNet
 from tests.support.fakerouter import FakeRouter
 from tests.support.metrics import samples_of

@@ -10,6 +10,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import KIB
+from mictlanfs_mount.budget import Budget
 from mictlanfs_mount.writeback import (
     AGE_S_MAX,
     GATHER_COUNT_MAX,
@@ -17,7 +18,6 @@ from mictlanfs_mount.writeback import (
     RETRY_S_FIRST,
     TICK_S,
     UPLOADS_MAX,
-    Budget,
 )
 from tests.support.mount_space import CHUNK_SIZE_BYTES, START_NS
 from tests.support.writeback_rig import open_rig
@@ -479,3 +479,58 @@ async def test_program_that_writes_on_does_not_keep_the_flush_from_ending(
             await rig.writeback.flush_all(60)
             assert trio.current_time() < 5
             nursery.cancel_scope.cancel()
+
+
+# --- what comes behind bytes ---------------------------------------------------------------------
+
+
+async def test_what_comes_behind_bytes_does_not_make_them_leave(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_rig() as rig:
+        rig.nursery.start_soon(rig.writeback.seal_aged_windows)
+        done_at_s: list[float] = []
+        rig.write(0, b"bytes")
+        rig.writer.post_after(lambda: done_at_s.append(trio.current_time()))
+        await trio.sleep(AGE_S_MAX - 0.01)
+        assert (rig.script.asked(), done_at_s) == (0, [])
+        await trio.sleep(2 * TICK_S)
+        assert rig.content == b"bytes"
+        assert len(done_at_s) == 1
+
+
+async def test_bytes_in_front_and_behind_are_committed_apart() -> None:
+    async with open_rig() as rig:
+        told: list[tuple[str, bytes]] = []
+        rig.write(0, b"first")
+        rig.writer.post_after(lambda: told.append(("one", rig.content)))
+        rig.writer.post_after(lambda: told.append(("two", rig.content)))
+        rig.write(0, b"then")
+        rig.writer.post_after(lambda: told.append(("three", rig.content)))
+        await rig.writer.flush(10)
+        assert told == [("one", b"first"), ("two", b"first"), ("three", b"thent")]
+        assert len(rig.commits) == 2
+
+
+async def test_what_comes_behind_bytes_under_way_waits_for_them() -> None:
+    async with open_rig() as rig:
+        hold = rig.script.hold("WriteExtents:asked")
+        told: list[bytes] = []
+        rig.write(0, b"bytes")
+        rig.writer.seal_all()
+        rig.writer.post_after(lambda: told.append(rig.content))
+        await hold.reached.wait()
+        assert told == []
+        hold.release()
+        await rig.writer.flush(10)
+        assert told == [b"bytes"]
+
+
+async def test_what_comes_behind_bytes_that_are_dropped_is_done() -> None:
+    async with open_rig() as rig:
+        told: list[bytes] = []
+        rig.write(0, b"bytes")
+        rig.writer.post_after(lambda: told.append(rig.content))
+        rig.writer.discard()
+        assert told == [b""]
+        assert rig.script.asked() == 0
