@@ -21,19 +21,23 @@ OnLate = Callable[[], float | None]
 
 
 class Alarm:
-    """One thing that is watched. Not made by users."""
+    """One thing that is watched. Not made by users.
 
-    __slots__ = ("_alarms", "is_over", "on_late")
+    Attributes:
+        on_late: what is called when it is late; None: it is not watched any more.
+    """
+
+    __slots__ = ("_alarms", "on_late")
 
     def __init__(self, alarms: Alarms, on_late: OnLate) -> None:
         self._alarms = alarms
-        self.on_late = on_late
-        self.is_over = False
+        self.on_late: OnLate | None = on_late
 
     def end(self) -> None:
         """Stop watching; twice is once."""
-        if not self.is_over:
-            self.is_over = True
+        if self.on_late is not None:
+            # The heap has this for a while yet; what it would call may hold the bytes of a chunk.
+            self.on_late = None
             self._alarms.note_end()
 
 
@@ -84,9 +88,9 @@ class Alarms:
     async def _run(self) -> None:
         while True:
             now_s = trio.current_time()
-            while self._heap and (self._heap[0][0] <= now_s or self._heap[0][2].is_over):
+            while self._heap and (self._heap[0][0] <= now_s or self._heap[0][2].on_late is None):
                 _, _, alarm = heapq.heappop(self._heap)
-                again_s = None if alarm.is_over else alarm.on_late()
+                again_s = alarm.on_late() if alarm.on_late is not None else None
                 if again_s is not None:
                     due = now_s + again_s
                     heapq.heappush(self._heap, (due, next(self._numbers), alarm))

@@ -20,6 +20,7 @@ from mictlanfs.checksums import digest_of
 from mictlanfs.client.alarms import Alarms
 from mictlanfs.client.coded import CodedChunks
 from mictlanfs.client.complaints import Complaints, Send
+from mictlanfs.client.copying import Copying
 from mictlanfs.client.inline import FetchInline, InlineChunks
 from mictlanfs.client.lanes import Lane
 from mictlanfs.client.lateness import Lateness, Timing
@@ -205,12 +206,12 @@ class ChunkStore:
         holders: list[PeerNumber],
     ) -> None:
         """Add peers to `holders` until there are enough; raise when there are too few."""
-        errors: list[MictlanError] = []
         untried = [p for p in self._directory.candidates(chunk.id) if p.number not in holders]
-        while len(holders) < policy.replicas and untried:
-            await self._put_replicas(chunk, pieces, policy.replicas, untried, holders, errors)
+        put = partial(self._put, chunk=chunk, pieces=pieces)
+        copying = Copying(put, self._more_puts, untried, holders)
+        await copying.make(policy.replicas)
         if len(holders) < policy.replicas_min:
-            raise self._shortage(errors, chunk.id)
+            raise self._shortage(copying.errors, chunk.id)
         if len(holders) < policy.replicas:
             log.info(
                 "stored chunk %s on %d peers of %d wanted",
@@ -234,44 +235,6 @@ class ChunkStore:
         else:
             kind, detail = Kind.UNAVAILABLE, "no peer is up"
         return MictlanError(kind, "store chunk", chunk_id.hex(), detail)
-
-    async def _put_replicas(
-        self,
-        chunk: wire.FrameChunk,
-        pieces: Sequence[Buffer],
-        count: int,
-        untried: list[PeerInfo],
-        holders: list[PeerNumber],
-        errors: list[MictlanError],
-    ) -> None:
-        """Store at the next peers of `untried`, so that there are `count`; return when there are.
-
-        For one that is late another one is taken as well. Who is not needed any more is left: it
-        may hold a copy that nobody names, which a router finds when it compares.
-        """
-
-        async def put(peer: PeerInfo) -> None:
-            self._more_puts.earn()
-            try:
-                await self._put(peer, chunk, pieces, also_elsewhere)
-            except MictlanError as error:
-                errors.append(error)
-                return
-            if len(holders) < count:
-                holders.append(peer.number)
-            if len(holders) >= count:
-                nursery.cancel_scope.cancel()
-
-        def also_elsewhere() -> None:
-            if untried and self._more_puts.spend():
-                nursery.start_soon(put, untried.pop(0))
-
-        missing_count = count - len(holders)
-        chosen = untried[:missing_count]
-        del untried[:missing_count]
-        async with trio.open_nursery() as nursery:
-            for peer in chosen:
-                nursery.start_soon(put, peer)
 
     async def _put(
         self,

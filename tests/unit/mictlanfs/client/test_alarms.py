@@ -1,4 +1,5 @@
 import time
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -84,3 +85,21 @@ async def test_while_nothing_is_watched_nothing_is_waited_for(autojump_clock: Mo
         with alarms.watch(1.0, lambda: None):
             await trio.sleep(2)
         assert trio.current_time() == start_s + 2
+
+
+async def test_what_ended_is_not_kept_until_it_would_have_been_late(
+    autojump_clock: MockClock,
+) -> None:
+    """What would be called may hold the bytes of a chunk."""
+
+    class Bytes:
+        def late(self) -> None:
+            raise AssertionError
+
+    async with open_alarms() as alarms:
+        with alarms.watch(100, lambda: 1.0):
+            held = Bytes()
+            known = weakref.ref(held)
+            with alarms.watch(1, held.late):
+                del held
+            assert known() is None
