@@ -75,14 +75,7 @@ T = TypeVar("T")
 def chunk_files(folder: Path) -> Iterator[StoredChunk]:
     """The chunks in a folder `chunks` by the names of their files, in no order. Blocks."""
     for part in folder.iterdir():
-        with os.scandir(part) as entries:
-            for entry in entries:
-                match = _NAME.fullmatch(entry.name)
-                if match is not None:
-                    chunk_id, length, digest = match.groups()
-                    yield StoredChunk(
-                        ChunkId(bytes.fromhex(chunk_id)), int(length, 16), bytes.fromhex(digest)
-                    )
+        yield from _named_chunks(part)
 
 
 class FileBackend:
