@@ -187,14 +187,24 @@ class InodeTable:
 
     def drop_unused(self, inode: Inode) -> None:
         """Remove the entry when nothing refers to it."""
-        is_unused = (
-            inode.lookup_count == 0
-            and inode.open_count == 0
+        is_unused = inode.lookup_count == 0 and self._is_unused_here(inode)
+        if is_unused and self._inodes.get(inode.ino) is inode:
+            del self._inodes[inode.ino]
+
+    def _is_unused_here(self, inode: Inode) -> bool:
+        return (
+            inode.open_count == 0
             and inode.name_count == 0
             and inode.pending_count == 0
             and not inode.is_dirty
             and not inode.is_kept_by_lease
             and inode.ino != self.root
         )
-        if is_unused and self._inodes.get(inode.ino) is inode:
-            del self._inodes[inode.ino]
+
+    def strays(self) -> list[InodeNumber]:
+        """Inodes that only the kernel refers to and no lease covers, that known longest first."""
+        return [
+            inode.ino
+            for inode in self._inodes.values()
+            if (inode.lease is None or not inode.lease.mode) and self._is_unused_here(inode)
+        ]

@@ -27,6 +27,8 @@ LOCK_WAIT_S_MAX = 0.05
 PATIENT_WAIT_S_MAX = 0.5
 # A read under way locks its page; what it returns was true when it began.
 PAGES_WAIT_S_MAX = 0.25
+# Inodes named in one message.
+PRUNED_COUNT_MAX = 512
 # Messages between two points at which other tasks may run.
 MESSAGES_PER_TURN = 256
 
@@ -109,6 +111,21 @@ class NotifiedKernel:
             await trio.to_thread.run_sync(
                 self._drop, dropped, abandon_on_cancel=True, limiter=self._limiter
             )
+
+    async def prune(self, inodes: Sequence[InodeNumber]) -> None:
+        """Have the kernel drop those of these inodes that nothing uses, if it knows how.
+
+        In a thread, however long it takes.
+        """
+        if not self._notifier.has_prune:
+            return
+        numbers = [self._to_kernel(ino) for ino in inodes]
+        for start in range(0, len(numbers), PRUNED_COUNT_MAX):
+            part = numbers[start : start + PRUNED_COUNT_MAX]
+            with suppress(OSError):
+                await trio.to_thread.run_sync(
+                    self._notifier.prune, part, abandon_on_cancel=True, limiter=self._limiter
+                )
 
     def _drop(self, names: Sequence[tuple[KernelInode, bytes]]) -> None:
         for parent, name in names:

@@ -284,6 +284,8 @@ class LeasedFileSystem(LeasedLog):
             return await super()._let_go(attributes, sustain=sustain)
         inode = self.inodes.get(attributes.ino)
         if attributes.nlink == 0 and (inode is None or inode.open_count == 0):
+            # A file of several names had a lease of its own.
+            self.keeper.forget(attributes.ino)
             self._content.discard(attributes.ino)
             if sustain:
                 await self._release(attributes.ino)
@@ -633,6 +635,9 @@ class LeasedFileSystem(LeasedLog):
             for inode in lease.former:
                 self.inodes.drop_unused(inode)
             lease.former = []
+            # Inodes that the kernel remembers refer to it for long.
+            lease.told_inodes.clear()
+            lease.told_names.clear()
 
     async def _forget_pages_of(self, inodes: list[InodeNumber]) -> None:
         if self.kernel is not None:

@@ -133,7 +133,7 @@ class LeasedLog(LeasedReads):
         """Wait while the log is too long, and see that not too many names are kept."""
         assert self.keeper is not None
         await self._session.wait_for_room()
-        if self.keeper.table.is_crowded:
+        if self.keeper.table.excess > 0:
             await self._make_room()
 
     # --- the log ---------------------------------------------------------------------------------
@@ -166,8 +166,17 @@ class LeasedLog(LeasedReads):
                 known.attributes = attributes
         for inode in inodes:
             self.inodes.drop_unused(inode)
-        if isinstance(op, wire.RemoveDirectory) and result.error is None and self.keeper:
-            self.keeper.forget(result.touched[0].ino)
+        if result.error is None and self.keeper is not None:
+            self._forget_leases_of_removed(op, result.touched)
+
+    def _forget_leases_of_removed(self, op: wire.Operation, touched: Sequence[Attributes]) -> None:
+        assert self.keeper is not None
+        for attributes in touched:
+            known = self.inodes.get(attributes.ino)
+            # A file that had several names has a lease of its own. Who has it open goes on with it.
+            is_file_open = known is not None and known.open_count > 0
+            if attributes.nlink == 0 and (isinstance(op, wire.RemoveDirectory) or not is_file_open):
+                self.keeper.forget(attributes.ino)
 
     def _note_refused(
         self, op: wire.Operation, failure: MictlanError, inodes: Sequence[Inode]

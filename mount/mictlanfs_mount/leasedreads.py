@@ -242,7 +242,7 @@ class LeasedReads(FileSystem):
                 inode = lease.names.get(name)
             else:
                 self.keeper.table.set_name(lease, name, inode)
-                if self.keeper.table.is_crowded:
+                if self.keeper.table.excess > 0:
                     await self._make_room()
         if inode is None:
             raise missing
@@ -393,7 +393,7 @@ class LeasedReads(FileSystem):
                 break
             after = page.entries[-1].name
         self._complete(lease, page)
-        if table.is_crowded:
+        if table.excess > 0:
             await self._make_room(lease)
         return True
 
@@ -505,7 +505,7 @@ class LeasedReads(FileSystem):
             for ino in roots:
                 del self._listings[ino]
             listing.set()
-        if table.is_crowded:
+        if table.excess > 0:
             await self._make_room()
 
     async def _ask_tree(
@@ -567,13 +567,13 @@ class LeasedReads(FileSystem):
         assert self.keeper is not None
         table = self.keeper.table
         given_up: list[Lease] = []
-        excess = table.name_count - table.names_max * 3 // 4
+        excess = table.excess + table.names_max // 4
         for lease in table.least_used():
             if excess <= 0:
                 break
             if lease is not kept:
                 given_up.append(lease)
-                excess -= len(lease.names)
+                excess -= 1 + len(lease.names)
         dropped = [place for lease in given_up for place in _names_not_in_use(lease)]
         await self.keeper.give_up(given_up)
         if dropped and self.kernel is not None:

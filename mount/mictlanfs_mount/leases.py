@@ -265,16 +265,16 @@ class LeaseTable:
             inode.name_count += 1
 
     @property
-    def is_crowded(self) -> bool:
-        """Whether more names are kept than there should be."""
-        return self.name_count > self.names_max
+    def excess(self) -> int:
+        """How many more names are kept than there should be; a lease takes as much as a name."""
+        return self.name_count + len(self._held) - self.names_max
 
     def can_keep(self, count: int) -> bool:
         """Whether a directory of so many names may be kept as a whole."""
         return count <= self.names_max // 2
 
     def least_used(self) -> Iterator[Lease]:
-        """Leases that carry names, the one granted or changed under longest ago first."""
+        """Leases that may be given up, the one granted or changed under longest ago first."""
         for lease in list(self._held.values()):
-            if lease.names and not lease.is_recalled:
+            if not lease.is_recalled:
                 yield lease

@@ -14,6 +14,7 @@ increment_epoch              nothing                             anywhere
 invalidate_attributes        nothing                             anywhere
 expire_entry, drop_entry     the lock of the directory           a thread only
 invalidate_pages             pages being read or written         a thread only
+prune                        pages being read ahead              a thread only
 store                        pages being read                    the loop, at open only
 ===========================  ==================================  =======================
 """
@@ -24,7 +25,7 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NewType
@@ -39,6 +40,7 @@ _INVALIDATE_INODE = 2
 _INVALIDATE_ENTRY = 3
 _STORE = 4
 _INCREMENT_EPOCH = 8
+_PRUNE = 9
 _EXPIRE_ONLY = 1
 # struct fuse_out_header: len, error (here the code), unique (0: no request is answered).
 _HEAD = struct.Struct("=IiQ")
@@ -48,6 +50,8 @@ _INODE = struct.Struct("=IiQQqq")
 _ENTRY = struct.Struct("=IiQQII")
 # struct fuse_notify_store_out: ino, offset, size, padding; the bytes follow.
 _STORED = struct.Struct("=IiQQQII")
+# struct fuse_notify_prune_out: count, padding, spare; the inodes follow.
+_PRUNED = struct.Struct("=IiQIIQ")
 _EPOCH_MESSAGE = _HEAD.pack(_HEAD.size, _INCREMENT_EPOCH, 0)
 _OFFSET_ATTRIBUTES_ONLY = -1
 # Every page from offset 0: a length that is not positive has no end.
@@ -59,6 +63,7 @@ class KernelNotifier:
 
     Attributes:
         has_epoch: whether the kernel (6.16 or later) knows `increment_epoch`.
+        has_prune: whether the kernel (6.18 or later) knows `prune`.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -66,7 +71,8 @@ class KernelNotifier:
         # A number of our own: the other may be closed, and reused, while a thread sends.
         self._descriptor = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
         try:
-            self.has_epoch = self._send_epoch()
+            self.has_epoch = self._send_if_possible(_EPOCH_MESSAGE)
+            self.has_prune = self._send_if_possible(_prune_message(()))
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -80,7 +86,7 @@ class KernelNotifier:
         Raises:
             MictlanError: UNSUPPORTED by this kernel, see `has_epoch`.
         """
-        if not self._send_epoch():
+        if not self._send_if_possible(_EPOCH_MESSAGE):
             raise MictlanError(Kind.UNSUPPORTED, "notify the kernel", DEVICE, "no epochs")
 
     def expire_entry(self, parent: KernelInode, name: bytes) -> bool:
@@ -114,6 +120,18 @@ class KernelNotifier:
         """
         return self._invalidate(ino, 0)
 
+    def prune(self, inodes: Sequence[KernelInode]) -> None:
+        """Have inodes dropped that nothing uses: no open file, no working directory, no child.
+
+        Directories go with the last one in them, unless they are used. What is used stays as it
+        is, unlike by `drop_entry`. Waits for pages that are read ahead: never from the loop.
+
+        Raises:
+            MictlanError: UNSUPPORTED by this kernel, see `has_prune`.
+        """
+        if not self._send_if_possible(_prune_message(inodes)):
+            raise MictlanError(Kind.UNSUPPORTED, "notify the kernel", DEVICE, "no pruning")
+
     def store(self, ino: KernelInode, offset: int, data: bytes | memoryview) -> bool:
         """Put bytes into the page cache. False: they are not there, and a READ will come.
 
@@ -134,9 +152,10 @@ class KernelNotifier:
         """Give the descriptor back; while it is open the connection lives."""
         os.close(self._descriptor)
 
-    def _send_epoch(self) -> bool:
+    def _send_if_possible(self, message: bytes) -> bool:
+        """False: the kernel does not know such messages."""
         try:
-            os.write(self._descriptor, _EPOCH_MESSAGE)
+            os.write(self._descriptor, message)
         except OSError as error:
             if error.errno == errno.EINVAL:
                 return False
@@ -154,6 +173,12 @@ class KernelNotifier:
         except FileNotFoundError:
             return False
         return True
+
+
+def _prune_message(inodes: Sequence[KernelInode]) -> bytes:
+    count = len(inodes)
+    head = _PRUNED.pack(_PRUNED.size + 8 * count, _PRUNE, 0, count, 0, 0)
+    return head + struct.pack(f"={count}Q", *inodes)
 
 
 @contextmanager

@@ -64,6 +64,7 @@ from mictlanfs_mount.salvage import Salvager
 from mictlanfs_mount.selfreport import SelfReport
 from mictlanfs_mount.settings import MountSettings
 from mictlanfs_mount.stackdump import all_stacks
+from mictlanfs_mount.strays import keep_strays_few
 from mictlanfs_mount.virtual import VirtualFileSystem
 from mictlanfs_mount.warming import Warming
 
@@ -81,6 +82,8 @@ BYTES_SHARE_PERCENT = 40
 NAMES_SHARE_PERCENT = 20
 # What a name takes with its inode.
 KEPT_NAME_SIZE_BYTES = 1200
+# Of so many names, inodes that no lease covers.
+STRAYS_SHARE = 4
 # Carried flags of `-o` that libfuse turns into flags of mount(2).
 _MOUNT_FLAGS = frozenset({"dev", "nodev", "suid", "nosuid", "exec", "noexec", "noatime"})
 
@@ -205,8 +208,7 @@ def _lease(
     options: MountOptions,
 ) -> LeaseKeeper:
     """Let the file system keep what it is told, and be ahead of the router, under leases."""
-    names_size = options.memory * NAMES_SHARE_PERCENT // 100
-    table = LeaseTable(clock, names_size // KEPT_NAME_SIZE_BYTES)
+    table = LeaseTable(clock, _names_max(options))
     keeper = filesystem.keeper = LeaseKeeper(router, session, table, clock)
     filesystem.writes_through = options.metadata == WRITE_THROUGH
     router.lessee = keeper
@@ -221,6 +223,10 @@ def _lease(
 
     session.on_replaced = on_replaced
     return keeper
+
+
+def _names_max(options: MountOptions) -> int:
+    return options.memory * NAMES_SHARE_PERCENT // 100 // KEPT_NAME_SIZE_BYTES
 
 
 async def _presentation(router: RouterClient, options: MountOptions) -> Presentation:
@@ -303,8 +309,13 @@ async def _serve(
                 open_notifier() as notifier,
                 quick_requests(is_wanted=settings.options.spin, handshake=handshake),
             ):
-                filesystem.kernel = NotifiedKernel(notifier, operations.to_kernel)
-                salvager.kernel = filesystem.kernel
+                kernel = NotifiedKernel(notifier, operations.to_kernel)
+                filesystem.kernel = salvager.kernel = kernel
+                strays_max = _names_max(settings.options)
+                if filesystem.keeper is not None:
+                    # Without leases all inodes are strays.
+                    strays_max //= STRAYS_SHARE
+                nursery.start_soon(keep_strays_few, filesystem.inodes, kernel, strays_max)
                 await pyfuse3.main()
                 filesystem.kernel = salvager.kernel = None
             lost_bytes = await filesystem.flush_all(FLUSH_DEADLINE_S)

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyfuse3
@@ -23,7 +23,7 @@ from mictlanfs_mount.notify import KernelInode, KernelNotifier, open_notifier
 TRUSTED_S = 3600.0
 ROOT = pyfuse3.ROOT_INODE
 DIRECTORY = 2
-IN_THREAD = {"expire_entry", "invalidate_pages"}
+IN_THREAD = {"expire_entry", "invalidate_pages", "prune"}
 
 
 class Trusted(pyfuse3.Operations):
@@ -36,6 +36,7 @@ class Trusted(pyfuse3.Operations):
         self.names: dict[tuple[int, bytes], int] = {(ROOT, b"d"): DIRECTORY}
         self.content: dict[int, bytes] = {}
         self.requests: Counter[str] = Counter()
+        self.forgotten: list[int] = []
         self.before_answer: Callable[[], None] = lambda: None
 
     def attributes(self, ino: int) -> pyfuse3.EntryAttributes:
@@ -81,6 +82,9 @@ class Trusted(pyfuse3.Operations):
         self.requests["read"] += 1
         return self.content[ino][offset : offset + size]
 
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        self.forgotten += [ino for ino, _ in inode_list]
+
     async def getxattr(self, ino: int, name: bytes, ctx: object) -> bytes:
         raise pyfuse3.FUSEError(errno.ENOSYS)
 
@@ -103,8 +107,15 @@ class Control:
         self.files.requests.clear()
         return counts
 
+    def forgotten(self) -> list[int]:
+        """Inodes that the kernel has given up."""
+        return self.files.forgotten
+
     def has_epoch(self) -> bool:
         return self.notifier.has_epoch
+
+    def has_prune(self) -> bool:
+        return self.notifier.has_prune
 
     def increment_epoch(self) -> None:
         self.notifier.increment_epoch()
@@ -117,6 +128,9 @@ class Control:
 
     def invalidate_pages(self, ino: int) -> bool:
         return self.notifier.invalidate_pages(KernelInode(ino))
+
+    def prune(self, *inodes: int) -> None:
+        self.notifier.prune([KernelInode(ino) for ino in inodes])
 
     def store(self, ino: int, offset: int, content: str) -> bool:
         return self.notifier.store(KernelInode(ino), offset, content.encode())

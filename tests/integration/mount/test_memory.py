@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.benchmarks.processes import peak_rss_bytes
 from tests.support.spaces import Mount, Space, mounted, wait_until
 
@@ -19,11 +21,17 @@ MEMORY = "memory=16M"
 MEMORY_SIZE_BYTES = 16 * MIB
 # What 20 % of that hold.
 NAMES_MAX = MEMORY_SIZE_BYTES * 20 // 100 // 1200
+# Of so many names, inodes that no lease covers.
+STRAYS_MAX = NAMES_MAX // 4
 # What a mount may take beyond it: the interpreter, threads, bodies on their way.
 BEYOND_MEMORY_BYTES = 200 * MIB
 # Far more than fits into both.
 LONG_MIB = 256
 READERS = 64
+
+
+def _kernel_version() -> tuple[int, ...]:
+    return tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
 
 
 def stats(mount: Mount) -> dict[str, Any]:
@@ -32,13 +40,18 @@ def stats(mount: Mount) -> dict[str, Any]:
     return found
 
 
+def make_tree(work: Path, files_each: int) -> None:
+    """Make directories of files."""
+    for directory in range(DIRECTORIES):
+        (work / f"d{directory}").mkdir()
+        for file in range(files_each):
+            (work / f"d{directory}/f{file}").touch()
+
+
 def test_what_was_walked_over_is_forgotten_by_kernel_and_mount(
     space: Space, work: Path, tmp_path: Path
 ) -> None:
-    for directory in range(DIRECTORIES):
-        (work / f"d{directory}").mkdir()
-        for file in range(FILES_EACH):
-            (work / f"d{directory}/f{file}").touch()
+    make_tree(work, FILES_EACH)
     with mounted(space.uri, tmp_path / "small", MEMORY) as mount:
         there = mount.path / work.name
         kept = (there / "d0/f0").open("rb")
@@ -56,6 +69,30 @@ def test_what_was_walked_over_is_forgotten_by_kernel_and_mount(
         assert os.readlink(f"/proc/self/fd/{kept.fileno()}") == str(there / "d0/f0")
         kept.close()
         assert sorted(os.listdir(there / "d0")) == sorted(f"f{i}" for i in range(FILES_EACH))
+
+
+@pytest.mark.skipif(_kernel_version() < (6, 18), reason="the kernel cannot be told to prune")
+def test_few_are_kept_of_what_other_mounts_have_taken_away(
+    space: Space, work: Path, tmp_path: Path
+) -> None:
+    # Few enough to be expired one by one: the kernel keeps them.
+    files_each = 400
+    make_tree(work, files_each)
+    with mounted(space.uri, tmp_path / "small", MEMORY) as mount:
+        there = mount.path / work.name
+        with (there / "d1/f1").open("rb") as kept:
+            for directory in range(DIRECTORIES):
+                files = [there / f"d{directory}/f{number}" for number in range(files_each)]
+                assert not any(file.stat().st_size for file in files)
+                # Takes the lease on what is in it.
+                (work / f"d{directory}/new").touch()
+            wait_until(
+                lambda: stats(mount)["inodes"] <= STRAYS_MAX + DIRECTORIES + 2,
+                "the kernel has given up what no lease covers",
+            )
+            assert kept.read() == b""
+            assert os.readlink(f"/proc/self/fd/{kept.fileno()}") == str(there / "d1/f1")
+        assert len(os.listdir(there / "d0")) == files_each + 1
 
 
 def test_a_long_write_and_many_readers_stay_within_the_memory_of_the_mount(

@@ -15,6 +15,7 @@ import pytest
 from mictlanfs.mounts.table import find_mount
 from mictlanfs.mounts.unmounting import unmount
 from tests.support import kernelcaches
+from tests.support.spaces import wait_until
 
 pytestmark = pytest.mark.fuse
 
@@ -81,6 +82,31 @@ def epoch(notified: Notified) -> Notified:
     if not notified("has_epoch"):
         pytest.skip("the kernel knows no epochs (6.16 does)")
     return notified
+
+
+@pytest.fixture
+def pruned(notified: Notified) -> Notified:
+    if not notified("has_prune"):
+        pytest.skip("the kernel cannot be told to prune (6.18 can)")
+    return notified
+
+
+def test_an_inode_is_pruned_with_the_directory_that_nothing_uses_any_more(
+    pruned: Notified,
+) -> None:
+    assert pruned("prune", DIRECTORY) is None
+    assert pruned.requests_of("d", "f") == {}
+    assert pruned("prune", UNKNOWN, FILE) is None
+    wait_until(lambda: sorted(pruned("forgotten")) == [DIRECTORY, FILE], "the kernel forgets")
+    assert pruned.requests_of("d", "f") == {"lookup": 2}
+
+
+def test_what_is_used_is_not_pruned(pruned: Notified) -> None:
+    with (pruned.path / "d" / "f").open("rb") as file:
+        pruned("prune", FILE, DIRECTORY, ROOT)
+        assert pruned.requests_of("d", "f") == {}
+        assert file.read() == b"old"
+    assert pruned("forgotten") == []
 
 
 def test_a_new_epoch_has_every_name_looked_up_once_more(epoch: Notified) -> None:

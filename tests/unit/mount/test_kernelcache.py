@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 import pytest
 
 from mictlanfs.model import InodeNumber
-from mictlanfs_mount.kernelcache import EXPIRED_COUNT_MAX, NotifiedKernel
+from mictlanfs_mount.kernelcache import EXPIRED_COUNT_MAX, PRUNED_COUNT_MAX, NotifiedKernel
 from mictlanfs_mount.notify import KernelInode, KernelNotifier
 
 ONE, TWO = InodeNumber(1), InodeNumber(2)
@@ -21,9 +21,11 @@ class Notifier:
     """What the kernel was told. A lock that is held lets nobody expire a name."""
 
     has_epoch: bool = True
+    has_prune: bool = True
     epochs: int = 0
     expired: list[tuple[int, bytes]] = field(default_factory=list)
     dropped: list[tuple[int, bytes]] = field(default_factory=list)
+    pruned: list[list[int]] = field(default_factory=list)
     attributes: list[int] = field(default_factory=list)
     pages: list[int] = field(default_factory=list)
     lock: threading.Event = field(default_factory=threading.Event)
@@ -42,6 +44,9 @@ class Notifier:
     def drop_entry(self, parent: KernelInode, name: bytes) -> bool:
         self.dropped.append((parent, name))
         return True
+
+    def prune(self, inodes: Sequence[KernelInode]) -> None:
+        self.pruned.append(list(inodes))
 
     def invalidate_attributes(self, ino: KernelInode) -> bool:
         self.attributes.append(ino)
@@ -129,3 +134,16 @@ async def test_names_that_take_memory_are_dropped(notifier: Notifier) -> None:
 def test_changed_attributes_are_told_at_once(notifier: Notifier) -> None:
     kernel_of(notifier).attributes_changed(ONE)
     assert notifier.attributes == [101]
+
+
+async def test_inodes_are_pruned_in_messages_of_a_bounded_length(notifier: Notifier) -> None:
+    inodes = [InodeNumber(n) for n in range(PRUNED_COUNT_MAX + 2)]
+    await kernel_of(notifier).prune(inodes)
+    assert [len(part) for part in notifier.pruned] == [PRUNED_COUNT_MAX, 2]
+    assert [n for part in notifier.pruned for n in part] == [ino + 100 for ino in inodes]
+
+
+async def test_a_kernel_that_cannot_prune_is_not_asked_to(notifier: Notifier) -> None:
+    notifier.has_prune = False
+    await kernel_of(notifier).prune([ONE])
+    assert notifier.pruned == []

@@ -259,6 +259,31 @@ async def test_attributes_told_under_a_lease_that_covers_them_no_more_are_forgot
     assert mount.kernel.changed == [inode.ino, inode.ino]
 
 
+async def test_the_lease_that_a_file_of_several_names_has_ends_with_the_file(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    inode = await make(mount, b"a")
+    await mount.filesystem.link(inode.ino, space.bucket, b"b")
+    assert (await mount.filesystem.getattr(inode.ino)).lease is mount.table.held(inode.ino)
+    for name in (b"a", b"b"):
+        await mount.filesystem.unlink(space.bucket, name)
+    await mount.flush()
+    assert mount.table.held(inode.ino) is None
+
+
+async def test_leases_without_names_are_given_up_too_when_there_are_too_many(
+    space: LeasedSpace, autojump_clock: MockClock
+) -> None:
+    async with open_leased_mount(space, names_max=10) as mount:
+        for number in range(12):
+            await make(mount, b"d%d" % number, DIRECTORY)
+            await mount.filesystem.rmdir(space.bucket, b"d%d" % number)
+        for number in range(12):
+            await make(mount, b"d%d" % number, DIRECTORY)
+        await mount.flush()
+        assert len(mount.table) + mount.table.name_count <= 11
+
+
 async def test_what_the_kernel_knows_of_a_file_moves_with_it(
     space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
 ) -> None:
