@@ -20,10 +20,13 @@ from mictlanfs_mount.notify import KernelInode, KernelNotifier
 
 log = logging.getLogger(__name__)
 
-# Above this many names one look-up of each name in use is cheaper than a message for each.
-EXPIRED_COUNT_MAX = 512
+# Each takes 4 us, while another mount waits. Above it everybody's names, and with them the pages of
+# all files that are not open, are given up instead.
+EXPIRED_COUNT_MAX = 16_384
+# So many names have this time for their locks.
+EXPIRED_PER_WAIT = 512
 LOCK_WAIT_S_MAX = 0.05
-# The same for names that are given up to save memory, 100,000 of them.
+# The same for names that are given up to save memory.
 PATIENT_WAIT_S_MAX = 0.5
 # A read under way locks its page; what it returns was true when it began.
 PAGES_WAIT_S_MAX = 0.25
@@ -88,18 +91,29 @@ class NotifiedKernel:
                 await trio.lowlevel.checkpoint()
         if not names or not self._notifier.has_epoch:
             return
-        is_expired = False
         if not is_awaited or (len(names) <= EXPIRED_COUNT_MAX and not is_locked):
-            expired = [(self._to_kernel(parent), name) for parent, name in names]
             wait_s = LOCK_WAIT_S_MAX if is_awaited else PATIENT_WAIT_S_MAX
+            if await self._expire_in_time(names, wait_s):
+                return
+        with suppress(OSError):
+            self._notifier.increment_epoch()
+
+    async def _expire_in_time(
+        self, names: Sequence[tuple[InodeNumber, bytes]], wait_s: float
+    ) -> bool:
+        """Expire each name by itself; False: a lock was not to be had within `wait_s`."""
+        for start in range(0, len(names), EXPIRED_PER_WAIT):
+            part = names[start : start + EXPIRED_PER_WAIT]
+            expired = [(self._to_kernel(parent), name) for parent, name in part]
+            is_expired = False
             with trio.move_on_after(wait_s), suppress(OSError):
                 await trio.to_thread.run_sync(
                     self._expire, expired, abandon_on_cancel=True, limiter=self._limiter
                 )
                 is_expired = True
-        if not is_expired:
-            with suppress(OSError):
-                self._notifier.increment_epoch()
+            if not is_expired:
+                return False
+        return True
 
     async def drop(self, names: Sequence[tuple[InodeNumber, bytes]]) -> None:
         """Names that nobody uses are kept no more: their inodes take memory, here too.

@@ -40,6 +40,12 @@ def stats(mount: Mount) -> dict[str, Any]:
     return found
 
 
+def reads(mount: Mount) -> int:
+    """How often the kernel has asked for bytes, for those of this answer too."""
+    count: int = stats(mount)["kernel_requests"]["read"]
+    return count
+
+
 def make_tree(work: Path, files_each: int) -> None:
     """Make directories of files."""
     for directory in range(DIRECTORIES):
@@ -93,6 +99,29 @@ def test_few_are_kept_of_what_other_mounts_have_taken_away(
             assert kept.read() == b""
             assert os.readlink(f"/proc/self/fd/{kept.fileno()}") == str(there / "d1/f1")
         assert len(os.listdir(there / "d0")) == files_each + 1
+
+
+def test_pages_stay_when_another_mount_changes_a_directory_of_many_names(
+    space: Space, work: Path, tmp_path: Path
+) -> None:
+    (work / "many").mkdir()
+    for number in range(FILES_EACH):
+        (work / f"many/f{number}").touch()
+    for name in ("open", "closed"):
+        (work / f"many/{name}").write_bytes(b"r" * MIB)
+    with mounted(space.uri, tmp_path / "reader") as mount:
+        there = mount.path / work.name / "many"
+        with (there / "open").open("rb") as kept:
+            assert not any((there / f"f{number}").stat().st_size for number in range(FILES_EACH))
+            assert (there / "closed").read_bytes() == b"r" * MIB
+            first, before = reads(mount), reads(mount)
+            (work / "many/new").touch()
+            assert (there / "new").exists()
+            assert (there / "closed").read_bytes() == b"r" * MIB
+            # To look costs some as well.
+            assert reads(mount) - before == before - first
+            assert (there / "open").stat().st_size == MIB
+            assert os.readlink(f"/proc/self/fd/{kept.fileno()}") == str(there / "open")
 
 
 def test_a_long_write_and_many_readers_stay_within_the_memory_of_the_mount(

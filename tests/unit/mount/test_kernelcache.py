@@ -10,7 +10,12 @@ from typing import cast
 import pytest
 
 from mictlanfs.model import InodeNumber
-from mictlanfs_mount.kernelcache import EXPIRED_COUNT_MAX, PRUNED_COUNT_MAX, NotifiedKernel
+from mictlanfs_mount.kernelcache import (
+    EXPIRED_COUNT_MAX,
+    EXPIRED_PER_WAIT,
+    PRUNED_COUNT_MAX,
+    NotifiedKernel,
+)
 from mictlanfs_mount.notify import KernelInode, KernelNotifier
 
 ONE, TWO = InodeNumber(1), InodeNumber(2)
@@ -93,6 +98,26 @@ async def test_many_names_are_forgotten_all_at_once(notifier: Notifier) -> None:
     names = [(ONE, b"%d" % number) for number in range(EXPIRED_COUNT_MAX + 1)]
     await kernel_of(notifier).forget(names, [])
     assert (notifier.expired, notifier.epochs) == ([], 1)
+
+
+async def test_a_long_row_of_names_takes_as_long_as_it_takes_unless_a_lock_is_held(
+    notifier: Notifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = EXPIRED_PER_WAIT * 2 + 1
+    names = [(ONE, b"%d" % number) for number in range(count)]
+    await kernel_of(notifier).forget(names, [])
+    assert (len(notifier.expired), notifier.epochs) == (count, 0)
+
+    def expire_entry(parent: KernelInode, name: bytes) -> bool:
+        # Somebody takes the lock in the middle.
+        if name == b"%d" % (EXPIRED_PER_WAIT + 5):
+            notifier.lock.wait(10)
+        return True
+
+    notifier.lock.clear()
+    monkeypatch.setattr(notifier, "expire_entry", expire_entry)
+    await kernel_of(notifier).forget(names, [])
+    assert notifier.epochs == 1
 
 
 async def test_a_kernel_without_epochs_is_told_no_names(notifier: Notifier) -> None:
