@@ -621,7 +621,10 @@ class LeasedFileSystem(LeasedLog):
             for ino in told:
                 if (inode := self.inodes.get(ino)) is not None:
                     self.short_reads.on_forgotten(inode)
-            is_locked = any(lease.told_names and self._locked[lease.key] for lease in leases)
+            locked = [lease for lease in leases if self._locked[lease.key]]
+            for lease in locked:
+                self._contested.add(lease.key)
+            is_locked = any(lease.told_names for lease in locked)
             await self.kernel.forget(names, told, is_awaited=is_awaited, is_locked=is_locked)
             # The pages of all others are dropped when they are opened, if they are stale.
             opened = [ino for ino in told if self._is_open_with_pages(ino)]

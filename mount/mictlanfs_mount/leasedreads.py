@@ -33,6 +33,7 @@ from mictlanfs_mount.contentpages import (
     ContentPages,
     Page,
 )
+from mictlanfs_mount.contested import ContestedDirectories
 from mictlanfs_mount.filesystem import LABEL_XATTR, FileSystem, Opened
 from mictlanfs_mount.frontier import subdirectories_of, unlisted_behind
 from mictlanfs_mount.handles import DirectoryHandle, HandleNumber
@@ -126,6 +127,7 @@ class LeasedReads(FileSystem):
         self._opened_s = float("-inf")
         # Whether another one was, shortly before.
         self._is_reading = False
+        self._contested = ContestedDirectories(self._clock)
 
     # --- what is known ---------------------------------------------------------------------------
 
@@ -153,6 +155,8 @@ class LeasedReads(FileSystem):
             return super().name_validity_s(parent, name, inode)
         lease = self.keeper.table.get(parent)
         if lease is None or self.kernel is None or not self.kernel.keeps_names:
+            return 0.0
+        if self._contested.has(parent):
             return 0.0
         if not lease.knows(name) or lease.names.get(name) is not inode:
             return 0.0

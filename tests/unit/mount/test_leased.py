@@ -13,6 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import ROOT_INODE, FileKind
+from mictlanfs_mount.contested import CONTESTED_S
 from mictlanfs_mount.durable import DurableFileSystem
 from mictlanfs_mount.inodes import Inode
 from tests.support.leased_space import (
@@ -199,6 +200,40 @@ async def test_lock_that_a_waiting_request_holds_is_not_waited_for(
         hold.release()
     assert mount.kernel.names == [(space.bucket, b"a")]
     assert mount.kernel.locked[0] == is_locked
+
+
+async def test_names_of_a_directory_that_two_mounts_change_in_turn_are_not_kept_for_a_while(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    async def change_in_turn(other: LeasedMount, number: int) -> None:
+        await make(mount, b"to commit first %d" % number)
+        hold = mount.script.hold("commit:asked")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(make, other, b"theirs%d" % number)
+            await hold.reached.wait()
+            nursery.start_soon(make, mount, b"ours%d" % number)
+            await wait_all_tasks_blocked()
+            hold.release()
+
+    async def is_told() -> bool:
+        inode = await mount.filesystem.lookup(space.bucket, b"a")
+        return mount.filesystem.name_validity_s(space.bucket, b"a", inode) > 0
+
+    await make(mount, b"a")
+    assert await is_told()
+    async with open_leased_mount(space) as other:
+        await change_in_turn(other, 0)
+        assert mount.kernel.locked == [True]
+        # Each time it starts anew, and nothing has to be forgotten in a hurry.
+        for number in (1, 2):
+            assert not await is_told()
+            await trio.sleep(CONTESTED_S / 2)
+            await change_in_turn(other, number)
+        assert mount.kernel.locked == [True, False, False]
+    await trio.sleep(CONTESTED_S / 2)
+    assert not await is_told()
+    await trio.sleep(CONTESTED_S / 2 + 0.1)
+    assert await is_told()
 
 
 async def test_read_of_a_file_cut_short_elsewhere_is_refused_once(
