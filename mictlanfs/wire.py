@@ -364,6 +364,9 @@ class Recall(Struct, frozen=True):
 class ReleaseLeases(Struct, frozen=True):
     """The session holds at most `keep` of each key from now on, asked or not. Answer: `Done`.
 
+    Without keys: what it was asked for is on its way. It is storing what it changed, and no peer
+    fails it; the router waits as if it were committing.
+
     Attributes:
         stamp: of the recall, or the largest that the sender has seen of the keys: a lease that was
             granted later, in an answer that is still on its way, stays.

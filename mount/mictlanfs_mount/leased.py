@@ -603,12 +603,16 @@ class LeasedFileSystem(LeasedLog):
             await self._session.flush()
             done.set()
 
+        assert self.keeper is not None
         done = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(store_all, done)
             while not done.is_set() and any(lease.mode for lease in leases):
                 with trio.move_on_after(STORE_LOOK_S):
                     await done.wait()
+                if not done.is_set() and not any(writer.failure for writer in writers):
+                    # Peers take their time. The router must not think that this mount does.
+                    nursery.start_soon(self.keeper.say_at_work)
             nursery.cancel_scope.cancel()
 
     async def let_kernel_forget(self, leases: Sequence[Lease], *, is_awaited: bool = True) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
 import trio
@@ -326,6 +327,13 @@ class LeaseKeeper:
         for key in keys:
             if (done := self._forgetting.get(key)) is not None:
                 await done.wait()
+
+    async def say_at_work(self) -> None:
+        """Have the router wait for leases that it has recalled: what they cover is being stored."""
+        ref = self._session.ref
+        nothing = wire.ReleaseLeases(ref.session, ref.epoch, (), LeaseMode.NONE, 0)
+        with suppress(MictlanError):
+            await self._router.release(nothing)
 
     def _note_given_up(self) -> None:
         self._gave_up.set()

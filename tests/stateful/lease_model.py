@@ -140,7 +140,7 @@ class Router:
             self._receive_poll(call, message)
         else:
             if call.kind in ("commit", "covered"):
-                self.table.committed(call.session)
+                self.table.commit_came(call.session)
             self.works.append(Work(call))
         self.settle()
 
@@ -275,7 +275,7 @@ class Router:
             answer = Answer(Kind.CONFLICT)
         if keys is not None:
             self.table.end_commit(call.session, keys)
-        self.table.committed(call.session)
+        self.table.commit_went(call.session)
         self.answer(call, answer)
 
     # --- time ---

@@ -22,10 +22,11 @@ class NarrowSpace:
         proxies: the ways, by the index of the peer.
     """
 
-    def __init__(self, data: Path, peer_count: int = 3) -> None:
+    def __init__(self, data: Path, *router_options: str, peer_count: int = 3) -> None:
         data.mkdir()
         self.servers = LooseServers(data)
         self.proxies: dict[int, SlowProxy] = {}
+        self._router_options = router_options
         self._peer_count = peer_count
 
     @property
@@ -36,7 +37,7 @@ class NarrowSpace:
     def start(self) -> None:
         """Start everything; returns when all peers are up."""
         router_port, *ports = free_ports(1 + self._peer_count)
-        self.servers.start_router(router_port)
+        self.servers.start_router(router_port, *self._router_options)
         for index, port in enumerate(ports):
             self._start_peer(index, SlowProxy(port), port)
         self._wait_for_peers()
@@ -104,9 +105,9 @@ class NarrowSpace:
 
 
 @contextlib.contextmanager
-def narrow_space(data: Path) -> Iterator[NarrowSpace]:
+def narrow_space(data: Path, *router_options: str) -> Iterator[NarrowSpace]:
     """A space that is gone on leaving."""
-    space = NarrowSpace(data)
+    space = NarrowSpace(data, *router_options)
     try:
         space.start()
         yield space

@@ -170,7 +170,7 @@ class LeaseGate:
         A batch whose session holds all the leases goes through at once.
         """
         table, session = self.table, batch.session
-        table.committed(session)
+        table.commit_came(session)
         try:
             if not batch.ops:
                 return await self._store.commit(batch)
@@ -186,7 +186,7 @@ class LeaseGate:
             finally:
                 table.end_commit(session, keys)
         finally:
-            table.committed(session)
+            table.commit_went(session)
 
     async def _enter(self, batch: wire.Commit) -> frozenset[InodeNumber]:
         """Wait until the keys of a batch are free. Returns them; no await until they are busy."""
@@ -271,11 +271,14 @@ class LeaseGate:
             poll.set()
 
     def release(self, request: wire.ReleaseLeases) -> None:
-        """A session gives up leases. Raises INVALID."""
+        """A session gives up leases, or says that it is at it. Raises INVALID."""
         self._check_member(request.session)
         _check_count(len(request.keys), "release")
         if request.keep not in (wire.LeaseMode.NONE, wire.LeaseMode.READ):
             raise MictlanError(Kind.INVALID, "release", detail="this is no lease to keep")
+        if not request.keys:
+            self.table.at_work(request.session)
+            return
         self.table.release(request.session, request.keys, request.keep, request.stamp)
 
     def claim(self, request: wire.Claim) -> None:

@@ -51,7 +51,8 @@ MIN_HOLD_S: Final = 0.001
 HOLD_FACTOR_MAX: Final = 8
 # Clocks of two machines may differ this much in speed, and timers come late.
 MARGIN_SHARE: Final = 0.1
-# A session that goes on committing what it changed under a lease gets this many times as long.
+# A session that goes on committing what it changed under a lease, or says that it is at it, gets
+# this many times as long.
 FLUSH_FACTOR: Final = 6
 
 
@@ -104,16 +105,21 @@ class Ticket:
 class Member:
     """A session with leases."""
 
-    __slots__ = ("commit_s", "free_s", "heard_s", "holds", "inbox", "is_claimed", "trusts_until_s")
+    __slots__ = (
+        *("commit_count", "commit_s", "free_s", "heard_s", "holds", "inbox", "is_claimed"),
+        "trusts_until_s",
+    )
 
     def __init__(self, now_s: float, trusts_until_s: float, *, is_claimed: bool) -> None:
         self.holds: dict[InodeNumber, Hold] = {}
         self.inbox = Inbox()
         self.is_claimed = is_claimed
-        # Last sign of life; the end of its own trust, whichever router gave it; last commit.
+        # Last sign of life; the end of its own trust, whichever router gave it; last commit, and
+        # how many are under way.
         self.heard_s = now_s
         self.trusts_until_s = trusts_until_s
         self.commit_s = float("-inf")
+        self.commit_count = 0
         # When its leases are free after it was fenced.
         self.free_s: float | None = None
 
@@ -202,10 +208,22 @@ class LeaseTable:
         """Until when a session trusts its leases that is answered now."""
         return now_s + self.ttl_s + self._margin_s
 
-    def committed(self, session: SessionId) -> None:
-        """A session commits."""
+    def commit_came(self, session: SessionId) -> None:
+        """A session commits; `commit_went` follows."""
         if (member := self._members.get(session)) is not None:
             member.heard_s = member.commit_s = self._clock.monotonic_s()
+            member.commit_count += 1
+
+    def at_work(self, session: SessionId) -> None:
+        """A session is storing what it changed, and has nothing to commit yet."""
+        if (member := self._members.get(session)) is not None:
+            member.heard_s = member.commit_s = self._clock.monotonic_s()
+
+    def commit_went(self, session: SessionId) -> None:
+        """A commit was answered, however."""
+        if (member := self._members.get(session)) is not None:
+            member.heard_s = member.commit_s = self._clock.monotonic_s()
+            member.commit_count -= 1
 
     def counts(self, session: SessionId) -> tuple[int, int]:
         """How many leases a session holds, and for how many it waits."""
@@ -559,7 +577,7 @@ class LeaseTable:
     def _delay(self, session: SessionId, member: Member, now_s: float) -> str:
         """Why a session holds up others for too long; empty when it does not."""
         is_silent = now_s - member.heard_s >= self.ttl_s + self._margin_s
-        is_committing = now_s - member.commit_s < self.ttl_s
+        is_committing = member.commit_count > 0 or now_s - member.commit_s < self.ttl_s
         limit_s = self.ttl_s * (FLUSH_FACTOR if is_committing else 1)
         member.inbox.ripen(now_s)
         for key, pending in member.inbox.pending.items():

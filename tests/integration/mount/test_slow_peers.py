@@ -6,6 +6,7 @@ it, so they are off.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -144,3 +145,26 @@ def test_a_peer_killed_in_the_middle_of_a_write_costs_nothing(
     assert space.is_killed(2)
     assert fetched(space, "6") == body
     space.revive(2)
+
+
+def test_a_mount_whose_peers_take_their_time_loses_nothing_to_one_that_wants_its_lease(
+    tmp_path: Path,
+) -> None:
+    body, lease_s = content(7, 4 * MIB), 1.0
+    with (
+        narrow_space(tmp_path / "servers", "--lease-ttl", str(lease_s)) as space,
+        mounted(space.uri, tmp_path / "writer", NETWORK) as writer,
+        mounted(space.uri, tmp_path / "reader", NETWORK) as reader,
+        contextlib.ExitStack() as stack,
+    ):
+        path = Path("b", "slowly")
+        BlockingSpace(space.uri).make_bucket("b", BucketPolicy(chunk_size=4 * MIB))
+        for index in range(3):
+            stack.enter_context(space.throttled(index, 1.5e6))
+        start_s = time.monotonic()
+        with (writer.path / path).open("wb", buffering=0) as file:
+            file.write(body)
+            # One chunk: nothing is committed, and no byte of it counts, before all is there.
+            assert (reader.path / path).read_bytes() == body
+            assert time.monotonic() - start_s > 2 * lease_s
+            os.fsync(file.fileno())

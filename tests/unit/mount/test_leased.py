@@ -236,6 +236,33 @@ async def test_names_of_a_directory_that_two_mounts_change_in_turn_are_not_kept_
     assert await is_told()
 
 
+@pytest.mark.parametrize("is_failing", [False, True])
+async def test_a_mount_is_waited_for_while_peers_take_their_time_unless_they_fail(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock, is_failing: bool
+) -> None:
+    inode = await make(mount, b"a")
+    opened = await mount.filesystem.open(inode.ino, os.O_WRONLY)
+    await mount.filesystem.write(opened.handle, 0, b"x" * 100_000)
+    slow = mount.script.hold("store:served")
+    if is_failing:
+        mount.script.fail("store:asked", MictlanError(Kind.UNAVAILABLE, "store"), 1000)
+    async with open_leased_mount(space) as other, trio.open_nursery() as nursery:
+        sizes = []
+
+        async def look() -> None:
+            found = await other.filesystem.lookup(space.bucket, b"a")
+            sizes.append(found.attributes.size)
+
+        nursery.start_soon(look)
+        # Twice as long as somebody has who does not say so.
+        await trio.sleep(25)
+        # What was not stored when it was given up for lost is not there for others.
+        assert sizes == ([0] if is_failing else [])
+        mount.script.recover()
+        slow.release()
+    assert sizes == ([0] if is_failing else [100_000])
+
+
 async def test_read_of_a_file_cut_short_elsewhere_is_refused_once(
     space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
 ) -> None:

@@ -303,6 +303,15 @@ async def test_doubt_ends_the_use_of_a_lease_at_once_and_the_lease_soon() -> Non
     assert r.done == [("store", [KEY]), ("forget", [KEY]), ("release", (KEY,), NONE, 5)]
 
 
+async def test_a_release_of_nothing_says_that_this_mount_is_at_work_and_never_fails() -> None:
+    async with rig() as r:
+        r.hold(KEY, WRITE)
+        r.failures.append(MictlanError(Kind.UNAVAILABLE, "release"))
+        await r.keeper.say_at_work()
+        assert r.done == [("release", (), NONE, 0)]
+        assert r.table.held(KEY) is not None
+
+
 async def test_the_lease_of_what_is_gone_is_released_with_the_next_events() -> None:
     async with rig() as r:
         r.hold(KEY, WRITE)

@@ -326,6 +326,25 @@ def test_file_that_moves_while_somebody_waits_is_acquired_where_it_is(tmp_path: 
     run_parts(tmp_path, scenario)
 
 
+def test_holder_that_releases_nothing_is_at_work_and_keeps_its_lease(tmp_path: Path) -> None:
+    async def scenario(parts: Parts) -> None:
+        _, bucket, file = await space(parts)
+        holder, waiter = await mount(parts), await mount(parts)
+        await holder.acquire(file)
+        acquire = await started(waiter.acquire(file))
+        for _ in range(4):
+            parts.clock.advance(9)
+            await parts.handlers.release(
+                wire.ReleaseLeases(holder.grant.session, holder.grant.epoch, (), 0, 0)
+            )
+            await parts.gate.tick(9)
+        assert not acquire.done()
+        await holder.obey()
+        assert (await acquire).keys == (bucket,)
+
+    run_parts(tmp_path, scenario)
+
+
 def test_silent_holder_is_fenced_when_somebody_waits(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -351,10 +351,42 @@ def test_session_that_goes_on_committing_gets_more_time() -> None:
     table.want(B, K)
     for _ in range(11):
         table.clock.advance(TTL_S / 2)
-        table.committed(A)
+        table.commit_came(A)
+        table.commit_went(A)
     assert table.overdue() == []
     table.clock.advance(TTL_S / 2 + 1)
-    table.committed(A)
+    table.commit_came(A)
+    table.commit_went(A)
+    assert table.overdue_sessions() == [A]
+
+
+def test_session_that_says_that_it_is_at_work_gets_more_time() -> None:
+    table = Table()
+    table.write(A, K)
+    table.want(B, K)
+    for _ in range(11):
+        table.clock.advance(TTL_S / 2)
+        table.at_work(A)
+    assert table.overdue() == []
+    assert table.mode(A, K) == WRITE
+    table.clock.advance(TTL_S / 2 + 1)
+    table.at_work(A)
+    assert table.overdue_sessions() == [A]
+
+
+def test_session_whose_commit_takes_long_gets_more_time() -> None:
+    table = Table()
+    table.write(A, K)
+    table.want(B, K)
+    table.commit_came(A)
+    for _ in range(11):
+        table.clock.advance(TTL_S / 2)
+        table.heard(A)
+    assert table.overdue() == []
+    table.commit_went(A)
+    for _ in range(2):
+        table.clock.advance(TTL_S / 2)
+        table.heard(A)
     assert table.overdue_sessions() == [A]
 
 
