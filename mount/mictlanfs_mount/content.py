@@ -8,7 +8,7 @@ is one state of the file; `docs/concurrency.md` tells the races one by one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -57,6 +57,8 @@ KEEP_WRITTEN_SIZE_BYTES_MAX = 128 * KIB
 # one on a peer after another at the router.
 SYNCED_INLINE_SIZE_BYTES_MAX = 64 * KIB
 _FOR_EVER_S = float("inf")
+# Between two attempts to get a lease for what is to be committed.
+COVER_RETRY_S = 0.1
 # Answers about extents that one read may need: as many as 1 MiB of single bytes here and there.
 EXTENT_PAGES_MAX = 4096
 # What a page of extents covers of a file that was written in order, by the default.
@@ -111,14 +113,24 @@ class Cache(Protocol):
 
 
 class SpaceStorage:
-    """Where write-back puts data: the peers, then the router."""
+    """Where write-back puts data: the peers, then the router.
+
+    Args:
+        is_covered: whether a lease for writing covers a file.
+        cover: gets such a lease, where there are leases.
+    """
 
     def __init__(
-        self, chunks: ChunkStore, session: Session, is_covered: Callable[[InodeNumber], bool]
+        self,
+        chunks: ChunkStore,
+        session: Session,
+        is_covered: Callable[[InodeNumber], bool],
+        cover: Callable[[InodeNumber], Awaitable[None]],
     ) -> None:
         self._chunks = chunks
         self._session = session
         self._is_covered = is_covered
+        self._cover = cover
 
     async def store(self, pieces: Sequence[Buffer], policy: BucketPolicy) -> Chunk:
         """Make the bytes durable as a chunk on the peers."""
@@ -126,6 +138,10 @@ class SpaceStorage:
 
     async def commit(self, op: wire.WriteExtents, *, sync: bool) -> Attributes:
         """Apply the operation at the router, however long it takes."""
+        if not self._is_covered(op.ino):
+            # The log is in order: an operation that waits at the router for what others hold would
+            # hold up those that they wait for. So it is waited for outside of the log.
+            await self._cover(op.ino)
         # No deadline: an operation given up here might still be applied later, over a newer one.
         touched = await self._session.apply(
             op, sync=sync, deadline_s=_FOR_EVER_S, is_covered=self._is_covered(op.ino)
@@ -164,7 +180,10 @@ class Content:
 
     Attributes:
         defragmenter: puts together what was written in pieces.
+        own: gets a lease for writing on what covers a file; None: there are no leases.
     """
+
+    own: Callable[[InodeNumber], Awaitable[object]] | None = None
 
     def __init__(
         self,
@@ -189,7 +208,7 @@ class Content:
         self._deadline_s = deadline_s
         # Files of which a page of extents is on its way that nobody waits for yet.
         self._pages_ahead: set[InodeNumber] = set()
-        storage = SpaceStorage(chunks, session, self._is_covered)
+        storage = SpaceStorage(chunks, session, self._is_covered, self._cover)
         self._compactor = Compactor(storage, self._read_committed, self._note_committed)
         self.writeback = WriteBack(
             nursery,
@@ -505,6 +524,16 @@ class Content:
         inode = self._inodes.get(ino)
         lease = None if inode is None else inode.lease
         return lease is not None and lease.mode == LeaseMode.WRITE
+
+    async def _cover(self, ino: InodeNumber) -> None:
+        """Get a lease for writing on a file, however long it takes, where there are leases."""
+        while self.own is not None and not self._is_covered(ino):
+            try:
+                await self.own(ino)
+            except MictlanError as error:
+                if not error.is_retryable and error.kind is not Kind.BUSY:
+                    raise
+                await trio.sleep(COVER_RETRY_S)
 
     def _changeable(self, ino: InodeNumber) -> Inode | None:
         """The inode of a file under a lease for writing that nobody else waits for."""

@@ -51,6 +51,7 @@ class LeasedLog(LeasedReads):
         super().__init__(*args, **options)
         # Requests that wait for leases on directories: the kernel holds the lock of each meanwhile.
         self._locked: Counter[InodeNumber] = Counter()
+        self._content.own = self._own_if_leased
 
     # --- leases for writing ----------------------------------------------------------------------
 
@@ -121,6 +122,10 @@ class LeasedLog(LeasedReads):
                     return lease, inode
             await self._acquire((ino,), ())
         raise MictlanError(Kind.BUSY, "lease", str(ino), ALWAYS_WANTED)
+
+    async def _own_if_leased(self, ino: InodeNumber) -> None:
+        if self.keeper is not None:
+            await self._own_inode(ino)
 
     def is_owned(self, ino: InodeNumber) -> bool:
         """Whether what covers an inode is leased for writing now."""

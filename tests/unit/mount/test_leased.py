@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
-from mictlanfs.model import ROOT_INODE, FileKind
+from mictlanfs.model import ROOT_INODE, FileKind, InodeNumber
 from mictlanfs_mount.contested import CONTESTED_S
 from mictlanfs_mount.durable import DurableFileSystem
 from mictlanfs_mount.inodes import Inode
@@ -234,6 +234,59 @@ async def test_names_of_a_directory_that_two_mounts_change_in_turn_are_not_kept_
     assert not await is_told()
     await trio.sleep(CONTESTED_S / 2 + 0.1)
     assert await is_told()
+
+
+async def owe(mount: LeasedMount, folder: InodeNumber) -> None:
+    """A file in a directory, of which bytes are owed to the peers."""
+    opened, _ = await mount.filesystem.create(folder, b"owed", 0o644, os.O_RDWR, CALLER)
+    await mount.filesystem.write(opened.handle, 0, b"x" * 20_000)
+    await mount.filesystem.fsync(opened.handle)
+    await mount.filesystem.release(opened.handle)
+    assert mount.content.owed_bytes == 20_000
+
+
+async def test_mounts_that_owe_bytes_of_files_that_the_other_has_leased_do_not_stop_each_other(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    async with open_leased_mount(space) as other:
+        ours = (await make(mount, b"ours", DIRECTORY)).ino
+        theirs = (await make(other, b"theirs", DIRECTORY)).ino
+        await owe(mount, ours)
+        await owe(other, theirs)
+        started_s, sessions = trio.current_time(), (mount.session.ref, other.session.ref)
+        # Each has the other's directory now, and something in it that it has to commit first.
+        await mount.filesystem.make(theirs, b"new", FILE, 0o644, CALLER)
+        await other.filesystem.make(ours, b"new", FILE, 0o644, CALLER)
+        async with trio.open_nursery() as nursery:
+            for one in (mount, other):
+                nursery.start_soon(one.content.move_owed, 0.0)
+        assert (mount.content.owed_bytes, other.content.owed_bytes) == (0, 0)
+        assert trio.current_time() - started_s < 1.0
+        assert (mount.session.ref, other.session.ref) == sessions
+
+
+async def test_bytes_owed_of_a_file_do_not_hold_up_what_a_reader_of_its_directory_waits_for(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    folder = (await make(mount, b"d", DIRECTORY)).ino
+    await owe(mount, space.bucket)
+    opened, _ = await mount.filesystem.create(folder, b"f", 0o644, os.O_RDWR, CALLER)
+    await mount.filesystem.write(opened.handle, 0, b"x" * 100_000)
+    slow = mount.script.hold("store:asked")
+    async with open_leased_mount(space) as other:
+        # From now on the bucket is leased to nobody for writing.
+        await other.filesystem.lookup(space.bucket, b"owed")
+        session = mount.session.ref
+        async with trio.open_nursery() as nursery:
+            # Needs the bucket and the directory; this one has to store the file in it first.
+            nursery.start_soon(other.filesystem.lookup, space.bucket, b"d")
+            await slow.reached.wait()
+            nursery.start_soon(mount.content.move_owed, 0.0)
+            await wait_all_tasks_blocked()
+            started_s = trio.current_time()
+            slow.release()
+        assert trio.current_time() - started_s < 1.0
+        assert (mount.session.ref, mount.content.owed_bytes) == (session, 0)
 
 
 @pytest.mark.parametrize("is_failing", [False, True])
