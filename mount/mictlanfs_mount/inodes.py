@@ -181,8 +181,10 @@ class InodeTable:
         if inode is not None:
             inode.lookup_count = max(0, inode.lookup_count - lookup_count)
             if inode.lookup_count == 0 and inode.open_count == 0:
-                # Its pages went with it.
+                # Its pages went with it, and whatever the kernel was told.
                 inode.kernel_content_version = -1
+                if inode.lease is not None:
+                    inode.lease.told_inodes.discard(ino)
             self.drop_unused(inode)
 
     def drop_unused(self, inode: Inode) -> None:

@@ -167,9 +167,12 @@ class LeasedFileSystem(LeasedLog):
 
         What the kernel was told under the other lease would outlive it.
         """
-        inode.lease = None
+        lease, inode.lease = inode.lease, None
         if self.kernel is not None:
             self.kernel.attributes_changed(inode.ino)
+        if lease is not None and inode.open_count == 0:
+            # Pages of an open file go when the other lease ends.
+            lease.told_inodes.discard(inode.ino)
 
     def _set_name_if_leased(self, parent: InodeNumber, name: bytes, inode: Inode | None) -> None:
         """What a name stands for after a change at the router. No await since its answer.
@@ -180,6 +183,9 @@ class LeasedFileSystem(LeasedLog):
         lease = self.keeper.table.held(parent)
         if lease is not None:
             self.keeper.table.set_name(lease, name, inode)
+            if inode is None:
+                # The kernel has dropped the name by itself.
+                lease.told_names.discard(name)
 
     # --- removing --------------------------------------------------------------------------------
 
@@ -372,6 +378,7 @@ class LeasedFileSystem(LeasedLog):
         _change_entries(new_directory, op.time_ns, entries=int(target is None), directories=0)
         source.attributes = msgspec.structs.replace(source.attributes, ctime_ns=op.time_ns)
         if source.lease is not None and source.ino in source.lease.told_inodes:
+            source.lease.told_inodes.discard(source.ino)
             new_lease.told_inodes.add(source.ino)
         source.lease = new_lease
         source.bucket = new_directory.bucket
@@ -639,7 +646,10 @@ class LeasedFileSystem(LeasedLog):
                 self.keeper.start_soon(self._forget_pages_of, held)
             await self._forget_pages_of([ino for ino in opened if ino not in held])
         for lease in leases:
-            for inode in lease.former:
+            # Names may be long gone of what is kept for being covered: of a directory, or of a file
+            # with several.
+            own = self.inodes.get(lease.key)
+            for inode in lease.former if own is None else (*lease.former, own):
                 self.inodes.drop_unused(inode)
             lease.former = []
             # Inodes that the kernel remembers refer to it for long.

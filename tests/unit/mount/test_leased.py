@@ -405,9 +405,52 @@ async def test_what_the_kernel_knows_of_a_file_moves_with_it(
     inode, folder = await make(mount, b"a"), await make(mount, b"d", DIRECTORY)
     mount.filesystem.validity_s(inode)
     await mount.filesystem.rename(space.bucket, b"a", folder.ino, b"a", REPLACE)
-    lease = mount.table.held(folder.ino)
+    former, lease = mount.table.held(space.bucket), mount.table.held(folder.ino)
+    assert former is not None
     assert lease is not None
     assert inode.ino in lease.told_inodes
+    assert inode.ino not in former.told_inodes
+
+
+async def test_nothing_is_kept_of_files_that_come_and_go_while_a_lease_lasts(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    fs, bucket = mount.filesystem, space.bucket
+    opened, inode = await fs.create(bucket, b"a", 0o644, os.O_RDWR, CALLER)
+    lease = mount.table.held(bucket)
+    assert lease is not None
+    inode.lookup_count = 1
+    fs.validity_s(inode)
+    fs.name_validity_s(bucket, b"a", inode)
+    # As temporary files are removed; and one with a second name.
+    await fs.unlink(bucket, b"a")
+    await fs.release(opened.handle)
+    linked = await make(mount, b"b")
+    linked.lookup_count = 1
+    fs.validity_s(linked)
+    await fs.link(linked.ino, bucket, b"c")
+    for name in (b"b", b"c"):
+        fs.name_validity_s(bucket, name, linked)
+        await fs.unlink(bucket, name)
+    for gone in (inode, linked):
+        mount.inodes.forget(gone.ino, 1)
+    await mount.flush()
+    assert mount.table.held(bucket) is lease
+    assert (lease.told_inodes, lease.told_names) == (set(), set())
+    assert [mount.inodes.get(gone.ino) for gone in (inode, linked)] == [None, None]
+
+
+async def test_directories_that_nobody_uses_are_forgotten_with_their_leases(
+    space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
+) -> None:
+    top = await make(mount, b"top", DIRECTORY)
+    below = await mount.filesystem.make(top.ino, b"below", DIRECTORY, 0o755, CALLER)
+    await mount.flush()
+    for key in (top.ino, below.ino):
+        lease = mount.table.held(key)
+        assert lease is not None
+        await mount.keeper.give_up([lease])
+    assert mount.inodes.get(below.ino) is None
 
 
 async def test_a_write_that_had_to_wait_is_made_under_a_lease(
