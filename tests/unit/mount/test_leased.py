@@ -502,6 +502,22 @@ async def test_the_lease_of_a_removed_directory_is_not_kept(
     assert space.mode(mount.session, folder.ino) == wire.LeaseMode.NONE
 
 
+async def test_leases_without_names_are_given_up_for_memory_as_well(
+    space: LeasedSpace, autojump_clock: MockClock
+) -> None:
+    async with open_leased_mount(space, names_max=40) as mount:
+        for number in range(50):
+            # Each has a lease of its own: a directory, and a file with two names.
+            folder = await make(mount, b"d%d" % number, DIRECTORY)
+            inode = await make(mount, b"f%d" % number)
+            await mount.filesystem.link(inode.ino, folder.ino, b"f")
+            await mount.filesystem.unlink(folder.ino, b"f")
+            await mount.flush()
+        assert mount.table.name_count + len(mount.table) <= 41
+        assert len(mount.inodes) <= 45
+    assert len(space.names(space.bucket)) == 100
+
+
 # --- what goes wrong -----------------------------------------------------------------------------
 
 
