@@ -7,15 +7,18 @@ answers that or the chunked coding. TLS, HTTP/2 and proxies stay with the stock 
 trio and on asyncio, by `loops`.
 
 Owns connections to any number of servers. A connection carries one request at a time and goes back
-to its pool only after a complete exchange. Bodies travel in the `extensions` of httpx requests and
-responses, because httpx would copy them: `BODY` names the key at both ends. `INTO` in a request
-names a `Reception` that the body of a good answer of just the missing length goes into.
+to its pool only after a complete exchange. Servers that are asked no more, because they moved or
+are gone, are forgotten when another one is asked for the first time. Bodies travel in the
+`extensions` of httpx requests and responses, because httpx would copy them: `BODY` names the key at
+both ends. `INTO` in a request names a `Reception` that the body of a good answer of just the
+missing length goes into.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from mictlanfs.client.chunkedcoding import ChunkedBody
@@ -30,6 +33,8 @@ INTO: Final = "mictlanfs-into"
 # On top of the time-out, a body may take this long: far below what any usable network does.
 BYTES_PER_S_MIN = 1_000_000
 CONNECTIONS_PER_SERVER_MAX = 32
+# A server that nobody has asked for so long may be gone; if it is not, connecting is soon done.
+UNUSED_S_MAX = 300.0
 HEAD_SIZE_BYTES_MAX = 64 * 1024
 # Three times the largest page of a directory, and far more than any chunk.
 BODY_SIZE_BYTES_MAX = 256 * MIB
@@ -64,6 +69,10 @@ class BulkTransport(httpx.AsyncBaseTransport):
         url = request.url
         address = (url.host, url.port or 80)
         pool = self._pools.get(address) or self._new_pool(address)
+        with pool.in_use():
+            return await self._exchange_by(pool, request)
+
+    async def _exchange_by(self, pool: _Pool, request: httpx.Request) -> httpx.Response:
         timeout = request.extensions.get("timeout", {})
         timeout_s = timeout.get("read") or 10.0
         connect_s = timeout.get("connect") or timeout_s
@@ -86,6 +95,8 @@ class BulkTransport(httpx.AsyncBaseTransport):
     def _new_pool(self, address: _Address) -> _Pool:
         if self._loop is None:
             self._loop = current()
+        for unused in [known for known, pool in self._pools.items() if pool.is_unused]:
+            self._pools.pop(unused).close()
         pool = self._pools[address] = _Pool(address, self._loop)
         return pool
 
@@ -106,7 +117,24 @@ class _Pool:
         self._address = address
         self._loop = loop
         self._idle: list[_Connection] = []
+        self._users = 0
+        self._used_s = time.monotonic()
         self.limiter = loop.limiter(CONNECTIONS_PER_SERVER_MAX)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Somebody sends a request, or waits to."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            self._used_s = time.monotonic()
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether nobody has sent a request for long."""
+        return not self._users and time.monotonic() - self._used_s >= UNUSED_S_MAX
 
     def idle(self) -> _Connection | None:
         """An idle connection that the server has not closed; None when there is none."""

@@ -29,12 +29,13 @@ class Script:
     Attributes:
         received: what each request looked like.
         connection_count: how often somebody connected.
+        ended_count: how many of these connections were ended by the other side.
     """
 
     def __init__(self, *answers: Sequence[bytes]) -> None:
         self.answers = list(answers)
         self.received: list[bytes] = []
-        self.connection_count = 0
+        self.connection_count = self.ended_count = 0
         self.busy_max = 0
         self._busy = 0
         self.gate = trio.Event()
@@ -53,6 +54,7 @@ class Script:
                     return
                 await stream.send_all(part)
                 await trio.testing.wait_all_tasks_blocked()
+        self.ended_count += 1
 
     async def _receive(self, stream: trio.SocketStream) -> bytes | None:
         received = b""
@@ -286,6 +288,29 @@ async def test_there_are_only_so_many_connections_to_a_server(loop: ClientLoop) 
         script.gate.set()
     assert script.connection_count == script.busy_max == CONNECTIONS_PER_SERVER_MAX
     assert len(script.received) == 3 * CONNECTIONS_PER_SERVER_MAX
+
+
+async def test_servers_that_are_asked_no_more_are_forgotten(
+    loop: ClientLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved, busy, other = Script(), Script(), Script()
+    async with (
+        serving(moved, loop) as (transport, url),
+        serving(busy, loop) as (_, busy_url),
+        serving(other, loop) as (_, other_url),
+    ):
+        await ask(transport, url)
+        busy.gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, transport, busy_url)
+            await until(lambda: len(busy.received) == 1)
+            monkeypatch.setattr(bulk, "UNUSED_S_MAX", 0.0)
+            await ask(transport, other_url)
+            await until(lambda: moved.ended_count == 1)
+            assert busy.ended_count == 0
+            busy.gate.set()
+        assert await ask(transport, url) == (200, b"ok")
+    assert moved.connection_count == 2
 
 
 @asynccontextmanager
