@@ -159,6 +159,7 @@ class LocalWriter:
                 return connection
             # The end: a peer says nothing unasked.
             connection.close()
+        self._drop_ended()
         connection = trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with trio.fail_after(GRANT_TIMEOUT_S):
@@ -169,6 +170,15 @@ class LocalWriter:
             connection.close()
             raise
         return connection
+
+    def _drop_ended(self) -> None:
+        """Let go of peers that have ended: some never come back."""
+        for number, idle in list(self._idle.items()):
+            for connection in [one for one in idle if one.is_readable()]:
+                connection.close()
+                idle.remove(connection)
+            if not idle:
+                del self._idle[number]
 
 
 def _write(descriptor: int, pieces: Sequence[Buffer]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from mictlanfs.checksums import digest_of
 from mictlanfs.client import localwrites as module
@@ -163,6 +164,17 @@ async def test_a_connection_that_the_peer_ended_meanwhile_is_made_anew(peer: Pee
         peer.hang_up()
         assert await writer.put(PEER, CHUNK, [BODY])
     assert peer.connection_count == 2
+
+
+async def test_connections_of_a_peer_that_is_gone_are_let_go(peer: Peer) -> None:
+    async with writing() as writer:
+        assert await writer.put(PEER, CHUNK, [BODY])
+        before = len(os.listdir("/proc/self/fd"))
+        peer.hang_up()
+        # The same one under a new number, as if its store had been replaced.
+        assert await writer.put(replace(PEER, number=PeerNumber(2)), CHUNK, [BODY])
+        # One for the other, and the end of the peer, which lives in this process.
+        assert len(os.listdir("/proc/self/fd")) <= before + 1
 
 
 async def test_a_chunk_that_is_there_is_not_written(peer: Peer) -> None:
