@@ -41,6 +41,15 @@ def new_token() -> str:
     return os.urandom(16).hex()
 
 
+def reader_number() -> int:
+    """A number by which clients prefer other copies than their neighbours do.
+
+    Drawn by lot: in containers, where every mount may be process 1, process numbers are all the
+    same.
+    """
+    return int.from_bytes(os.urandom(2), "big")
+
+
 def boot_id() -> str:
     """Identifies this boot of this machine; empty where the kernel does not tell.
 

@@ -7,7 +7,6 @@ at once.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -40,7 +39,7 @@ from mictlanfs.client.tree import Tree
 from mictlanfs.client.upload import Uploader, new_directories
 from mictlanfs.client.verifying import SpaceVerifier
 from mictlanfs.errors import Kind, MictlanError
-from mictlanfs.identifiers import boot_id
+from mictlanfs.identifiers import boot_id, reader_number
 from mictlanfs.model import ROOT_INODE, Attributes, BucketPolicy, FileKind, Node, PeerState
 from mictlanfs.protection import Protection, protection_of
 from mictlanfs.recoveries import RecoveryFile
@@ -81,7 +80,7 @@ async def open_space(
     routers = uris.parse_routers(uri)
     retry = retry or RetryPolicy()
     transport = transport or HttpTransport()
-    directory = PeerDirectory(trio.current_time, boot_id(), os.getpid())
+    directory = PeerDirectory(trio.current_time, boot_id(), reader_number())
     peers = PeerClient(transport)
     router = RouterClient(routers, transport, retry, on_peer_map_version=directory.notice_version)
     with raising_single_errors():

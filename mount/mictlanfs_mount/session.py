@@ -38,7 +38,7 @@ from mictlanfs.client.transport import HttpTransport
 from mictlanfs.clock import Clock
 from mictlanfs.config import WRITE_THROUGH, MountOptions
 from mictlanfs.errors import Kind, MictlanError, UsageError
-from mictlanfs.identifiers import boot_id
+from mictlanfs.identifiers import boot_id, reader_number
 from mictlanfs.model import ROOT_INODE, FileKind, InodeNumber
 from mictlanfs.processes import collect_garbage_rarely, raise_descriptor_limit
 from mictlanfs.taskerrors import raising_single_errors
@@ -110,7 +110,7 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
     options = settings.options
     routers = parse_routers(settings.uri)
     transport = HttpTransport()
-    directory = PeerDirectory(trio.current_time, boot_id(), os.getpid())
+    directory = PeerDirectory(trio.current_time, boot_id(), reader_number())
     retry = RetryPolicy(deadline_s=options.deadline_s)
     router = RouterClient(routers, transport, retry, on_peer_map_version=directory.notice_version)
     peers = PeerClient(transport)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
@@ -19,6 +18,7 @@ from mictlanfs.client.peermap import PeerDirectory
 from mictlanfs.client.peers import PeerClient
 from mictlanfs.clock import Clock
 from mictlanfs.errors import Kind, MictlanError
+from mictlanfs.identifiers import reader_number
 from mictlanfs.model import KIB, BucketPolicy, Buffer, Chunk, ChunkId, PeerInfo, PeerNumber
 from mictlanfs.wirecopies import Locate, Located
 from mictlanfs.wireverify import ReportCopy
@@ -55,7 +55,7 @@ class Peers:
         self._space = space
         self._transport = transport
         self._client = PeerClient(transport)
-        self._directory = PeerDirectory(clock.monotonic_s, reader=os.getpid())
+        self._directory = PeerDirectory(clock.monotonic_s, reader=reader_number())
         self._preferred = preferred
         self._coded = CodedPeers(self._directory, self._put, self._get)
 

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mictlanfs.identifiers import boot_id, chunk_id_from_hex, new_chunk_id, new_token
+from mictlanfs.identifiers import (
+    boot_id,
+    chunk_id_from_hex,
+    new_chunk_id,
+    new_token,
+    reader_number,
+)
 from mictlanfs.model import CHUNK_ID_SIZE_BYTES, ChunkId
 from tests.support.strategies import chunk_ids
 
@@ -59,3 +65,7 @@ def test_there_is_no_boot_id_where_the_kernel_does_not_tell(
 
     monkeypatch.setattr(Path, "read_text", refuse)
     assert boot_id() == ""
+
+
+def test_readers_draw_different_numbers() -> None:
+    assert len({reader_number() for _ in range(32)}) > 8
