@@ -80,11 +80,13 @@ class Placing:
                 return found
             # Many chunks of a new bucket come at once: one of them makes it.
             lock = self._making.setdefault(names, asyncio.Lock())
-            async with lock:
-                found, missing = await self._look(names)
-                if missing:
-                    await self._make_directories(found.ino, missing)
-            self._making.pop(names, None)
+            try:
+                async with lock:
+                    found, missing = await self._look(names)
+                    if missing:
+                        await self._make_directories(found.ino, missing)
+            finally:
+                self._making.pop(names, None)
         raise MictlanError(Kind.BUSY, "put", records.shown(names), "its directories come and go")
 
     async def _look(self, names: Names) -> tuple[Directory, Names]:
