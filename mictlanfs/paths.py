@@ -7,7 +7,6 @@ alone (mode 0700).
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import tempfile
@@ -130,15 +129,6 @@ def read_last_space() -> LastSpace | None:
     except (OSError, MictlanError, ValueError):
         return None
     return LastSpace(record.uri, Path(record.data))
-
-
-def forget_last_space(data: Path) -> None:
-    """Forget the space whose data lies in `data`; a record of another space stays."""
-    last = read_last_space()
-    if last is None or last.data != data.absolute():
-        return
-    with contextlib.suppress(OSError):
-        last_space_file().unlink(missing_ok=True)
 
 
 def _xdg(variable: str, default: str) -> Path:

@@ -15,7 +15,6 @@ import msgspec
 from mictlanfs import wire
 from mictlanfs.client.transport import Response
 from mictlanfs.errors import Kind, MictlanError
-from mictlanfs.intervals import subtract
 from mictlanfs.model import (
     ROOT_INODE,
     Attributes,
@@ -45,6 +44,7 @@ from mictlanfs.wirecopies import (
 )
 from mictlanfs.wireverify import ReportCopy
 from tests.support.fakenet import Request
+from tests.support.ranges import subtract
 
 T = TypeVar("T", bound=Struct)
 LIST_PAGE_MAX = 100

@@ -12,7 +12,6 @@ from mictlanfs.errors import HTTP_STATUS, Kind, MictlanError
 
 # No peer can take the chunk, because all hold it or because there is none.
 CODE_NOBODY: Final = 666
-CODE_CONFLICT: Final = 710
 _CODES: Final = {
     Kind.NOT_FOUND: 404,
     Kind.NO_DATA: 404,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mictlanfs.intervals import merge, overlap, split_at, subtract
+from mictlanfs.intervals import merge, split_at
 from tests.support.strategies import ranges
 
 Range = tuple[int, int]
@@ -13,22 +13,6 @@ Range = tuple[int, int]
 def integers(*parts: Range) -> set[int]:
     """The integers in half-open ranges: the model everything here is held against."""
     return {i for start, end in parts for i in range(start, end)}
-
-
-@given(ranges, ranges)
-def test_overlap_is_intersection(a: Range, b: Range) -> None:
-    common = overlap(*a, *b)
-    assert integers(*([common] if common else [])) == integers(a) & integers(b)
-    assert (common is None) == (not integers(a) & integers(b))
-
-
-@given(ranges.filter(lambda r: r[0] < r[1]), ranges.filter(lambda r: r[0] <= r[1]))
-def test_subtract_is_difference_in_order_without_empty_parts(a: Range, cut: Range) -> None:
-    left = subtract(*a, *cut)
-    assert integers(*left) == integers(a) - integers(cut)
-    assert left == sorted(left)
-    assert all(start < end for start, end in left)
-    assert sum(end - start for start, end in left) == len(integers(*left))
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 9))

@@ -121,15 +121,6 @@ def test_a_relative_data_directory_is_recorded_from_the_root(
     assert last.data == tmp_path / "data"
 
 
-def test_a_space_is_forgotten_when_it_is_the_last_and_only_then(tmp_path: Path) -> None:
-    paths.record_last_space("mictlanx://a@h:1", tmp_path / "one")
-    paths.forget_last_space(tmp_path / "other")
-    assert paths.read_last_space() is not None
-    paths.forget_last_space(tmp_path / "one")
-    assert paths.read_last_space() is None
-    paths.forget_last_space(tmp_path / "one")
-
-
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", '{"uri": 1, "data": "x"}', '{"uri": "x"}', "\udcff"]
 )
