@@ -149,13 +149,14 @@ class CheckSpace(Struct, frozen=True):
     """Begin a check of the space in the router, or ask how it stands. Answer: `CheckState`.
 
     Attributes:
-        begin: begin one, unless one is running; else only ask.
+        begin: begin one, unless one is running; `CheckState.is_begun` says which. Else only ask.
         metadata: check the invariants of the metadata.
         deep: also the bytes that are kept in it, and the form of the database.
         peers: compare what peers hold with what the metadata says.
         repair: take back what the metadata says of copies that are not there.
         collect: have orphans removed that are older than the grace time.
         force: also those that were there before the metadata was restored.
+        number: of the check that is asked for; 0: the last one.
     """
 
     begin: bool = False
@@ -165,6 +166,7 @@ class CheckSpace(Struct, frozen=True):
     repair: bool = False
     collect: bool = False
     force: bool = False
+    number: int = 0
 
 
 class DamagedFile(Struct, frozen=True):
@@ -200,7 +202,9 @@ class CheckState(Struct, frozen=True):
         surplus_count: good copies of live chunks that the metadata did not name.
         damaged: chunks without any good copy.
         error: why it ended early; empty when it did not.
-        number: of the check, from 1 since the router started; 0: there was none.
+        number: of the check, greater than those of all before, also of other starts of the router;
+            0: there was none, or it is not known any more.
+        is_begun: whether the request that this answers has begun it.
     """
 
     is_running: bool = False
@@ -221,3 +225,4 @@ class CheckState(Struct, frozen=True):
     error: str = ""
     number: int = 0
     restored_count: int = 0
+    is_begun: bool = False

@@ -81,11 +81,13 @@ def fsck(space: SpaceChoice, *, deep: bool, repair: bool, as_json: bool) -> None
 
         from mictlanfs.cli.output import print_json
 
+        check = msgspec.structs.asdict(found.check)
+        del check["is_begun"]
         print_json(
             {
                 "is_sound": found.exit_code == Exit.OK,
                 "bad_count": found.bad_count,
-                **msgspec.structs.asdict(found.check),
+                **check,
                 "damaged": [msgspec.structs.asdict(one) for one in found.check.damaged],
             }
         )

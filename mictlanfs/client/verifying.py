@@ -32,27 +32,35 @@ class SpaceVerifier:
     async def check(self, request: CheckSpace, progress: Progress | None = None) -> CheckState:
         """Have the router check the space and wait for what it finds.
 
-        A check that runs already is waited for first. `progress` is told what the router is at.
+        A check that somebody else began is waited for first. `progress` is told what the router is
+        at.
 
         Cancellation: the check goes on.
 
         Raises:
-            MictlanError: UNAVAILABLE, TIMED_OUT; INTERNAL when the check itself failed.
+            MictlanError: TIMED_OUT; UNAVAILABLE, also when the router was started again meanwhile;
+                INTERNAL when the check itself failed.
         """
-        await self._finished(await self._router.check(CheckSpace()), progress)
-        found = await self._finished(await self._router.check(request), progress)
+        state = await self._router.check(request)
+        while not state.is_begun:
+            await self._finished(state, progress)
+            state = await self._router.check(request)
+        found = await self._finished(state, progress)
+        if found.number != state.number:
+            detail = "the router was started again meanwhile: what it would have found is not known"
+            raise MictlanError(Kind.UNAVAILABLE, "check", detail=detail)
         if found.error:
             raise MictlanError(Kind.INTERNAL, "check", detail=found.error)
         return found
 
     async def _finished(self, state: CheckState, progress: Progress | None) -> CheckState:
-        delay_s = POLL_S_FIRST
+        number, delay_s = state.number, POLL_S_FIRST
         while state.is_running:
             if progress is not None:
                 progress(state.doing)
             await trio.sleep(delay_s)
             delay_s = min(2 * delay_s, POLL_S_MAX)
-            state = await self._router.check(CheckSpace())
+            state = await self._router.check(CheckSpace(number=number))
         return state
 
     async def peers(self, peer_id: str | None = None) -> Sequence[PeerInfo]:

@@ -14,19 +14,20 @@ by its id, which its writer made, and by the time at which it came to the peer. 
 live and stays; if it comes later it is refused, and the writer, which has the bytes until they are
 committed, stores them again. So no chunk that a commit names is ever removed, whatever the clocks
 say and wherever the commit waited: under way, in the log of a session, or refused by a quota.
-Recovery files hold bytes, not names of chunks.
+Recovery files hold bytes, not names of chunks. Dead chunks are removed by the collector, in its
+order, after its own grace period.
 
 *After a restore* of the metadata the peers hold what was written since the snapshot, and nobody
 knows it. It may be wanted: another snapshot may turn up, with a peer that was away, or another one
 may have been meant. So what lay on the peers before the restore stays for a month, unless people
-say that it shall go. Dead chunks are removed by the collector, in its
-order, after its own grace period.
+say that it shall go.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -68,6 +69,8 @@ PAUSE_S: Final = 0.02
 FIRST_S: Final = 900.0
 # For so long what the metadata of before a restore may have known is kept.
 RESTORED_KEPT_S: Final = 30 * 86_400.0
+# Checks that have ended and may still be asked for: others may have begun meanwhile.
+ENDED_COUNT_MAX: Final = 16
 # Of a rarely asked kind: what is collected by itself also finds what is missing.
 _UNASKED: Final = CheckSpace(begin=True, peers=True, repair=True, collect=True)
 
@@ -92,6 +95,8 @@ class Auditor:
         self._wanted: CheckSpace | None = None
         self._has_wanted = asyncio.Event()
         self.state = CheckState()
+        self._ended: OrderedDict[int, CheckState] = OrderedDict()
+        self._number = clock.wall_ns() // 1_000_000
         self.collected_count = 0
 
     def routes(self) -> list[MessageRoute]:
@@ -102,11 +107,15 @@ class Auditor:
         """Begin a check when that is asked for and none is running; how it stands."""
         if request.begin and not self.state.is_running:
             self._begin(request)
+            return msgspec.structs.replace(self.state, is_begun=True)
+        if request.number and request.number != self.state.number:
+            return self._ended.get(request.number, CheckState())
         return self.state
 
     def _begin(self, request: CheckSpace) -> None:
         self._wanted = request
-        self.state = CheckState(is_running=True, number=self.state.number + 1)
+        self._number += 1
+        self.state = CheckState(is_running=True, number=self._number)
         self._has_wanted.set()
 
     async def run(self) -> None:
@@ -142,6 +151,9 @@ class Auditor:
             self._note(error=str(error))
         finally:
             self._note(is_running=False, doing="")
+            self._ended[self.state.number] = self.state
+            if len(self._ended) > ENDED_COUNT_MAX:
+                self._ended.popitem(last=False)
 
     def _note(self, **changes: object) -> None:
         self.state = msgspec.structs.replace(self.state, **changes)

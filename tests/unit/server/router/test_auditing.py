@@ -2,6 +2,7 @@ from pathlib import Path
 
 from mictlanfs.errors import Kind
 from mictlanfs.model import Chunk, ChunkId, PeerNumber
+from mictlanfs.wireverify import CheckSpace
 from mictlanfs_server.metadata.base import DeadChunk
 from mictlanfs_server.router.auditing import RESTORED_KEPT_S
 from tests.contract.metadata.forms import kind_of, new_chunk
@@ -165,9 +166,18 @@ def test_copies_without_a_row_get_one_when_that_is_asked_for(tmp_path: Path) -> 
 
 def test_a_check_that_runs_is_not_begun_again(tmp_path: Path) -> None:
     async def scenario(verified: Verified) -> None:
-        first = await verified.check(metadata=True)
-        assert first.number == 1
-        assert (await verified.check(metadata=True)).number == 2
+        auditor = verified.auditor
+        first = await auditor.check(CheckSpace(begin=True, metadata=True))
+        other = await auditor.check(CheckSpace(begin=True, peers=True))
+        assert (first.is_running, first.is_begun) == (True, True)
+        assert (other.number, other.is_running, other.is_begun) == (first.number, True, False)
+        second = await verified.check_after(first, peers=True)
+        assert second.number > first.number
+        assert second.peers_checked
+        # What the first one found is still known, and says nothing of peers.
+        found = await auditor.check(CheckSpace(number=first.number))
+        assert (found.number, found.peers_checked) == (first.number, ())
+        assert (await auditor.check(CheckSpace(number=1))).number == 0
 
     run_verified(tmp_path, scenario)
 

@@ -106,10 +106,18 @@ class Verified:
 
     async def check(self, **wanted: bool) -> CheckState:
         """What a check finds."""
-        await self.auditor.check(CheckSpace(begin=True, **wanted))
+        return await self._ended(await self.auditor.check(CheckSpace(begin=True, **wanted)))
+
+    async def check_after(self, running: CheckState, **wanted: bool) -> CheckState:
+        """What a check finds that is begun when another one has ended."""
+        await self._ended(running)
+        return await self.check(**wanted)
+
+    async def _ended(self, state: CheckState) -> CheckState:
         async with asyncio.timeout(20):
-            while (state := await self.auditor.check(CheckSpace())).is_running:  # noqa: ASYNC110
+            while state.is_running:
                 await asyncio.sleep(0.001)
+                state = await self.auditor.check(CheckSpace(number=state.number))
         return state
 
     async def peers_of(self, chunk: Chunk) -> tuple[PeerNumber, ...]:
