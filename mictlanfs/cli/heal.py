@@ -11,6 +11,8 @@ from mictlanfs.cli.following import wait_option
 from mictlanfs.cli.options import SpaceChoice, json_option, space_options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mictlanfs.client.space import SpaceClient
     from mictlanfs.wire import SpaceStatus
 
@@ -30,20 +32,13 @@ def heal(space: SpaceChoice, *, as_json: bool, waits: bool) -> None:
     from mictlanfs.cli.running import run_on_space
 
     async def work(client: SpaceClient) -> SpaceStatus:
-        look = await client.router.start_upkeep()
-        if not waits:
-            return await client.status()
-        most = 0
-
-        def part_done(status: SpaceStatus) -> float:
-            nonlocal most
-            upkeep = status.upkeep
-            if upkeep.look_count >= look:
-                return 1.0
-            most = max(most, upkeep.short_count)
-            return min(0.99, 1 - upkeep.short_count / most) if most else 0.0
-
-        return await follow(client, "healing", part_done, complain)
+        while True:
+            look = await client.router.start_upkeep()
+            if not waits:
+                return await client.status()
+            status = await follow(client, "healing", _until(look), complain)
+            if status.upkeep.look_count >= look:
+                return status
 
     found = run_on_space(space, "heal", work)
     if as_json:
@@ -56,6 +51,23 @@ def heal(space: SpaceChoice, *, as_json: bool, waits: bool) -> None:
         click.echo(_verdict(found))
     if waits and (found.upkeep.short_count or found.upkeep.unhealable_count):
         raise click.exceptions.Exit(Exit.FAILED)
+
+
+def _until(look: int) -> Callable[[SpaceStatus], float]:
+    """How much is done of what ends with a look, or when there is no telling any more."""
+    most = look_count = 0
+
+    def part_done(status: SpaceStatus) -> float:
+        nonlocal most, look_count
+        upkeep = status.upkeep
+        # A router that was started again counts its looks anew.
+        if upkeep.look_count >= look or upkeep.look_count < look_count:
+            return 1.0
+        look_count = upkeep.look_count
+        most = max(most, upkeep.short_count)
+        return min(0.99, 1 - upkeep.short_count / most) if most else 0.0
+
+    return part_done
 
 
 def _verdict(status: SpaceStatus) -> str:

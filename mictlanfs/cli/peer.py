@@ -96,17 +96,26 @@ def drain(
     from mictlanfs.cli.following import follow
     from mictlanfs.cli.main import complain
     from mictlanfs.cli.running import run_on_space
+    from mictlanfs.errors import Kind, MictlanError
 
     async def work(client: SpaceClient) -> Drain:
         begun = await client.router.drain_peer(peer_id, is_draining=not undo, force=force)
         if undo or not waits or not begun.chunk_count:
             return begun
 
-        def part_done(status: SpaceStatus) -> float:
-            left = status.upkeep.draining.get(peer_id, 0)
-            return 1 - left / begun.chunk_count if left else 1.0
+        def is_draining(status: SpaceStatus) -> bool:
+            return any(one.id == peer_id and one.is_draining for one in status.peers)
 
-        await follow(client, f"emptying {peer_id}", part_done, complain)
+        def part_done(status: SpaceStatus) -> float:
+            left = status.upkeep.draining.get(peer_id)
+            if left == 0 or not is_draining(status):
+                return 1.0
+            return 0.0 if left is None else min(0.99, max(0.0, 1 - left / begun.chunk_count))
+
+        status = await follow(client, f"emptying {peer_id}", part_done, complain)
+        if not is_draining(status):
+            detail = "somebody uses it again, or has removed it: it may not be empty"
+            raise MictlanError(Kind.CONFLICT, "drain", peer_id, detail)
         return begun
 
     begun = run_on_space(space, "peer drain", work)

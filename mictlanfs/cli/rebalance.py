@@ -50,7 +50,8 @@ def rebalance(space: SpaceChoice, *, as_json: bool, waits: bool, cancel: bool) -
     elif waits and not cancel:
         from mictlanfs.cli.output import counted
 
+        # Fewer when the router was started again meanwhile: it counts from then on.
         moved = after.upkeep.moved_count - before.upkeep.moved_count
         click.echo(
-            "every chunk is in its place" if not moved else f"{counted(moved, 'chunk')} moved"
+            "every chunk is in its place" if moved <= 0 else f"{counted(moved, 'chunk')} moved"
         )

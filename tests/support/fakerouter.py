@@ -79,6 +79,8 @@ class FakeRouter:
         commits: every batch received, repeated ones too.
         used: what every bucket is said to use.
         upkeep: requests about copies and peers.
+        statuses: what is told to those who ask for the status, in turn; behind them `status`.
+        looks: numbers of the looks that requests for upkeep wait for, in turn; then 1.
         trash, snapshots: what is kept.
         before_apply: called with each operation before it is applied; may raise.
         inodes_per_grant, extents_page_max: smaller for tests of what comes after the first.
@@ -98,6 +100,8 @@ class FakeRouter:
     extents_page_max: int = wire.EXTENTS_PAGE_MAX
     used: int = 0
     upkeep: list[Struct] = field(default_factory=list)
+    statuses: list[wire.SpaceStatus] = field(default_factory=list)
+    looks: list[int] = field(default_factory=list)
     trash: list[wire.TrashItem] = field(default_factory=list)
     snapshots: list[wire.SnapshotInfo] = field(default_factory=list)
     before_apply: Callable[[wire.Operation], None] = lambda op: None
@@ -152,6 +156,8 @@ class FakeRouter:
 
     def handle(self, request: Request) -> Response:
         if request.path == wire.Path.STATUS:
+            if self.statuses:
+                self.status = self.statuses.pop(0)
             assert self.status is not None
             return Response(200, {}, msgspec.json.encode(self.status))
         kind, answer = _HANDLERS[request.path]
@@ -182,7 +188,7 @@ class FakeRouter:
 
     def _start_upkeep(self, request: StartUpkeep) -> UpkeepStarted:
         self.upkeep.append(request)
-        return UpkeepStarted(1)
+        return UpkeepStarted(self.looks.pop(0) if self.looks else 1)
 
     def _drain(self, request: DrainPeer) -> Drain:
         self.upkeep.append(request)

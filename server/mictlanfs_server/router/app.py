@@ -170,6 +170,7 @@ class _Router:
         earlier_ttl_s = await agree_on_lease_time(store, sessions, *times)
         gate = LeaseGate(store, sessions, clock, settings.lease_ttl_s, earlier_ttl_s)
         healer = Healer(settings, store, membership, transport, clock)
+        await healer.prepare()
         desk = UpkeepDesk(store, membership, peer_map, healer)
         keeper = MetadataKeeper(
             *(store, lambda: peer_map.peer_map.peers, transport, clock),

@@ -126,6 +126,13 @@ class Healer:
 
     # --- the task --------------------------------------------------------------------------------
 
+    async def prepare(self) -> None:
+        """Know what an earlier router was at, before anybody asks how far that has come."""
+        for peer in self._membership.peer_map().peers:
+            if peer.is_draining:
+                self.tally.draining[peer.id] = await self._store.peer_chunk_count(peer.number)
+        await self.orders.prepare()
+
     async def run(self) -> None:
         """Work until cancelled; whoever starts next goes on."""
         while True:

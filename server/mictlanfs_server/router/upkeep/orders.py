@@ -86,6 +86,12 @@ class Orders:
                 await self._store.save_move_order(name, None)
             self._orders = None
 
+    async def prepare(self) -> None:
+        """Know the orders that there are."""
+        if self._orders is None:
+            self._orders = await self._store.move_orders()
+        await self._measure()
+
     async def step(self, standing: Standing) -> None:
         """Do one page of each move."""
         if self._orders is None:

@@ -41,22 +41,22 @@ def test_it_waits_for_a_look_that_began_after_it_asked(
     cli: Run, space: FakeSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "INTERVAL_S", 0.0)
-    looks = iter(
-        [
-            status(look_count=0, short_count=4, problem="peer-1 is slow"),
-            status(look_count=0, short_count=2, problem="peer-1 is slow"),
-            status(),
-        ]
-    )
-    handle = space.router.handle
-
-    def changing(request: object) -> object:
-        if getattr(request, "path", "").endswith("/status"):
-            space.router.status = next(looks)
-        return handle(request)  # type: ignore[arg-type] # passed on
-
-    monkeypatch.setattr(space.router, "handle", changing)
+    space.router.statuses = [
+        status(look_count=0, short_count=4, problem="peer-1 is slow"),
+        status(look_count=0, short_count=2, problem="peer-1 is slow"),
+        status(),
+    ]
     done = cli("heal")
     assert (done.code, done.text) == (0, "nothing is left to heal\n")
     # Once, however often it is told.
     assert done.err.count("peer-1 is slow") == 1
+
+
+def test_it_asks_a_router_that_was_started_again_anew(
+    cli: Run, space: FakeSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "INTERVAL_S", 0.0)
+    space.router.looks = [8, 1]
+    space.router.statuses = [status(look_count=7, short_count=4), status(look_count=0), status()]
+    assert cli("heal").text == "nothing is left to heal\n"
+    assert space.router.upkeep == [StartUpkeep(), StartUpkeep()]

@@ -11,6 +11,7 @@ from mictlanfs.wirecopies import ClonePeer, DrainPeer, Locate, RemovePeer, Start
 from mictlanfs_server.router.upkeep import healer as healer_module
 from mictlanfs_server.router.upkeep import orders as orders_module
 from mictlanfs_server.router.upkeep.desk import UpkeepDesk
+from mictlanfs_server.router.upkeep.healer import Healer
 from mictlanfs_server.router.upkeep.planning import sources_of
 from tests.contract.metadata.forms import kind_of, new_chunk
 from tests.unit.server.router.fakes import announce
@@ -359,6 +360,22 @@ def test_drained_peer_is_emptied_and_can_be_removed(tmp_path: Path) -> None:
         assert all(space.is_held(chunk, 2) for chunk in chunks)
         assert (await desk.remove(RemovePeer("peer-2"))).lost_count == 0
         assert [peer.id for peer in space.parts.peer_map.peer_map.peers] == ["peer-1", "peer-3"]
+
+    run_space(tmp_path, scenario)
+
+
+def test_a_router_that_starts_knows_at_once_what_the_last_one_was_at(tmp_path: Path) -> None:
+    async def scenario(space: Space) -> None:
+        await space.store(*(new_chunk(10, (ONE, TWO)) for _ in range(10)))
+        await desk_of(space).drain(DrainPeer("peer-2"))
+        await desk_of(space).start(StartUpkeep(rebalance=True))
+        parts = space.parts
+        healer = Healer(
+            space.healer_settings, parts.store, parts.membership, space.peers, parts.clock
+        )
+        await healer.prepare()
+        status = healer.status()
+        assert (status.draining, status.orders) == ({"peer-2": 10}, {"rebalance": 0.0})
 
     run_space(tmp_path, scenario)
 
