@@ -6,12 +6,17 @@ import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mictlanfs.clientvariables import LOG_FORMAT, LOG_FORMATS
 from mictlanfs.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mictlanfs.paths import LastSpace
 
 URI_VARIABLE = "MICTLANX_CLIENT_URI"
 # Long enough for a router that is being started again; `put` and `get` of data use it too.
@@ -25,10 +30,12 @@ class SpaceChoice:
     Attributes:
         uri: of the space.
         timeout_s: how long to try again when it does not answer.
+        data: where its data is, of a space that this user made last and did not name; else None.
     """
 
     uri: str
     timeout_s: float
+    data: Path | None = None
 
 
 def space_options(command: Callable[..., object]) -> Callable[..., object]:
@@ -51,7 +58,7 @@ def space_options(command: Callable[..., object]) -> Callable[..., object]:
     )
     @functools.wraps(command)
     def with_space(uri: str | None, timeout: float, **values: Any) -> object:
-        return command(space=SpaceChoice(choose_uri(uri), timeout), **values)
+        return command(space=choose_space(uri, timeout), **values)
 
     return with_space
 
@@ -67,8 +74,18 @@ def choose_uri(given: str | None) -> str:
     Raises:
         UsageError: there is none; names the remedies.
     """
+    return given or _last_space().uri
+
+
+def choose_space(given: str | None, timeout_s: float) -> SpaceChoice:
+    """As `choose_uri`, with where the data of the space made last is."""
     if given:
-        return given
+        return SpaceChoice(given, timeout_s)
+    last = _last_space()
+    return SpaceChoice(last.uri, timeout_s, last.data)
+
+
+def _last_space() -> LastSpace:
     from mictlanfs.paths import read_last_space
 
     last = read_last_space()
@@ -77,7 +94,7 @@ def choose_uri(given: str | None) -> str:
             f"which space? Give --uri URI, or set {URI_VARIABLE}, "
             "or make one with 'mictlanfs up' or 'mictlanfs server start'"
         )
-    return last.uri
+    return last
 
 
 class VariableOption(click.Option):

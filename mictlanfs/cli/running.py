@@ -5,7 +5,9 @@ Imports the client library when it is called and not before.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mictlanfs.cli.exits import Exit
@@ -43,7 +45,16 @@ def run_on_space(choice: SpaceChoice, label: str, work: Callable[[SpaceClient], 
         if not error.is_retryable:
             raise
         detail = f"the space at {choice.uri} does not answer: {error.detail or error}"
+        if choice.data is not None:
+            detail += f". It is the one made last, {_remedy(choice.data)}"
         raise MictlanError(error.kind, detail=detail) from error
+
+
+def _remedy(data: Path) -> str:
+    if not data.exists():
+        return f"and {data}, where its data was, is gone; name another with --uri URI"
+    where = shlex.quote(str(data))
+    return f"with its data in {where}: 'mictlanfs up --data {where}' starts it again"
 
 
 async def _until_terminated(main: Callable[[], Awaitable[T]]) -> T:

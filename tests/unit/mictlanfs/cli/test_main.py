@@ -135,6 +135,15 @@ def test_an_unknown_command_is_a_usage_error(cli: Run, monkeypatch: pytest.Monke
     assert done.err == "mictlanfs: No such command 'fly'. (see 'mictlanfs --help')\n"
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("staus", "status"), ("buckets", "bucket")])
+def test_a_command_that_is_misspelt_is_guessed(
+    cli: Run, monkeypatch: pytest.MonkeyPatch, typed: str, meant: str
+) -> None:
+    install(monkeypatch)
+    assert "Did you mean" in cli(typed).err
+    assert f"'{meant}'" in cli(typed).err
+
+
 def test_a_wrong_option_names_the_help_of_its_command(cli: Run) -> None:
     done = cli("bucket", "create", "--wrong", "x")
     assert done.code == Exit.USAGE
