@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PEERS_MAX = 10_000
+# Of peers, in a message to somebody who named one that there is not.
+NAMED_COUNT_MAX = 10
 TEXT_LENGTH_MAX = 255
 URL_LENGTH_MAX = 2048
 SIZE_MAX = 2**63 - 1
@@ -239,7 +241,9 @@ class Membership:
     def _named(self, peer_id: str, operation: str) -> _Peer:
         peer = self._peers.get(peer_id)
         if peer is None:
-            raise MictlanError(Kind.NOT_FOUND, operation, peer_id[:TEXT_LENGTH_MAX])
+            there = ", ".join(sorted(self._peers)[:NAMED_COUNT_MAX]) or "none"
+            detail = f"there is no such peer; there are: {there}"
+            raise MictlanError(Kind.NOT_FOUND, operation, peer_id[:TEXT_LENGTH_MAX], detail)
         return peer
 
     def tick(self) -> None:

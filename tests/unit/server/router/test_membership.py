@@ -405,3 +405,15 @@ def test_changes_of_state_are_logged(cluster: Cluster, caplog: pytest.LogCapture
         (logging.WARNING, "peer peer-1 is down"),
         (logging.INFO, "peer peer-1 is up again after 20.0 s"),
     ]
+
+
+def test_who_names_a_peer_that_there_is_not_is_told_which_there_are() -> None:
+    cluster = Cluster()
+    with pytest.raises(MictlanError, match="there are: none") as raised:
+        cluster.membership.find("peer-3", "drain")
+    assert raised.value.kind is Kind.NOT_FOUND
+    for number in range(1, 13):
+        cluster.announce(announce(number))
+    with pytest.raises(MictlanError, match="there are: peer-1, peer-10, ") as raised:
+        cluster.membership.find("peer-99", "drain")
+    assert raised.value.detail.count("peer-") == membership.NAMED_COUNT_MAX
