@@ -106,6 +106,10 @@ class Compactor:
         owed.written_s = trio.current_time()
         self.owed_bytes += size
 
+    def owes(self, ino: InodeNumber) -> bool:
+        """Whether bytes of a file are still to be moved."""
+        return ino in self._owed
+
     def _forgive(self, ino: InodeNumber) -> None:
         """Nothing is owed of a file any more."""
         owed = self._owed.pop(ino, None)

@@ -40,6 +40,7 @@ from mictlanfs_mount.budget import Budget
 from mictlanfs_mount.chunkparts import ChunkPart, parts_of
 from mictlanfs_mount.compaction import OWED_SIZE_BYTES_MAX, QUIET_S, TICK_S, Compactor
 from mictlanfs_mount.defragment import Defragmenter
+from mictlanfs_mount.extentlimit import keep_extents_few
 from mictlanfs_mount.extents import Segment
 from mictlanfs_mount.handles import FileHandle
 from mictlanfs_mount.inodes import Inode, InodeTable
@@ -63,6 +64,7 @@ COVER_RETRY_S = 0.1
 EXTENT_PAGES_MAX = 4096
 # What a page of extents covers of a file that was written in order, by the default.
 PAGE_STRIDE_SIZE_BYTES = wire.EXTENTS_PAGE_MAX * CHUNK_SIZE_BYTES_DEFAULT
+EXTENTS_MAX_DEFAULT = 100_000
 # How long a read that failed waits for another answer about where its bytes are.
 RENEWAL_S_MAX = 5.0
 # Failures that asking anew where the bytes are may mend.
@@ -177,6 +179,7 @@ class Content:
     Args:
         deadline_s: how long a request may wait for the space.
         inline_size_max: see `WriteBack`.
+        extents_max: extents of large files that are remembered; see `extentlimit`.
 
     Attributes:
         defragmenter: puts together what was written in pieces.
@@ -198,7 +201,9 @@ class Content:
         dirty_size_bytes_max: int,
         deadline_s: float,
         inline_size_max: int = 0,
+        extents_max: int = EXTENTS_MAX_DEFAULT,
     ) -> None:
+        self._extents_max = extents_max
         self._nursery = nursery
         self._router = router
         self._session = session
@@ -563,6 +568,14 @@ class Content:
         self._nursery.start_soon(self.writeback.seal_aged_windows)
         self._nursery.start_soon(self._move_owed_bytes)
         self._nursery.start_soon(self.defragmenter.run)
+        self._nursery.start_soon(
+            keep_extents_few, self._inodes, self._extents_max, self._may_forget_extents
+        )
+
+    def _may_forget_extents(self, inode: Inode) -> bool:
+        """Whether the router knows them all, and nobody here counts on them."""
+        is_ahead = inode.is_dirty or inode.pending_count
+        return not is_ahead and not self._compactor.owes(inode.ino)
 
     async def _move_owed_bytes(self) -> None:
         """Give the peers what only an fsync kept from them."""

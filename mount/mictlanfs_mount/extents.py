@@ -59,6 +59,10 @@ class ExtentMap:
         self._entries: list[Segment] | tuple[()] = ()
         self._known: list[tuple[int, int]] | tuple[()] = ()
 
+    def __len__(self) -> int:
+        """Pieces of chunks that are known; holes are none."""
+        return len(self._entries)
+
     def reset(self, content_version: int) -> None:
         """Forget everything: the file has another content now."""
         self.content_version = content_version

@@ -82,6 +82,9 @@ BYTES_SHARE_PERCENT = 40
 NAMES_SHARE_PERCENT = 20
 # What a name takes with its inode.
 KEPT_NAME_SIZE_BYTES = 1200
+# Beside that, for where the bytes of large files are; and what an extent takes with its chunk.
+EXTENTS_SHARE_PERCENT = 10
+KEPT_EXTENT_SIZE_BYTES = 350
 # Of so many names, inodes that no lease covers.
 STRAYS_SHARE = 4
 # Carried flags of `-o` that libfuse turns into flags of mount(2).
@@ -149,6 +152,7 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
             dirty_size_bytes_max=options.memory * BYTES_SHARE_PERCENT // 100,
             deadline_s=options.deadline_s,
             inline_size_max=options.inline_size_max,
+            extents_max=options.memory * EXTENTS_SHARE_PERCENT // 100 // KEPT_EXTENT_SIZE_BYTES,
         )
         filesystem = _filesystem(router, session, content, inodes, clock, options)
         kernel_requests: Counter[str] = Counter()

@@ -33,7 +33,7 @@ from mictlanfs.model import (
     Node,
 )
 from mictlanfs.taskerrors import raising_single_errors
-from mictlanfs_mount.content import Content
+from mictlanfs_mount.content import EXTENTS_MAX_DEFAULT, Content
 from mictlanfs_mount.filesystem import Caller, FileSystem
 from mictlanfs_mount.inodes import InodeTable
 from tests.support.mount_space import START_NS, FakeSpace
@@ -383,6 +383,7 @@ async def open_mount(
     sync_on_close: bool = False,
     seals_aged: bool = False,
     inline_size_max: int = 0,
+    extents_max: int = EXTENTS_MAX_DEFAULT,
 ) -> AsyncIterator[FakeMount]:
     """A mount of a space, without a kernel; its tasks are cancelled at the end.
 
@@ -409,6 +410,7 @@ async def open_mount(
                 dirty_size_bytes_max=dirty_size_bytes_max,
                 deadline_s=deadline_s,
                 inline_size_max=inline_size_max,
+                extents_max=extents_max,
             )
             filesystem = FileSystem(
                 router,
