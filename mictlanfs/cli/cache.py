@@ -103,11 +103,13 @@ def warm(paths: tuple[Path, ...], *, as_json: bool) -> None:
         raise click.exceptions.Exit(Exit.NO_SPACE)
 
 
-def _warmed_parts(path: Path, size: int, total: _Total, room: int) -> Iterator[tuple[Warmed, int]]:
+def _warmed_parts(
+    path: Path, size: int, total: _Total, room: int | None
+) -> Iterator[tuple[Warmed, int]]:
     """Warm a file part by part; each part with its length. Ends when there is no room."""
     offset = 0
     while offset < size:
-        if total.stored + total.kept >= room:
+        if room is not None and total.stored + total.kept >= room:
             total.left += size - offset
             return
         part = _asked(path, cachewords.warm_from(offset), cachewords.Warmed)
@@ -272,10 +274,10 @@ def _cache_stats(path: Path) -> dict[str, Any]:
     return told
 
 
-def _budget_of(path: Path) -> int:
-    """Bytes that the disk cache may take."""
+def _budget_of(path: Path) -> int | None:
+    """Bytes that the disk cache may take; None when there is none, which pushes nothing out."""
     disk = _cache_stats(path)["disk"]
-    return 0 if disk is None else int(disk["budget_bytes"])
+    return None if disk is None else int(disk["budget_bytes"])
 
 
 def _asked(path: Path, request: bytes, kind: type[Answer]) -> Answer:

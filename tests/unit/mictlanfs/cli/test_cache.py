@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mictlanfs.cli.exits import Exit
 from mictlanfs.mounts import cachewords
 from mictlanfs.mounts.cachewords import Cleared, Held, Warmed
 from tests.support.mounts import MountTable
@@ -127,6 +128,18 @@ def test_a_file_that_became_shorter_ends_early(mounted: Mounted, cli: Run) -> No
     path = mounted.add("file", 100, Warmed(0))
     assert cli("cache", "warm", path).code == 0
     assert len(mounted.asked) == 1
+
+
+def test_without_a_disk_cache_the_mount_says_what_is_near_and_what_is_refused(
+    mounted: Mounted, cli: Run
+) -> None:
+    mounted.tell({**STATS, "disk": None})
+    mounted.add("near", 30, Warmed(30, near=30))
+    mounted.add("far", 20, Warmed(20, refused=20))
+    done = cli("cache", "warm", str(mounted.root / "b"), "--json")
+    told = json.loads(done.text)
+    assert (told["near"], told["refused"], told["left"]) == (30, 20, 0)
+    assert done.code == Exit.NO_SPACE
 
 
 def test_what_the_cache_has_no_room_for_is_left_out_and_told(mounted: Mounted, cli: Run) -> None:
