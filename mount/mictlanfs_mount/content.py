@@ -8,8 +8,7 @@ is one state of the file; `docs/concurrency.md` tells the races one by one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,6 +41,7 @@ from mictlanfs_mount.compaction import OWED_SIZE_BYTES_MAX, QUIET_S, TICK_S, Com
 from mictlanfs_mount.defragment import Defragmenter
 from mictlanfs_mount.extentlimit import keep_extents_few
 from mictlanfs_mount.extents import Segment
+from mictlanfs_mount.gone import stale_when_gone
 from mictlanfs_mount.handles import FileHandle
 from mictlanfs_mount.inodes import Inode, InodeTable
 from mictlanfs_mount.quotas import Quotas
@@ -691,22 +691,6 @@ class Content:
             attributes.content_version,
             attributes.has_xattrs,
         )
-
-
-@contextmanager
-def stale_when_gone(operation: str, ino: InodeNumber) -> Iterator[None]:
-    """Say STALE of an inode that the kernel knows and the router does not any more.
-
-    The kernel then looks the path up anew before it fails: the name may stand for another file by
-    now. NOT_FOUND would be the end. Source: LOOKUP_REVAL in the kernel's path-lookup.rst.
-    """
-    try:
-        yield
-    except MictlanError as error:
-        if error.kind is not Kind.NOT_FOUND:
-            raise
-        detail = "it was removed or replaced"
-        raise MictlanError(Kind.STALE, operation, str(ino), detail) from error
 
 
 def _page_start(inode: Inode, offset: int) -> int:

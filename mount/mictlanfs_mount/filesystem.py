@@ -35,7 +35,8 @@ from mictlanfs.model import (
     InodeNumber,
     Node,
 )
-from mictlanfs_mount.content import Content, stale_when_gone
+from mictlanfs_mount.content import Content
+from mictlanfs_mount.gone import stale_when_gone
 from mictlanfs_mount.handles import DirectoryHandle, FileHandle, HandleNumber, HandleTable
 from mictlanfs_mount.inodes import Inode, InodeTable
 from mictlanfs_mount.quotas import within_quota

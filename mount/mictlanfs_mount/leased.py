@@ -31,8 +31,8 @@ from mictlanfs import acl, wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import ROOT_INODE, Attributes, BucketPolicy, FileKind, InodeNumber, Node
 from mictlanfs.wire import LeaseMode
-from mictlanfs_mount.content import stale_when_gone
 from mictlanfs_mount.filesystem import Caller, inherited, nearest_time
+from mictlanfs_mount.gone import removed, stale_when_gone
 from mictlanfs_mount.handles import HandleNumber
 from mictlanfs_mount.inodes import Inode
 from mictlanfs_mount.leasedlog import ALWAYS_WANTED, ATTEMPTS_MAX, LeasedLog
@@ -78,6 +78,7 @@ class LeasedFileSystem(LeasedLog):
         if lease.names.get(name) is not None:
             raise MictlanError(Kind.EXISTS, "make", os.fsdecode(name))
         known = directory.attributes
+        _check_named(known, name, "make")
         gid, mode = inherited(known, kind, caller.gid, mode)
         umask = 0 if kind is FileKind.SYMLINK else caller.umask & 0o777
         op = wire.MakeNode(
@@ -93,7 +94,7 @@ class LeasedFileSystem(LeasedLog):
             target,
             masked=mode & umask,
         )
-        if parent == ROOT_INODE or known.has_xattrs or known.nlink == 0:
+        if parent == ROOT_INODE or known.has_xattrs:
             # Inheriting an access control list, and the rules of the root, are the router's.
             return await self._make_at_router(op, directory)
         inode = self._made(op, lease, directory)
@@ -155,7 +156,13 @@ class LeasedFileSystem(LeasedLog):
             return await super().link(ino, parent, name)
         await self._content.flush(ino)
         op = wire.Link(ino, parent, name, self._clock.wall_ns())
-        touched = await self._synchronously(op, (ino,), (wire.Place(parent, name),))
+        try:
+            touched = await self._synchronously(op, (ino,), (wire.Place(parent, name),))
+        except MictlanError as error:
+            if error.kind is Kind.STALE:
+                # Unless it is the directory that is gone, the path of the file is walked anew.
+                _check_named((await self.getattr(parent)).attributes, name, "link")
+            raise
         inode = self.inodes.learn(touched[0], 0.0)
         self._now_covered_otherwise(inode)
         self._set_name_if_leased(parent, name, inode)
@@ -342,6 +349,7 @@ class LeasedFileSystem(LeasedLog):
                 await self._content.flush(source.ino)
         else:
             raise MictlanError(Kind.BUSY, "lease", str(parent), ALWAYS_WANTED)
+        _check_named(new[1].attributes, new_name, "rename")
         if mode == wire.RenameMode.NO_REPLACE and target is not None:
             raise MictlanError(Kind.EXISTS, "rename", os.fsdecode(new_name))
         sustain = target is not None and target.open_count > 0
@@ -352,7 +360,6 @@ class LeasedFileSystem(LeasedLog):
             and old[1].policy == new[1].policy
             # Another bucket may have the same policy, and no room.
             and (parent == new_parent or not new[1].policy.quota)
-            and new[1].attributes.nlink > 0
             and all(_is_plain_file(node) for node in (source, target) if node is not None)
         )
         if source is target:
@@ -451,13 +458,18 @@ class LeasedFileSystem(LeasedLog):
         if self.keeper is None:
             return await super().setattr(ino, **changes)
         await self._wait_for_room()
-        _, inode = await self._own_inode(ino)
+        kept = {field: value for field, value in changes.items() if value is not None}
+        try:
+            _, inode = await self._own_inode(ino)
+        except MictlanError as error:
+            inode = removed(self.inodes.get(ino), error)
+            inode.attributes = msgspec.structs.replace(inode.attributes, **kept)
+            return inode
         op = wire.SetAttributes(ino, self._clock.wall_ns(), **changes)
         if size == 0:
             self._content.drop_refused(ino)
         if size is not None or (mode is not None and inode.attributes.has_xattrs):
             return await self._setattr_at_router(op)
-        kept = {field: value for field, value in changes.items() if value is not None}
         inode.attributes = msgspec.structs.replace(inode.attributes, ctime_ns=op.time_ns, **kept)
         inode.pending_count += 1
         inode.is_changed = True
@@ -678,6 +690,13 @@ def _mode_that_says_all(op: wire.SetXattr, known: Attributes) -> int | None:
         return None
     kept = known.mode & ~0o777
     return wanted.mode | (kept & ~stat.S_ISGID if op.clear_set_gid else kept)
+
+
+def _check_named(directory: Attributes, name: bytes, operation: str) -> None:
+    """Raises NOT_FOUND for a name that is to be given in a directory that was removed."""
+    if directory.nlink == 0:
+        detail = "its directory was removed"
+        raise MictlanError(Kind.NOT_FOUND, operation, os.fsdecode(name), detail)
 
 
 def _is_plain_file(inode: Inode) -> bool:

@@ -19,7 +19,7 @@ import msgspec
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Attributes, InodeNumber
-from mictlanfs_mount.content import stale_when_gone
+from mictlanfs_mount.gone import stale_when_gone
 from mictlanfs_mount.inodes import Inode
 from mictlanfs_mount.leasedreads import LeasedReads
 from mictlanfs_mount.leases import Lease
@@ -98,8 +98,12 @@ class LeasedLog(LeasedReads):
                 await self._catch_up()
             lease = None if inode is None else inode.lease
             await self.keeper.until_given_up(ino if lease is None else lease.key)
-        with stale_when_gone("lease", (inodes or (places[0].parent,))[0]):
-            got = await self.keeper.acquire(inodes, places)
+        if inodes:
+            with stale_when_gone("lease", inodes[0]):
+                got = await self.keeper.acquire(inodes, places)
+        else:
+            # When a directory is gone, so is what is named in it, and nothing can be made there.
+            got = await self.keeper.acquire((), places)
         grants = wire.Grants(got.keys, got.stamp)
         for node in got.nodes:
             self._learned(node, grants)

@@ -26,7 +26,6 @@ from mictlanfs import acl, wire
 from mictlanfs.client.inline import INLINE_WITH_NODE_SIZE_BYTES
 from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import KIB, Buffer, FileKind, InodeNumber, Node
-from mictlanfs_mount.content import stale_when_gone
 from mictlanfs_mount.contentpages import (
     COUNT_FIRST,
     COUNT_FIRST_READING,
@@ -36,6 +35,7 @@ from mictlanfs_mount.contentpages import (
 from mictlanfs_mount.contested import ContestedDirectories
 from mictlanfs_mount.filesystem import LABEL_XATTR, FileSystem, Opened
 from mictlanfs_mount.frontier import subdirectories_of, unlisted_behind
+from mictlanfs_mount.gone import removed, stale_when_gone
 from mictlanfs_mount.handles import DirectoryHandle, HandleNumber
 from mictlanfs_mount.inodes import Inode
 from mictlanfs_mount.leasekeeper import LeaseKeeper
@@ -260,7 +260,10 @@ class LeasedReads(FileSystem):
         if inode is not None and self.keeper.table.covers(inode):
             return inode
         former = None if inode is None else inode.lease
-        inode = await self._asked(ino)
+        try:
+            inode = await self._asked(ino)
+        except MictlanError as error:
+            return removed(self.inodes.get(ino), error)
         if former is not None:
             await self.keeper.until_forgotten(former.key)
         if inode.attributes.size != inode.kernel_size:
@@ -404,20 +407,22 @@ class LeasedReads(FileSystem):
     async def _ask_page(
         self, ino: InodeNumber, after: bytes, walk: TreeWalk | None
     ) -> tuple[tuple[wire.Listing, ...], wire.Grants]:
-        """A page of a directory and, with a walk, directories that it comes to next."""
+        """A page of a directory and, with a walk, directories that it comes to next.
+
+        Raises NOT_FOUND when the directory is gone: so are its entries.
+        """
         assert self.keeper is not None
-        with stale_when_gone("list", ino):
-            if walk is not None and self._lists_trees:
-                lease = self.keeper.table.held(ino)
-                behind = [] if lease is None else self._unlisted_behind(lease)
-                tree, grants = await self._ask_tree(walk, [ino, *behind], is_ahead=False)
-                if tree:
-                    return tree, grants
-            request = wire.ListDirectory(
-                ino, after, extents_max=self._extents_wanted, inline_max=self._inline_wanted
-            )
-            page, grants = await self.keeper.read(wire.Path.LIST, request, wire.ListPage)
-            return (wire.Listing(ino, page),), grants
+        if walk is not None and self._lists_trees:
+            lease = self.keeper.table.held(ino)
+            behind = [] if lease is None else self._unlisted_behind(lease)
+            tree, grants = await self._ask_tree(walk, [ino, *behind], is_ahead=False)
+            if tree:
+                return tree, grants
+        request = wire.ListDirectory(
+            ino, after, extents_max=self._extents_wanted, inline_max=self._inline_wanted
+        )
+        page, grants = await self.keeper.read(wire.Path.LIST, request, wire.ListPage)
+        return (wire.Listing(ino, page),), grants
 
     def _learn_page(
         self,

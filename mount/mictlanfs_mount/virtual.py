@@ -19,8 +19,8 @@ from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Attributes, Buffer, FileKind, InodeNumber, Node
 from mictlanfs.mounts import cachewords
 from mictlanfs_mount import computed
-from mictlanfs_mount.content import stale_when_gone
 from mictlanfs_mount.filesystem import Caller, Opened
+from mictlanfs_mount.gone import stale_when_gone
 from mictlanfs_mount.handles import DirectoryHandle, FileHandle, HandleNumber
 from mictlanfs_mount.inodes import Inode
 from mictlanfs_mount.setids import IsMember, in_every_group
