@@ -364,12 +364,15 @@ class Recall(Struct, frozen=True):
 class ReleaseLeases(Struct, frozen=True):
     """The session holds at most `keep` of each key from now on, asked or not. Answer: `Done`.
 
-    Without keys: what it was asked for is on its way. It is storing what it changed, and no peer
-    fails it; the router waits as if it were committing.
+    Without keys and files: what it was asked for is on its way. It is storing what it changed, and
+    no peer fails it; the router waits as if it were committing.
 
     Attributes:
         stamp: of the recall, or the largest that the sender has seen of the keys: a lease that was
             granted later, in an answer that is still on its way, stays.
+        opened: files that the session has open. Before the keys are given up, each that exists is
+            noted as sustained: it is kept when it loses its last name, until `Release` or the end
+            of the session. At most as many as keys.
 
     Errors: FENCED, INVALID.
     """
@@ -379,6 +382,7 @@ class ReleaseLeases(Struct, frozen=True):
     keys: tuple[InodeNumber, ...]
     keep: int
     stamp: int
+    opened: tuple[InodeNumber, ...] = ()
 
 
 class Claim(Struct, frozen=True):
@@ -568,7 +572,7 @@ class WriteExtents(Struct, frozen=True, tag="write"):
 
 
 class Release(Struct, frozen=True, tag="release"):
-    """Let go of an inode sustained for this session. Result: nothing. Never fails."""
+    """Let go of an inode sustained for this session, named or not. Result: nothing. Never fails."""
 
     ino: InodeNumber
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NewType
 
@@ -111,12 +112,20 @@ class HandleTable:
             raise OSError(errno.EBADF, f"no open directory {number}")
         return handle
 
+    def opened_files(self) -> Iterator[Inode]:
+        """The files that are open, once for each handle."""
+        return (h.inode for h in self._handles.values() if isinstance(h, FileHandle))
+
     def is_open_for_writing(self, ino: InodeNumber) -> bool:
         """Whether a file is open for writing. Looks at every handle."""
         return any(
             isinstance(handle, FileHandle) and handle.inode.ino == ino and handle.is_writable
             for handle in self._handles.values()
         )
+
+    def get(self, number: HandleNumber) -> Handle | None:
+        """What is open under a number; None when nothing is."""
+        return self._handles.get(number)
 
     def remove(self, number: HandleNumber) -> Handle | None:
         """Take a handle out; None when there is none."""

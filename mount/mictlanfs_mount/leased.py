@@ -307,6 +307,7 @@ class LeasedFileSystem(LeasedLog):
     async def _release(self, ino: InodeNumber) -> None:
         if self.keeper is None:
             return await super()._release(ino)
+        self._sustained.pop(ino, None)
         self._post(wire.Release(ino))
         return None
 

@@ -21,7 +21,7 @@ from mictlanfs.errors import Kind, MictlanError
 from mictlanfs.model import Attributes, InodeNumber
 from mictlanfs_mount.gone import stale_when_gone
 from mictlanfs_mount.inodes import Inode
-from mictlanfs_mount.leasedreads import LeasedReads
+from mictlanfs_mount.leasedopens import LeasedOpens
 from mictlanfs_mount.leases import Lease
 from mictlanfs_mount.salvage import Salvager
 
@@ -34,7 +34,7 @@ ALWAYS_WANTED = "other mounts want it all the time"
 _UNDECIDED = {Kind.TIMED_OUT, Kind.UNAVAILABLE, Kind.FENCED}
 
 
-class LeasedLog(LeasedReads):
+class LeasedLog(LeasedOpens):
     """A file system that can put changes into the log.
 
     Attributes:

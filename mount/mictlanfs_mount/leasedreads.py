@@ -33,7 +33,7 @@ from mictlanfs_mount.contentpages import (
     Page,
 )
 from mictlanfs_mount.contested import ContestedDirectories
-from mictlanfs_mount.filesystem import LABEL_XATTR, FileSystem, Opened
+from mictlanfs_mount.filesystem import LABEL_XATTR, REOPEN_WITHIN_S, FileSystem, Opened
 from mictlanfs_mount.frontier import subdirectories_of, unlisted_behind
 from mictlanfs_mount.gone import removed, stale_when_gone
 from mictlanfs_mount.handles import DirectoryHandle, HandleNumber
@@ -128,6 +128,8 @@ class LeasedReads(FileSystem):
         # Whether another one was, shortly before.
         self._is_reading = False
         self._contested = ContestedDirectories(self._clock)
+        # Until when (monotonic) a look-up may be the kernel's second attempt to open a file.
+        self._reopening_until_s = float("-inf")
 
     # --- what is known ---------------------------------------------------------------------------
 
@@ -604,10 +606,13 @@ class LeasedReads(FileSystem):
         self._opened_s = self._clock.monotonic_s()
         inode = self.inodes.get(ino)
         if self.keeper is None or inode is None or not self.keeper.table.covers(inode):
-            return await super().open(ino, flags, thread, is_root=is_root, is_member=is_member)
+            return await self._open_uncovered(
+                ino, flags, thread, is_root=is_root, is_member=is_member
+            )
         if inode.attributes.kind is FileKind.DIRECTORY:
             raise MictlanError(Kind.IS_DIRECTORY, "open", str(ino))
         if inode.attributes.nlink == 0 and inode.open_count == 0:
+            self._note_refused_open()
             raise MictlanError(Kind.STALE, "open", str(ino), "it was removed")
         number = self._add_file_handle(inode, flags)
         try:
@@ -624,6 +629,22 @@ class LeasedReads(FileSystem):
         keep_cache = inode.kernel_content_version == version
         inode.kernel_content_version = version
         return Opened(number, keep_cache)
+
+    def _note_refused_open(self) -> None:
+        if self.keeper is not None:
+            self._reopening_until_s = self._clock.monotonic_s() + REOPEN_WITHIN_S
+
+    async def _open_uncovered(
+        self,
+        ino: InodeNumber,
+        flags: int,
+        thread: int | None,
+        *,
+        is_root: bool,
+        is_member: IsMember,
+    ) -> Opened:
+        """Open what no lease covers; see `open`."""
+        return await super().open(ino, flags, thread, is_root=is_root, is_member=is_member)
 
     async def _push_content(self, inode: Inode) -> bool:
         """Put a small file that is being opened into the kernel's cache, so that no read follows.

@@ -45,6 +45,14 @@ class Holdings(Protocol):
         """Commit everything that was changed under these leases; may take long."""
         ...
 
+    def opened_under(self, leases: Sequence[Lease]) -> Sequence[InodeNumber]:
+        """Files that are open, and may be removed elsewhere now that these leases have ended."""
+        ...
+
+    async def note_sustained(self, inodes: Sequence[InodeNumber], epoch: int) -> None:
+        """The router keeps these for the session of this epoch, whatever becomes of their names."""
+        ...
+
     async def let_kernel_forget(self, leases: Sequence[Lease], *, is_awaited: bool = True) -> None:
         """Nothing that these leases, which have just ended, covered may be used any more."""
         ...
@@ -169,8 +177,8 @@ class LeaseKeeper:
             lease.is_recalled = True
         keys, stamp = tuple(lease.key for lease in leases), self.table.last_stamp
         self.table.note_recall(keys, stamp + 1)
-        await self._end(leases, LeaseMode.NONE, is_awaited=False)
-        await self._release(keys, LeaseMode.NONE, stamp)
+        opened = await self._end(leases, LeaseMode.NONE, is_awaited=False)
+        await self._release(keys, LeaseMode.NONE, stamp, opened)
 
     def doubt(self, leases: Iterable[Lease]) -> None:
         """What is known under these is used no more, and they are given up when all is stored."""
@@ -275,12 +283,17 @@ class LeaseKeeper:
         nursery.start_soon(self._recall, recall, leases)
 
     async def _recall(self, recall: wire.Recall, leases: list[Lease]) -> None:
-        await self._end(leases, recall.keep)
+        opened = await self._end(leases, recall.keep)
         await self.until_forgotten(*recall.keys)
-        await self._release(recall.keys, recall.keep, recall.stamp)
+        await self._release(recall.keys, recall.keep, recall.stamp, opened)
 
-    async def _end(self, leases: Sequence[Lease], keep: int, *, is_awaited: bool = True) -> None:
-        """Let go of leases under which nothing is changed any more, or of the right to write."""
+    async def _end(
+        self, leases: Sequence[Lease], keep: int, *, is_awaited: bool = True
+    ) -> Sequence[InodeNumber]:
+        """Let go of leases under which nothing is changed any more, or of the right to write.
+
+        Returns the files that are to be sustained: what is opened later is asked for anew.
+        """
         assert self._holdings is not None
         written = [lease for lease in leases if lease.mode == LeaseMode.WRITE]
         if written:
@@ -297,8 +310,11 @@ class LeaseKeeper:
                 self.table.end(lease)
                 ended.append(lease)
         self._note_given_up()
-        if ended:
-            await self._let_kernel_forget(ended, self._begin_forgetting(ended), is_awaited)
+        if not ended:
+            return ()
+        opened = self._holdings.opened_under(ended)
+        await self._let_kernel_forget(ended, self._begin_forgetting(ended), is_awaited)
+        return opened
 
     def _begin_forgetting(self, ended: Sequence[Lease]) -> trio.Event:
         """Let others wait until the kernel has forgotten what these leases covered."""
@@ -339,16 +355,38 @@ class LeaseKeeper:
         self._gave_up.set()
         self._gave_up = trio.Event()
 
-    async def _release(self, keys: tuple[InodeNumber, ...], keep: int, stamp: int) -> None:
+    async def sustain(self, opened: Sequence[InodeNumber]) -> None:
+        """Have the router keep files that are open, whatever becomes of their names.
+
+        Those that are gone are not kept: look. A failure is that of who looks.
+        """
+        await self._release((), LeaseMode.NONE, 0, opened)
+
+    async def _release(
+        self,
+        keys: tuple[InodeNumber, ...],
+        keep: int,
+        stamp: int,
+        opened: Sequence[InodeNumber] = (),
+    ) -> None:
         ref = self._session.ref
-        for start in range(0, len(keys), wire.LEASES_COUNT_MAX):
-            part = keys[start : start + wire.LEASES_COUNT_MAX]
-            release = wire.ReleaseLeases(ref.session, ref.epoch, part, keep, stamp)
+        *more, last = _parts_of(opened)
+        requests: list[tuple[tuple[InodeNumber, ...], tuple[InodeNumber, ...]]]
+        requests = [((), noted) for noted in more]
+        for part in _parts_of(keys):
+            # No key is given up before the last of the files is noted.
+            requests.append((part, last))
+            last = ()
+        for part, noted in requests:
+            release = wire.ReleaseLeases(ref.session, ref.epoch, part, keep, stamp, noted)
             try:
                 await self._router.release(release)
             except MictlanError as error:
                 # The router fences us if it matters; the next events tell.
                 log.info("leases were not released: %s", error)
+        if opened and self._holdings is not None:
+            # Also after a failure: it may have been noted.
+            await self._holdings.note_sustained(opened, ref.epoch)
 
     # --- the end of a session --------------------------------------------------------------------
 
@@ -371,3 +409,9 @@ class LeaseKeeper:
             await self.replace(ref)
         except MictlanError as error:
             log.info("no new session: %s", error)
+
+
+def _parts_of(keys: Sequence[InodeNumber]) -> list[tuple[InodeNumber, ...]]:
+    """At least one part, each of as many as one request may name."""
+    count = wire.LEASES_COUNT_MAX
+    return [tuple(keys[start : start + count]) for start in range(0, max(1, len(keys)), count)]

@@ -161,6 +161,9 @@ class MemoryStore:
     async def close_session(self, session: SessionId) -> None:
         await self._change(lambda: apply.close_session(self.rows, session, self._clock.wall_ns()))
 
+    async def sustain(self, session: SessionId, epoch: int, inodes: Sequence[InodeNumber]) -> None:
+        await self._change(lambda: apply.sustain(self.rows, session, epoch, inodes))
+
     async def take_inodes(self, count: int) -> wire.InodeRange:
         return await self._change(lambda: apply.take_inodes(self.rows, count))
 

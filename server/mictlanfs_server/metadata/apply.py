@@ -7,12 +7,12 @@ its result; any other exception fails the whole transaction.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from mictlanfs import wire
 from mictlanfs.errors import Kind, MictlanError
-from mictlanfs.model import SessionId
+from mictlanfs.model import InodeNumber, SessionId
 from mictlanfs_server.metadata import attributes, content, names, records, removal, restoring
 from mictlanfs_server.metadata.rows import BatchRecord, InodeRecord
 from mictlanfs_server.metadata.transaction import Transaction
@@ -127,6 +127,17 @@ def close_session(rows: Rows, session: SessionId, now_ns: int) -> None:
         return
     rows.end_session(session)
     reclaim(rows, now_ns, RELEASE_AT_ONCE_MAX)
+
+
+def sustain(rows: Rows, session: SessionId, epoch: int, inodes: Iterable[InodeNumber]) -> None:
+    """Keep inodes that a session has open, when they lose their names. Raises FENCED.
+
+    What is gone already is no error: who has it open is told when it asks for it.
+    """
+    check_epoch(rows, session, epoch)
+    for ino in inodes:
+        if rows.inode(ino) is not None:
+            rows.add_sustained(session, ino)
 
 
 def take_inodes(rows: Rows, count: int) -> wire.InodeRange:

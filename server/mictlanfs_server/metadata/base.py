@@ -260,6 +260,10 @@ class MetadataStore(CopyStore, SnapshotStore, Protocol):
         """End a session, durably; what it sustained is let go, soon. An unknown one is no error."""
         ...
 
+    async def sustain(self, session: SessionId, epoch: int, inodes: Sequence[InodeNumber]) -> None:
+        """Keep those inodes that exist when they lose their names, until let go. Raises FENCED."""
+        ...
+
     async def note_lease_time(self, seconds: float) -> None:
         """Note the longest time for which sessions may trust their leases, durably."""
         ...

@@ -248,8 +248,9 @@ def _assemble(tx: Transaction, op: wire.PutPart, parent: InodeRecord, whole: _Wh
 
 
 def _remove(tx: Transaction, part: PartRecord, record: InodeRecord) -> None:
-    """Remove a part without content. It had a name up to now, so no session sustains it."""
+    """Remove a part without content, for which nobody who has it open has a use."""
     tx.rows.delete_entry(part.parent, part.name)
+    tx.rows.forget_sustained(part.ino)
     if record.has_xattrs:
         tx.rows.delete_xattrs(part.ino)
     tx.delete(record)

@@ -6,6 +6,10 @@
       |                                                               ^
       +----------------------- nobody has it open --------------------+
 
+A session notes what it has open with the removal, when it removes a name itself, and when it gives
+up the lease under which others may. So an inode may be noted as sustained and have a name; that
+means nothing until it loses it.
+
 Letting go of an inode with more than `EXTENTS_AT_ONCE_MAX` extents moves its number to `doomed`;
 `reclaim` then removes the extents in slices, so that no transaction is unbounded. A chunk whose
 last extent goes becomes a tombstone with the router's time, until the peers have deleted it; an

@@ -471,6 +471,9 @@ class Rows(Protocol):
     def is_sustained(self, ino: InodeNumber) -> bool:
         """Whether any session sustains an inode."""
 
+    def forget_sustained(self, ino: InodeNumber) -> None:
+        """No session sustains an inode any more."""
+
     def add_doomed(self, ino: InodeNumber) -> None:
         """Leave the extents of a removed inode to the reclaimer."""
 

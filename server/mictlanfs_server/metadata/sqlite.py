@@ -196,6 +196,10 @@ class SqliteStore:
             counts=False,
         )
 
+    async def sustain(self, session: SessionId, epoch: int, inodes: Sequence[InodeNumber]) -> None:
+        """Keep those inodes that exist when they lose their names, until let go. Raises FENCED."""
+        await self._change(lambda rows: apply.sustain(rows, session, epoch, inodes), counts=False)
+
     async def sessions(self) -> list[SessionRecord]:
         """All open sessions."""
         return read_sessions(self._connection)

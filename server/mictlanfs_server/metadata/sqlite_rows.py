@@ -493,6 +493,10 @@ class SqliteRows:
         row = self._execute("SELECT 1 FROM sustained WHERE ino = ? LIMIT 1", (ino,)).fetchone()
         return row is not None
 
+    def forget_sustained(self, ino: InodeNumber) -> None:
+        """No session sustains an inode any more."""
+        self._execute("DELETE FROM sustained WHERE ino = ?", (ino,))
+
     def add_doomed(self, ino: InodeNumber) -> None:
         """Leave the extents of a removed inode to the reclaimer."""
         self._execute("INSERT INTO doomed VALUES (?)", (ino,))

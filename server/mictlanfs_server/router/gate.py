@@ -270,15 +270,17 @@ class LeaseGate:
         if (poll := self._polls.get(session)) is not None:
             poll.set()
 
-    def release(self, request: wire.ReleaseLeases) -> None:
-        """A session gives up leases, or says that it is at it. Raises INVALID."""
+    async def release(self, request: wire.ReleaseLeases) -> None:
+        """A session gives up leases, or says that it is at it. Raises INVALID, FENCED."""
         self._check_member(request.session)
-        _check_count(len(request.keys), "release")
+        _check_count(max(len(request.keys), len(request.opened)), "release")
         if request.keep not in (wire.LeaseMode.NONE, wire.LeaseMode.READ):
             raise MictlanError(Kind.INVALID, "release", detail="this is no lease to keep")
-        if not request.keys:
+        if request.opened:
+            # First: whoever waits for the keys may be about to remove these.
+            await self._store.sustain(request.session, request.epoch, request.opened)
+        if not (request.keys or request.opened):
             self.table.at_work(request.session)
-            return
         self.table.release(request.session, request.keys, request.keep, request.stamp)
 
     def claim(self, request: wire.Claim) -> None:

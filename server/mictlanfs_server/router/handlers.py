@@ -209,7 +209,7 @@ class RouterHandlers:
     async def release(self, request: wire.ReleaseLeases) -> wire.Done:
         """A session gives up leases. Raises FENCED, INVALID."""
         self._sessions.touch(request.session, request.epoch)
-        self._gate.release(request)
+        await self._gate.release(request)
         return wire.Done()
 
     async def await_events(self, request: wire.AwaitEvents) -> wire.Events:

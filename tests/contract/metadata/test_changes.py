@@ -239,6 +239,30 @@ def test_what_a_session_sustains_survives_opening_again_but_not_the_session(form
     form.run(close)
 
 
+def test_named_file_is_sustained_when_others_remove_it(form: Form) -> None:
+    async def scenario(store: MetadataStore) -> None:
+        one, two = await Client.open(store), await Client.open(store)
+        bucket = await one.bucket()
+        removed, kept, gone = [await one.make(bucket, name) for name in (b"a", b"b", b"c")]
+        await one.do(wire.Unlink(bucket, b"c", 1))
+        session = two.session
+        await store.sustain(session.session, session.epoch, (removed, kept, gone))
+        await store.sustain(session.session, session.epoch, (removed,))
+        await one.do(wire.Unlink(bucket, b"a", 2))
+        assert (await one.node(removed)).attributes.nlink == 0
+        await two.do(wire.Release(removed))
+        assert not await one.exists(removed)
+        # Nothing is left of what was noted of a file that kept its name.
+        await two.do(wire.Release(kept))
+        assert await one.exists(kept)
+        await one.do(wire.Unlink(bucket, b"b", 3))
+        assert not await one.exists(kept)
+        work = store.sustain(session.session, session.epoch + 1, (removed,))
+        assert await kind_of(work) is Kind.FENCED
+
+    form.run(scenario)
+
+
 def test_large_file_is_let_go_in_slices(form: Form) -> None:
     async def scenario(store: MetadataStore) -> None:
         client = await Client.open(store)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -138,3 +140,93 @@ def test_tree_is_walked_while_the_other_mount_removes_and_makes_it(
                 for line in done.stderr.splitlines():
                     assert line.endswith("No such file or directory"), line
         storming.result()
+
+
+BODY = b"what was there " * 20_000
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+
+
+def replace(file: Path) -> None:
+    file.with_name("temporary").write_bytes(b"new")
+    file.with_name("temporary").rename(file)
+
+
+removals = pytest.mark.parametrize("removal", [remove, replace], ids=["unlink", "rename"])
+
+
+@removals
+def test_open_file_that_was_removed_elsewhere_is_read_and_written(
+    sides: tuple[Path, Path], removal: Callable[[Path], None]
+) -> None:
+    here, there = (side / "file" for side in sides)
+    here.write_bytes(BODY)
+    with there.open("r+b", buffering=0) as file:
+        removal(here)
+        assert os.fstat(file.fileno()).st_nlink == 0
+        assert file.read(len(BODY) + 1) == BODY
+        assert os.pwrite(file.fileno(), b"XXX", 5) == 3
+        os.fsync(file.fileno())
+        assert os.pread(file.fileno(), 10, 0) == BODY[:5] + b"XXX" + BODY[8:10]
+        os.ftruncate(file.fileno(), 6)
+        assert os.pread(file.fileno(), 10, 0) == BODY[:5] + b"X"
+        with open(f"/proc/self/fd/{file.fileno()}", "rb") as again:
+            assert again.read() == BODY[:5] + b"X"
+    assert there.exists() == (removal is replace)
+
+
+@removals
+def test_mapped_file_that_was_removed_elsewhere_stays_in_memory(
+    sides: tuple[Path, Path], removal: Callable[[Path], None]
+) -> None:
+    here, there = (side / "file" for side in sides)
+    here.write_bytes(BODY)
+    # In a process of its own: a page that is not there is a SIGBUS.
+    script = (
+        "import mmap, sys\n"
+        "with open(sys.argv[1], 'rb') as file:\n"
+        "    memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)\n"
+        "print('mapped', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "sys.stdout.buffer.write(memory[:])\n"
+    )
+    assert len(BODY) > mmap.PAGESIZE
+    with subprocess.Popen(
+        [sys.executable, "-c", script, there], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"mapped\n"
+        removal(here)
+        found, _ = program.communicate(b"\n", timeout=30)
+    assert program.returncode == 0
+    assert found == BODY
+
+
+def body_of(number: int) -> bytes:
+    return b"%08d" % number * 1000
+
+
+def test_file_that_is_replaced_all_the_time_is_always_there_and_whole(
+    sides: tuple[Path, Path],
+) -> None:
+    here, there = (side / "file" for side in sides)
+    here.write_bytes(body_of(0))
+
+    def replace_all_the_time() -> None:
+        for number in range(1, 60):
+            here.with_name("temporary").write_bytes(body_of(number))
+            here.with_name("temporary").rename(here)
+
+    last = 0
+    with ThreadPoolExecutor(1) as pool:
+        replacing = pool.submit(replace_all_the_time)
+        while not replacing.done():
+            found = there.read_bytes()
+            assert found == body_of(int(found[:8]))
+            assert int(found[:8]) >= last
+            last = int(found[:8])
+            assert there.stat().st_size == len(found)
+        replacing.result()
+    assert there.read_bytes() == body_of(59)

@@ -52,6 +52,8 @@ class Rig:
     acquired: list[wire.Acquired] = field(default_factory=list)
     # How long it waited for each answer about events at most.
     waits_s: list[float] = field(default_factory=list)
+    # Files that are open under whatever lease ends.
+    opened: tuple[InodeNumber, ...] = ()
     before_acquired: trio.Event = field(default_factory=trio.Event)
     stored: trio.Event = field(default_factory=trio.Event)
     forgotten: trio.Event = field(default_factory=trio.Event)
@@ -96,7 +98,8 @@ class Rig:
         await wait_all_tasks_blocked()
 
     async def release(self, request: wire.ReleaseLeases) -> None:
-        self.done.append(("release", request.keys, request.keep, request.stamp))
+        told = (request.opened,) if request.opened else ()
+        self.done.append(("release", request.keys, request.keep, request.stamp, *told))
         if self.failures:
             raise self.failures.pop(0)
 
@@ -115,6 +118,13 @@ class Rig:
     async def store_changes(self, leases: Sequence[Lease]) -> None:
         self.done.append(("store", [lease.key for lease in leases]))
         await self.stored.wait()
+
+    def opened_under(self, leases: Sequence[Lease]) -> Sequence[InodeNumber]:
+        assert all(lease.mode == NONE for lease in leases)
+        return self.opened
+
+    async def note_sustained(self, inodes: Sequence[InodeNumber], epoch: int) -> None:
+        self.done.append(("sustained", tuple(inodes), epoch))
 
     async def let_kernel_forget(self, leases: Sequence[Lease], *, is_awaited: bool = True) -> None:
         assert all(lease.mode == NONE for lease in leases)
@@ -159,6 +169,47 @@ async def test_what_was_only_read_has_nothing_to_store() -> None:
         r.hold(KEY, READ)
         await r.tell(recall(6))
         assert r.done == [("forget", [KEY]), ("release", (KEY,), NONE, 6)]
+
+
+async def test_open_files_are_told_with_the_leases_that_end() -> None:
+    async with rig() as r:
+        r.opened = (InodeNumber(70), InodeNumber(71))
+        r.hold(KEY, READ)
+        await r.tell(recall(6))
+        told = ("release", (KEY,), NONE, 6, r.opened)
+        assert r.done == [("forget", [KEY]), told, ("sustained", r.opened, 1)]
+        r.done.clear()
+        r.hold(KEY, WRITE, stamp=7)
+        # Nobody can remove anything while this one reads.
+        await r.tell(recall(8, READ))
+        assert r.done == [("store", [KEY]), ("release", (KEY,), READ, 8)]
+
+
+async def test_no_lease_is_released_before_all_open_files_were_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wire, "LEASES_COUNT_MAX", 2)
+    async with rig() as r:
+        r.opened = tuple(InodeNumber(number) for number in range(70, 75))
+        keys = (KEY, OTHER, InodeNumber(60))
+        for key in keys:
+            r.hold(key, READ)
+        await r.tell(recall(6, NONE, *keys))
+        assert r.done[1:] == [
+            ("release", (), NONE, 6, r.opened[:2]),
+            ("release", (), NONE, 6, r.opened[2:4]),
+            ("release", keys[:2], NONE, 6, r.opened[4:]),
+            ("release", keys[2:], NONE, 6),
+            ("sustained", r.opened, 1),
+        ]
+
+
+async def test_open_files_count_as_told_when_the_answer_is_lost() -> None:
+    async with rig() as r:
+        r.opened = (InodeNumber(70),)
+        r.failures = [MictlanError(Kind.TIMED_OUT, "release", "")]
+        await r.keeper.sustain(r.opened)
+        assert r.done == [("release", (), NONE, 0, r.opened), ("sustained", r.opened, 1)]
 
 
 async def test_a_lease_that_may_be_kept_for_reading_stays() -> None:

@@ -295,6 +295,19 @@ def test_name_of_the_ball_may_be_that_of_a_part(space: Space, bucket: InodeNumbe
     assert (ball.size, ball.ino == first) == (20, False)
 
 
+def test_part_that_somebody_has_open_goes_like_the_others(
+    space: Space, bucket: InodeNumber
+) -> None:
+    first = file_of(space, bucket, b"x_0", 10)
+    space.do(part_op(space, first, bucket, b"x_0", 0, 2))
+    space.rows.add_sustained(space.session, first)
+    ball, _ = put(space, bucket, 1, 2)
+    assert space.names(bucket) == {b"x": ball.ino}
+    assert not space.rows.is_sustained(first)
+    # What is found at the end of each test: no damage.
+    space.do(wire.Release(first))
+
+
 def test_empty_parts_make_an_empty_ball(space: Space, bucket: InodeNumber) -> None:
     put(space, bucket, 0, 2, size=0)
     ball, _ = put(space, bucket, 1, 2, size=0)

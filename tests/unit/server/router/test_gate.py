@@ -52,11 +52,10 @@ class Mount:
         self.seen = events.last
         return events
 
-    async def release(self, recall: wire.Recall) -> None:
+    async def release(self, recall: wire.Recall, *opened: InodeNumber) -> None:
+        session, epoch = self.grant.session, self.grant.epoch
         await self.parts.handlers.release(
-            wire.ReleaseLeases(
-                self.grant.session, self.grant.epoch, recall.keys, recall.keep, recall.stamp
-            )
+            wire.ReleaseLeases(session, epoch, recall.keys, recall.keep, recall.stamp, opened)
         )
 
     async def obey(self) -> None:
@@ -407,6 +406,25 @@ def test_session_without_leases_is_granted_none_and_cannot_ask(tmp_path: Path) -
     run_parts(tmp_path, scenario)
 
 
+def test_what_is_open_when_a_lease_is_given_up_is_there_when_others_remove_it(
+    tmp_path: Path,
+) -> None:
+    async def scenario(parts: Parts) -> None:
+        client, bucket, file = await space(parts)
+        reader, writer = await mount(parts), await mount(parts)
+        await reader.read(wire.GetNode(file))
+        acquiring = await started(writer.acquire(places=(wire.Place(bucket, b"file"),)))
+        (recall,) = (await reader.events()).recalls
+        await reader.release(recall, file, InodeNumber(2**40))
+        await acquiring
+        await writer.commit(wire.Unlink(bucket, b"file", 9), is_covered=True)
+        assert (await client.node(file)).attributes.nlink == 0
+        await reader.commit(wire.Release(file), is_covered=True)
+        assert not await client.exists(file)
+
+    run_parts(tmp_path, scenario)
+
+
 def test_unreasonable_requests_are_invalid(tmp_path: Path) -> None:
     async def scenario(parts: Parts) -> None:
         one = await mount(parts)
@@ -414,6 +432,7 @@ def test_unreasonable_requests_are_invalid(tmp_path: Path) -> None:
         claim = wire.Claim(one.grant.session, one.grant.epoch, 1, many, (), True)
         for work in (
             one.release(wire.Recall(many, 0, 1)),
+            one.release(wire.Recall((), 0, 1), *many),
             one.release(wire.Recall((), wire.LeaseMode.WRITE, 1)),
             one.acquire(*range(wire.ACQUIRE_COUNT_MAX + 1)),
             one.acquire(places=(wire.Place(ROOT_INODE, b".."),)),
