@@ -244,16 +244,9 @@ class LeasedFileSystem(LeasedLog):
                 raise MictlanError(Kind.NOT_FOUND, operation, os.fsdecode(name))
             if self.keeper.table.covers(inode):
                 return lease, directory, inode
-            await self._look_at(inode.ino)
+            # Not a look at the inode alone: while others wait for it no lease comes with that.
+            await self._acquire_names(wire.Place(parent, name))
         raise MictlanError(Kind.BUSY, "lease", str(parent), ALWAYS_WANTED)
-
-    async def _look_at(self, ino: InodeNumber) -> None:
-        """Know an inode that a name stands for. If it is gone, so is the lease on the name."""
-        try:
-            await self._asked(ino)
-        except MictlanError as error:
-            if error.kind is not Kind.STALE:
-                raise
 
     def _remove_entry(
         self, lease: Lease, directory: Inode, name: bytes, time_ns: int, *, directories: int = 0
@@ -326,20 +319,15 @@ class LeasedFileSystem(LeasedLog):
             return await super().rename(parent, name, new_parent, new_name, mode)
         await self._wait_for_room()
         kept: Inode | None = None
+        places = wire.Place(parent, name), wire.Place(new_parent, new_name)
         for _ in range(ATTEMPTS_MAX):
-            old, new = await self._own_names(
-                wire.Place(parent, name), wire.Place(new_parent, new_name)
-            )
+            old, new = await self._own_names(*places)
             source, target = old[0].names.get(name), new[0].names.get(new_name)
             if source is None:
                 raise MictlanError(Kind.NOT_FOUND, "rename", os.fsdecode(name))
-            unknown = [
-                node.ino
-                for node in (source, target)
-                if node is not None and not self.keeper.table.covers(node)
-            ]
-            if unknown:
-                await self._look_at(unknown[0])
+            known = [node for node in (source, target) if node is not None]
+            if not all(self.keeper.table.covers(node) for node in known):
+                await self._acquire_names(*places)
             elif target is not None and target is not kept and self._has_bytes_to_keep(target):
                 await self._store_what_is_kept(target)
                 kept = target

@@ -69,13 +69,17 @@ class LeasedLog(LeasedOpens):
             owned = [found for place in places if (found := self._owned_now(place)) is not None]
             if len(owned) == len(places):
                 return owned
-            parents = [place.parent for place in places]
-            self._locked.update(parents)
-            try:
-                await self._acquire((), places)
-            finally:
-                self._locked -= Counter(parents)
+            await self._acquire_names(*places)
         raise MictlanError(Kind.BUSY, "lease", str(places[0].parent), ALWAYS_WANTED)
+
+    async def _acquire_names(self, *places: wire.Place) -> None:
+        """Get leases on directories, and on what names in them stand for, all at once."""
+        parents = [place.parent for place in places]
+        self._locked.update(parents)
+        try:
+            await self._acquire((), places)
+        finally:
+            self._locked -= Counter(parents)
 
     def _owned_now(self, place: wire.Place) -> tuple[Lease, Inode] | None:
         assert self.keeper is not None

@@ -150,6 +150,42 @@ async def test_errors_are_those_of_the_router(
 # --- leases given up -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("verb", ["rename", "unlink"])
+async def test_a_name_of_what_others_wait_for_is_changed_in_its_turn(
+    space: LeasedSpace,
+    mount: LeasedMount,
+    other: LeasedMount,
+    autojump_clock: MockClock,
+    verb: str,
+) -> None:
+    fs = mount.filesystem
+    ours, theirs = await make(mount, b"ours", DIRECTORY), await make(mount, b"theirs", DIRECTORY)
+    file = await fs.make(ours.ino, b"file", FILE, 0o644, CALLER)
+    await fs.link(file.ino, theirs.ino, b"file")
+    for directory in (ours, theirs):
+        await mount.list(directory.ino)
+    await fs.make(ours.ino, b"beside", FILE, 0o644, CALLER)
+    hold = mount.script.hold("release:asked")
+
+    async def change() -> None:
+        if verb == "unlink":
+            await fs.unlink(ours.ino, b"file")
+        else:
+            await fs.rename(ours.ino, b"file", ours.ino, b"moved", REPLACE)
+
+    async with trio.open_nursery() as nursery:
+        # The other one waits for the file, and gets it first.
+        nursery.start_soon(other.filesystem.unlink, theirs.ino, b"file")
+        await hold.reached.wait()
+        nursery.start_soon(change)
+        await wait_all_tasks_blocked()
+        hold.release()
+    await mount.flush()
+    names = {b"beside"} if verb == "unlink" else {b"beside", b"moved"}
+    assert space.names(ours.ino).keys() == names
+    assert space.names(theirs.ino).keys() == set()
+
+
 async def test_another_mount_sees_what_was_done_before_it_asked(
     space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
 ) -> None:
