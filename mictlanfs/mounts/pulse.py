@@ -16,6 +16,8 @@ from pathlib import Path
 from mictlanfs.mounts.table import is_mounted
 
 PROBE_TIMEOUT_S = 5.0
+# What the kernel answers for a mount without a process, and for a request during which that ended.
+_DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 
 
 class Pulse(Enum):
@@ -47,7 +49,7 @@ def pulse_of(path: Path, timeout_s: float = PROBE_TIMEOUT_S) -> Pulse:
         os.close(descriptor)
     if not is_answered:
         return Pulse.HANGS
-    return Pulse.DEAD if os.waitstatus_to_exitcode(status) == errno.ENOTCONN else Pulse.ALIVE
+    return Pulse.DEAD if os.waitstatus_to_exitcode(status) in _DEAD else Pulse.ALIVE
 
 
 def _errno_of_statvfs(path: Path) -> int:

@@ -532,9 +532,10 @@ class Content:
 
     async def _cover(self, ino: InodeNumber) -> None:
         """Get a lease for writing on a file, however long it takes, where there are leases."""
-        while self.own is not None and not self._is_covered(ino):
+        while self.own is not None:
             try:
                 await self.own(ino)
+                return
             except MictlanError as error:
                 if not error.is_retryable and error.kind is not Kind.BUSY:
                     raise

@@ -141,19 +141,7 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
         cache = await stack.enter_async_context(_open_cache(chunks, options, space_id, local))
         clock, inodes = stack.enter_context(open_kernel_clock()), InodeTable()
         nursery = await stack.enter_async_context(trio.open_nursery())
-        content = Content(
-            nursery,
-            router,
-            session,
-            chunks,
-            cache,
-            inodes,
-            clock,
-            dirty_size_bytes_max=options.memory * BYTES_SHARE_PERCENT // 100,
-            deadline_s=options.deadline_s,
-            inline_size_max=options.inline_size_max,
-            extents_max=options.memory * EXTENTS_SHARE_PERCENT // 100 // KEPT_EXTENT_SIZE_BYTES,
-        )
+        content = _content(nursery, router, session, chunks, cache, inodes, clock, options)
         filesystem = _filesystem(router, session, content, inodes, clock, options)
         kernel_requests: Counter[str] = Counter()
         salvager = Salvager(nursery, session, content.writeback, inodes, clock, settings)
@@ -180,6 +168,31 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
         operations = Operations(filesystem, presentation, kernel_requests)
         await _serve(settings, filesystem, salvager, operations, notify_ready)
         nursery.cancel_scope.cancel()
+
+
+def _content(
+    nursery: trio.Nursery,
+    router: RouterClient,
+    session: Session,
+    chunks: ChunkStore,
+    cache: ChunkCache,
+    inodes: InodeTable,
+    clock: Clock,
+    options: MountOptions,
+) -> Content:
+    return Content(
+        nursery,
+        router,
+        session,
+        chunks,
+        cache,
+        inodes,
+        clock,
+        dirty_size_bytes_max=options.memory * BYTES_SHARE_PERCENT // 100,
+        deadline_s=options.deadline_s,
+        inline_size_max=options.inline_size_max,
+        extents_max=options.memory * EXTENTS_SHARE_PERCENT // 100 // KEPT_EXTENT_SIZE_BYTES,
+    )
 
 
 def _filesystem(

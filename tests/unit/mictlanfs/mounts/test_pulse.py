@@ -35,10 +35,11 @@ def test_a_directory_that_answers_is_alive(folder: Path) -> None:
     assert pulse_of(folder) is Pulse.ALIVE
 
 
-def test_a_mount_is_dead_when_its_connection_is(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [errno.ENOTCONN, errno.ECONNABORTED])
+def test_a_mount_is_dead_when_its_connection_is_or_ends_meanwhile(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    failing(errno.ENOTCONN, monkeypatch)
+    failing(number, monkeypatch)
     assert pulse_of(folder) is Pulse.DEAD
 
 
