@@ -42,6 +42,7 @@ class Inode:
         name_count: names kept by leases that stand for it.
         pending_count: changes of attributes made here that the router has not answered yet. While
             there are any, `attributes` is ahead of what the router tells.
+        is_mtime_set: one of them set the time of the last change.
         is_dirty: whether write-back has bytes of it, or an error to report.
         is_changed: it was changed here, so an answer that is under way may be of a state before.
     """
@@ -53,6 +54,7 @@ class Inode:
         "ino",
         "is_changed",
         "is_dirty",
+        "is_mtime_set",
         "kernel_content_version",
         "kernel_size",
         "lease",
@@ -88,6 +90,7 @@ class Inode:
         self.lease: Lease | None = None
         self.name_count = 0
         self.pending_count = 0
+        self.is_mtime_set = False
         self.is_dirty = False
         self.is_changed = False
 
@@ -112,6 +115,12 @@ class Inode:
         self.attributes = attributes
         self.valid_until_s = valid_until_s
 
+    def note_answered(self) -> None:
+        """A change made here was answered, or will not be asked for."""
+        self.pending_count -= 1
+        if not self.pending_count:
+            self.is_mtime_set = False
+
     def note_own_change(self, attributes: Attributes) -> None:
         """A change of content made through this mount was applied.
 
@@ -125,10 +134,14 @@ class Inode:
         if self.kernel_content_version == version - 1:
             self.kernel_content_version = version
         if self.pending_count:
+            known = self.attributes
+            mtime_ns = known.mtime_ns if self.is_mtime_set else attributes.mtime_ns
             self.attributes = msgspec.structs.replace(
-                self.attributes,
+                known,
                 size=attributes.size,
                 allocated=attributes.allocated,
+                mtime_ns=mtime_ns,
+                ctime_ns=max(known.ctime_ns, attributes.ctime_ns),
                 version=attributes.version,
                 content_version=version,
             )

@@ -461,6 +461,7 @@ class LeasedFileSystem(LeasedLog):
             return await self._setattr_at_router(op)
         inode.attributes = msgspec.structs.replace(inode.attributes, ctime_ns=op.time_ns, **kept)
         inode.pending_count += 1
+        inode.is_mtime_set |= op.mtime_ns is not None
         inode.is_changed = True
         writer = self._content.writeback.get(ino)
         if writer is None or writer.is_clean:
@@ -479,11 +480,11 @@ class LeasedFileSystem(LeasedLog):
     def _post_counted(self, op: wire.SetAttributes, inode: Inode) -> None:
         """Post a change whose inode counts as pending already, unless the file is gone."""
         if inode.attributes.nlink == 0 and inode.open_count == 0:
-            inode.pending_count -= 1
+            inode.note_answered()
             return
         if inode.lease is None or inode.lease.mode != LeaseMode.WRITE:
             # The session ended while the bytes before it could not be stored.
-            inode.pending_count -= 1
+            inode.note_answered()
             detail = "the session was fenced before this was applied"
             self._note_refused(op, MictlanError(Kind.FENCED, "setattr", "", detail), (inode,))
             return

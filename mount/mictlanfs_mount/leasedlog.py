@@ -165,7 +165,7 @@ class LeasedLog(LeasedOpens):
     def _settle(self, op: wire.Operation, result: wire.OpResult, inodes: Sequence[Inode]) -> None:
         """The router answered to a change that was applied here before."""
         for inode in inodes:
-            inode.pending_count -= 1
+            inode.note_answered()
         if result.error is not None and not isinstance(op, wire.Release):
             self._note_refused(op, result.error.to_error(), inodes)
         for attributes in result.touched:

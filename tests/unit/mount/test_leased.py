@@ -272,6 +272,34 @@ async def test_names_of_a_directory_that_two_mounts_change_in_turn_are_not_kept_
     assert await is_told()
 
 
+@pytest.mark.parametrize("is_set", [False, True])
+async def test_time_of_what_was_written_is_known_while_other_changes_are_on_their_way(
+    space: LeasedSpace,
+    mount: LeasedMount,
+    autojump_clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
+    is_set: bool,
+) -> None:
+    (inode,) = await made(mount, b"a")
+    opened = await mount.filesystem.open(inode.ino, os.O_WRONLY)
+    await trio.sleep(3)
+    await mount.filesystem.write(opened.handle, 0, b"x" * 100_000)
+    writer = mount.content.writeback.get(inode.ino)
+    assert writer is not None
+    writer.seal_all()
+    written_ns = writer.mtime_ns
+    assert written_ns > inode.attributes.mtime_ns
+    await wait_all_tasks_blocked()
+    # They are answered in one batch, the bytes first.
+    if is_set:
+        await mount.filesystem.setattr(inode.ino, mtime_ns=7)
+    await mount.filesystem.rename(space.bucket, b"a", space.bucket, b"c", REPLACE)
+    await mount.flush()
+    known = (await mount.filesystem.lookup(space.bucket, b"c")).attributes
+    assert (known.size, known.mtime_ns) == (100_000, 7 if is_set else written_ns)
+    assert "foretold" not in caplog.text
+
+
 async def owe(mount: LeasedMount, folder: InodeNumber) -> None:
     """A file in a directory, of which bytes are owed to the peers."""
     opened, _ = await mount.filesystem.create(folder, b"owed", 0o644, os.O_RDWR, CALLER)
