@@ -670,6 +670,11 @@ class Content:
         await self.flush(ino, sync=True)
         await self._session.sync()
 
+    def end_of(self, inode: Inode) -> int:
+        """Where a file ends, with what is dirty here."""
+        writer = self.writeback.get(inode.ino)
+        return inode.attributes.size if writer is None else max(inode.attributes.size, writer.end)
+
     def effective(self, attributes: Attributes) -> Attributes:
         """Attributes as the application must see them: with what is dirty here."""
         writer = self.writeback.get(attributes.ino)

@@ -94,7 +94,10 @@ class FileSystem:
 
     Attributes:
         has_acls: whether access control lists are shown and can be set; the kernel enforces them.
+        reopen_within_s: how soon the kernel repeats an open that was refused as stale.
     """
+
+    reopen_within_s = REOPEN_WITHIN_S
 
     def __init__(
         self,
@@ -481,7 +484,7 @@ class FileSystem:
         is_told = inode.told_content_version in {-1, inode.attributes.content_version}
         if is_told or is_repeated:
             return
-        inode.reopening = {**inode.reopening, thread: now_s + REOPEN_WITHIN_S}
+        inode.reopening = {**inode.reopening, thread: now_s + self.reopen_within_s}
         raise MictlanError(Kind.STALE, "open", str(inode.ino), "it was changed elsewhere")
 
     def _add_file_handle(self, inode: Inode, flags: int) -> HandleNumber:
@@ -489,7 +492,8 @@ class FileSystem:
         # The inode may have been forgotten while the router answered.
         self.inodes.keep(inode)
         is_writable = flags & os.O_ACCMODE != os.O_RDONLY
-        return self.handles.add(FileHandle(inode, is_writable, bool(flags & os.O_DIRECT)))
+        is_direct, is_append = bool(flags & os.O_DIRECT), bool(flags & os.O_APPEND)
+        return self.handles.add(FileHandle(inode, is_writable, is_direct, is_append))
 
     def read_now(self, number: HandleNumber, offset: int, length: int) -> Buffer | None:
         """What `read` would return, if that is at hand. Never suspends."""

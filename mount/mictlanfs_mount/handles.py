@@ -22,11 +22,14 @@ class FileHandle:
     Attributes:
         is_writable: whether it was opened for writing, so that closing it must flush.
         is_direct: whether it was opened with O_DIRECT, so that the kernel fills nothing up.
+        is_append: whether it was opened with O_APPEND. What comes through it may still be mapped
+            memory, anywhere in the file.
     """
 
     inode: Inode
     is_writable: bool = True
     is_direct: bool = False
+    is_append: bool = False
     readahead: ReadAhead = field(default_factory=ReadAhead)
 
 

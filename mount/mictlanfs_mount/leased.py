@@ -530,8 +530,10 @@ class LeasedFileSystem(LeasedLog):
         if self.keeper is None:
             return await super().write(number, offset, data)
         handle = self.handles.file(number)
-        ino = handle.inode.ino
+        inode, ino = handle.inode, handle.inode.ino
         self._content.raise_loss(ino)
+        # Asked before anything is awaited: the kernel may be told another size meanwhile.
+        is_at_end = handle.is_append and self.short_reads.ends.may_be_end(inode, offset)
         while True:
             if not self.is_owned(ino):
                 await self._content.wait_for_room()
@@ -542,20 +544,34 @@ class LeasedFileSystem(LeasedLog):
                     self._waiting_writes[ino] -= 1
                     if not self._waiting_writes[ino]:
                         del self._waiting_writes[ino]
+            place = max(offset, self._content.end_of(inode)) if is_at_end else offset
             try:
-                await self._content.admit(handle, offset, len(data))
+                await self._content.admit(handle, place, len(data))
             except MictlanError as error:
                 if error.kind is not Kind.QUOTA_EXCEEDED or not self._session.unanswered_count:
                     raise
                 # What was removed here makes room when the router knows of it.
                 await self._catch_up()
-                await self._content.admit(handle, offset, len(data))
-            # It may have had to wait, and the lease be gone again.
-            if self.is_owned(ino):
+                await self._content.admit(handle, place, len(data))
+            # It may have had to wait, and the lease be gone again, and so the end be elsewhere.
+            if self.is_owned(ino) and not (is_at_end and self._content.end_of(inode) > place):
                 break
-        self._content.take(handle, offset, data)
-        self.short_reads.on_written(handle.inode, offset + len(data))
+        self._content.take(handle, place, data)
+        if place != offset:
+            self._note_misplaced(inode, offset)
+        self.short_reads.on_written(inode, offset + len(data))
         return len(data)
+
+    def _note_misplaced(self, inode: Inode, offset: int) -> None:
+        """What was appended went behind what other mounts wrote, which the kernel did not know of.
+
+        It believes that the bytes are where it sent them, and that the file ends with them.
+        """
+        self.short_reads.ends.note(inode.ino, offset)
+        if self.kernel is not None and self.keeper is not None:
+            self.kernel.attributes_changed(inode.ino)
+            # The pages are held until this write is answered.
+            self.keeper.start_soon(self._forget_pages_of, [inode.ino])
 
     @property
     def wants_flush(self) -> bool:

@@ -32,12 +32,18 @@ from mictlanfs_mount.setids import IsMember
 
 # How often a name is looked up anew whose file is gone before it can be kept.
 ATTEMPTS_MAX = 10
+# How long a look-up may wait for others to give up leases.
+LEASES_WAIT_S_MAX = 30.0
 # Files that are kept open for the sake of an open that may come.
 EXPECTED_COUNT_MAX = 64
 
 
 class LeasedOpens(LeasedReads):
     """A file system whose open files survive their names."""
+
+    # Looking the path up anew may have to wait for leases. Nothing is lost when it is another open:
+    # what it appends finds the end of the file (`fileends`).
+    reopen_within_s = LEASES_WAIT_S_MAX
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

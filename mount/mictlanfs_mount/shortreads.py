@@ -29,6 +29,7 @@ import trio
 
 from mictlanfs.clock import Clock
 from mictlanfs.model import InodeNumber
+from mictlanfs_mount.fileends import FileEnds
 from mictlanfs_mount.inodes import Inode
 
 # For how long after it was told a smaller size, or to forget one, the kernel may believe in the
@@ -66,6 +67,7 @@ class ShortReads:
 
     Attributes:
         refused_count: how many were.
+        ends: where else the kernel may believe that files end.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -75,6 +77,7 @@ class ShortReads:
         self._forgetting: Counter[InodeNumber] = Counter()
         self._under_way: dict[InodeNumber, set[trio.Event]] = {}
         self.refused_count = 0
+        self.ends = FileEnds()
 
     # --- what the kernel hears -------------------------------------------------------------------
 
@@ -84,22 +87,31 @@ class ShortReads:
         if size == former and not self._doubts:
             return
         inode.kernel_size = size
-        if size < former and inode.open_count:
-            self._doubt(inode, former)
+        if size != former and inode.open_count:
+            self.ends.note(inode.ino, former)
+            if size < former:
+                self._doubt(inode, former)
+        self._grow(inode, size)
+
+    def on_written(self, inode: Inode, end: int) -> None:
+        """The kernel has bytes of a file written up to an offset."""
+        if self.ends.is_contested(inode.ino):
+            self.ends.note(inode.ino, end)
+        if end > inode.kernel_size:
+            self._grow(inode, end)
+
+    def _grow(self, inode: Inode, size: int) -> None:
+        inode.kernel_size = size
         doubt = self._doubts.get(inode.ino)
         if doubt is not None:
             doubt.size = max(doubt.size, size)
             doubt.told_size = max(doubt.told_size, size)
 
-    def on_written(self, inode: Inode, end: int) -> None:
-        """The kernel has bytes of a file written up to an offset."""
-        if end > inode.kernel_size:
-            self.on_told(inode, end)
-
     def on_cut(self, inode: Inode, size: int) -> None:
         """The kernel itself gives the file a size, for a program."""
         inode.kernel_size = size
         self._doubts.pop(inode.ino, None)
+        self.ends.forget((inode.ino,))
 
     def on_forgotten(self, inode: Inode) -> None:
         """The kernel is told to forget attributes: what it was told just before it may not take."""

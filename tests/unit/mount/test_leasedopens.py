@@ -231,6 +231,25 @@ async def test_what_is_looked_up_after_a_refused_open_can_be_opened(
     assert len(fs.handles) == 0, "long after the refusal nothing is kept"
 
 
+async def test_an_open_that_is_repeated_late_is_not_refused_again(
+    space: LeasedSpace, mount: LeasedMount, other: LeasedMount, autojump_clock: MockClock
+) -> None:
+    ino = await plant(mount, b"file")
+    fs = other.filesystem
+    inode = await fs.lookup(space.bucket, b"file")
+    inode.lookup_count += 1
+    # As the kernel has it: it was told the size of other content.
+    inode.told_content_version = 77
+    await plant(mount, b"beside")
+    with pytest.raises(MictlanError) as raised:
+        await fs.open(ino, os.O_RDONLY, 5)
+    assert raised.value.kind is Kind.STALE
+    # The look-up before the second attempt had to wait for leases, and the file was changed again.
+    await trio.sleep(5 * REOPEN_WITHIN_S)
+    await plant(mount, b"third")
+    assert fs.handles.file((await fs.open(ino, os.O_RDONLY, 5)).handle).inode is inode
+
+
 async def test_few_files_are_kept_open_for_opens_that_may_come(
     space: LeasedSpace,
     mount: LeasedMount,
