@@ -118,7 +118,6 @@ async def _mount(settings: MountSettings, notify_ready: Callable[[], None]) -> N
     router = RouterClient(routers, transport, retry, on_peer_map_version=directory.notice_version)
     peers = PeerClient(transport)
     impatient = RouterClient(routers, transport, replace(retry, deadline_s=CONNECT_DEADLINE_S))
-
     async with AsyncExitStack() as stack:
         stack.push_async_callback(transport.aclose)
         presentation = await _presentation(impatient, options)
