@@ -157,8 +157,15 @@ class Workplace:
         return find_orphans(self.data / "router", peers)
 
     def remount(self, mount: Mount) -> None:
-        """Mount anew what was killed, as a user would."""
-        mount.mount()
+        """Mount anew what was killed, as a user would: once more while the router is away."""
+        give_up_at_s = time.monotonic() + USABLE_WITHIN_S
+        while True:
+            try:
+                return mount.mount()
+            except AssertionError as error:
+                if "exited 5" not in str(error) or time.monotonic() > give_up_at_s:
+                    raise
+                time.sleep(0.5)
 
     def remove(self, worker: Worker) -> None:
         """Remove the folder and the journal of a workload that has ended."""
