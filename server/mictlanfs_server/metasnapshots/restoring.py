@@ -107,7 +107,7 @@ async def restore(
         if not is_forced:
             await _until_nobody_serves(known, say)
         space_id = _the_space(known)
-        found = await _manifests(known, until_ns)
+        found = await _manifests(known, until_ns, say)
         manifest = await _assemble(found, path, say)
         if manifest.space_id != space_id:
             detail = f"the peers hold data of space {space_id}, the snapshot is of another"
@@ -150,7 +150,12 @@ async def _until_nobody_serves(known: Known, say: Callable[[str], None]) -> None
                 say(f"waiting until the peers have no router: {source.name} had {identity.router}")
                 is_told = True
             await asyncio.sleep(_ASK_AGAIN_S)
-            identity = await source.identity()
+            try:
+                identity = await source.identity()
+            except MictlanError as error:
+                # A peer that has ended has no router either.
+                say(f"{source.name} does not answer any more: {error}")
+                break
 
 
 def _the_space(known: Known) -> str:
@@ -162,11 +167,18 @@ def _the_space(known: Known) -> str:
     return spaces.pop()
 
 
-async def _manifests(known: Known, until_ns: int | None) -> dict[ManifestName, list[Source]]:
+async def _manifests(
+    known: Known, until_ns: int | None, say: Callable[[str], None]
+) -> dict[ManifestName, list[Source]]:
     """Every snapshot, newest first, with those who have its manifest."""
     found: dict[ManifestName, list[Source]] = {}
     for source in known:
-        for name in await source.manifests():
+        try:
+            names = await source.manifests()
+        except MictlanError as error:
+            say(f"the snapshots on {source.name} are not known: {error}")
+            continue
+        for name in names:
             parsed = parse_manifest_name(name)
             if parsed is not None and (until_ns is None or parsed.moment_ns <= until_ns):
                 found.setdefault(parsed, []).append(source)

@@ -110,6 +110,41 @@ def test_one_peer_is_enough_and_the_others_are_named(lost: Lost) -> None:
     assert report.peers_not_asked == ["peer-2", "peer-3"]
 
 
+class Ailing(Source):
+    """A peer that says who it is, and then not much more.
+
+    Attributes:
+        routers: of its answers, one after the other; behind them it does not answer.
+    """
+
+    routers: list[str]
+
+    async def identity(self) -> Identity:
+        if not self.routers:
+            raise MictlanError(Kind.UNAVAILABLE, "ask peer", self.name)
+        return dataclasses.replace(self.found, router=self.routers.pop(0))
+
+    async def manifests(self) -> list[str]:
+        raise MictlanError(Kind.UNAVAILABLE, "list objects", self.name)
+
+
+@pytest.mark.parametrize("routers", [[""], ["http://router:1"]])
+def test_a_peer_that_fails_on_the_way_does_not_keep_others_from_giving_all(
+    lost: Lost, routers: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restoring, "_ASK_AGAIN_S", 0.0)
+    ailing = Ailing(lost.peers, lost.peers.peers[0], lost.sources[0].found.space_id)
+    ailing.routers = list(routers)
+    report = lost.restore(ailing, *lost.sources[1:])
+    assert report.is_whole
+    assert any("snapshots on" in sentence and ailing.name in sentence for sentence in lost.said)
+    assert any("any more" in sentence for sentence in lost.said) is (routers != [""])
+    alone = Ailing(lost.peers, lost.peers.peers[0], ailing.found.space_id)
+    alone.routers = [""]
+    shutil.rmtree(lost.folder)
+    assert lost.fails(alone).kind is Kind.NOT_FOUND
+
+
 def test_what_only_peers_may_have_that_were_not_asked_is_not_called_missing(lost: Lost) -> None:
     report = lost.restore(lost.sources[2])
     assert (report.missing_chunks, report.elsewhere_chunks, report.is_whole) == (0, 2, True)
