@@ -37,6 +37,7 @@ from mictlanfs_mount.handles import HandleNumber
 from mictlanfs_mount.inodes import Inode
 from mictlanfs_mount.leasedlog import ALWAYS_WANTED, ATTEMPTS_MAX, LeasedLog
 from mictlanfs_mount.leases import Lease
+from mictlanfs_mount.writeback import FileWriter
 
 log = logging.getLogger(__name__)
 
@@ -628,17 +629,25 @@ class LeasedFileSystem(LeasedLog):
             await self._session.flush()
             done.set()
 
-        assert self.keeper is not None
         done = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(store_all, done)
+            nursery.start_soon(self._say_at_work, writers)
             while not done.is_set() and any(lease.mode for lease in leases):
                 with trio.move_on_after(STORE_LOOK_S):
                     await done.wait()
-                if not done.is_set() and not any(writer.failure for writer in writers):
-                    # Peers take their time. The router must not think that this mount does.
-                    nursery.start_soon(self.keeper.say_at_work)
             nursery.cancel_scope.cancel()
+
+    async def _say_at_work(self, writers: Sequence[FileWriter]) -> None:
+        """Tell the router, until cancelled, that these are being stored while no peer fails them.
+
+        Peers may take their time; the router must not think that this mount does.
+        """
+        assert self.keeper is not None
+        while True:
+            await trio.sleep(STORE_LOOK_S)
+            if not any(writer.failure for writer in writers):
+                await self.keeper.say_at_work()
 
     async def let_kernel_forget(self, leases: Sequence[Lease], *, is_awaited: bool = True) -> None:
         """Nothing that these leases, which have just ended, covered may be used any more."""

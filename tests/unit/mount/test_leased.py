@@ -309,6 +309,30 @@ async def owe(mount: LeasedMount, folder: InodeNumber) -> None:
     assert mount.content.owed_bytes == 20_000
 
 
+async def test_a_lease_for_owed_bytes_that_others_want_all_the_time_is_asked_for_again(
+    space: LeasedSpace,
+    mount: LeasedMount,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await owe(mount, space.bucket)
+    async with open_leased_mount(space) as other:
+        await other.filesystem.lookup(space.bucket, b"owed")
+        own, asked = mount.content.own, 0
+        assert own is not None
+
+        async def busy_at_first(ino: InodeNumber) -> None:
+            nonlocal asked
+            asked += 1
+            if asked < 3:
+                raise MictlanError(Kind.BUSY, "lease", str(ino))
+            await own(ino)
+
+        monkeypatch.setattr(mount.content, "own", busy_at_first)
+        await mount.content.move_owed(0.0)
+        assert (asked, mount.content.owed_bytes) == (3, 0)
+
+
 async def test_mounts_that_owe_bytes_of_files_that_the_other_has_leased_do_not_stop_each_other(
     space: LeasedSpace, mount: LeasedMount, autojump_clock: MockClock
 ) -> None:
