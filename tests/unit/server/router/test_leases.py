@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -345,32 +345,26 @@ def test_session_that_is_heard_but_does_not_answer_is_overdue_in_time() -> None:
     assert "did not give up" in table.overdue()[0][1]
 
 
-def test_session_that_goes_on_committing_gets_more_time() -> None:
-    table = Table()
-    table.write(A, K)
-    table.want(B, K)
-    for _ in range(11):
-        table.clock.advance(TTL_S / 2)
-        table.commit_came(A)
-        table.commit_went(A)
-    assert table.overdue() == []
-    table.clock.advance(TTL_S / 2 + 1)
+def commit(table: Table) -> None:
+    """A commit of nothing much."""
     table.commit_came(A)
     table.commit_went(A)
-    assert table.overdue_sessions() == [A]
 
 
-def test_session_that_says_that_it_is_at_work_gets_more_time() -> None:
+@pytest.mark.parametrize("sign", [commit, lambda table: table.at_work(A)], ids=["commit", "word"])
+def test_session_that_goes_on_committing_or_says_so_gets_more_time(
+    sign: Callable[[Table], None],
+) -> None:
     table = Table()
     table.write(A, K)
     table.want(B, K)
     for _ in range(11):
         table.clock.advance(TTL_S / 2)
-        table.at_work(A)
+        sign(table)
     assert table.overdue() == []
     assert table.mode(A, K) == WRITE
     table.clock.advance(TTL_S / 2 + 1)
-    table.at_work(A)
+    sign(table)
     assert table.overdue_sessions() == [A]
 
 
