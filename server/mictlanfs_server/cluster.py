@@ -39,6 +39,7 @@ from mictlanfs.uri import ServerAddress
 from mictlanfs_server import channel
 from mictlanfs_server.child import ChildSpec, command_line, guarded_command_line
 from mictlanfs_server.elastic import START_TIMEOUT_S, PeerPool
+from mictlanfs_server.forking import ForkedProcess, ForkServer, open_fork_server
 from mictlanfs_server.lifeline import lifeline
 from mictlanfs_server.mountpoint import check_free, wait_until_answering
 from mictlanfs_server.peer.sharers import write_sharers
@@ -281,6 +282,7 @@ class _Space:
         self._mount = mount
         self._lifeline_fd = lifeline_fd
         self._is_record_behind = False
+        self._forks: ForkServer | None = None
         self._router = ServerAddress(ROUTER_ID, reachable(record.host), record.port)
 
     @property
@@ -313,7 +315,13 @@ class _Space:
     async def serve(self, on_ready: Callable[[SpaceRecord], None]) -> None:
         """Run everything until a signal."""
         self._tell_sharers()
-        with raising_single_errors(), channel.listening(self._claim.directory) as requests:
+        with raising_single_errors():
+            log_path = self._claim.directory.log_of(SUPERVISOR)
+            async with open_fork_server(self._lifeline_fd, log_path) as self._forks:
+                await self._serve(on_ready)
+
+    async def _serve(self, on_ready: Callable[[SpaceRecord], None]) -> None:
+        with channel.listening(self._claim.directory) as requests:
             async with open_probe(self._router) as probe, trio.open_nursery() as nursery:
                 supervisor = Supervisor(self._stages(probe), self._record_children)
                 pool = PeerPool(self, supervisor, probe, PEERS_STAGE)
@@ -410,10 +418,16 @@ class _Space:
         kind = name.partition("-")[0]
         insecure = ("--insecure",) if self._record.insecure else ()
         common = ("--host", self._record.host, "--lifeline-fd", str(self._lifeline_fd))
+        words = ("server", kind, *arguments, *common, *insecure)
+
+        async def fork(output: int) -> ForkedProcess | None:
+            return None if self._forks is None else await self._forks.start(words, output)
+
         return ChildSpec(
             name=name,
-            command=command_line("server", kind, *arguments, *common, *insecure),
+            command=command_line(*words),
             log_path=self._claim.directory.log_of(name),
+            fork=fork,
             lifeline_fd=self._lifeline_fd,
             stop_grace_s=SERVER_STOP_GRACE_S,
         )
