@@ -28,6 +28,11 @@ class Budget:
         """Whether a writer has to wait."""
         return self.used_bytes + self.reserved_bytes >= self.limit_bytes
 
+    @property
+    def is_filling(self) -> bool:
+        """Whether bytes should be released without delay, lest writers have to wait soon."""
+        return 2 * (self.used_bytes + self.reserved_bytes) >= self.limit_bytes
+
     def charge(self, count: int) -> None:
         """Count bytes that are dirty now. May overshoot the limit by one write."""
         self.used_bytes += count

@@ -172,6 +172,11 @@ class FileWriter:
         return not self._windows and not self._sealed
 
     @property
+    def is_leaving(self) -> bool:
+        """Whether some bytes are on their way, and nothing keeps them."""
+        return bool(self._sealed) and self.failure is None
+
+    @property
     def dirty_bytes(self) -> int:
         """Bytes not committed yet."""
         active = sum(pieces.size for pieces in self._windows.values())
@@ -386,7 +391,7 @@ class FileWriter:
 
         if self.pool.storage.post(op, on_result, sync=self._is_sync_wanted):
             self._is_committing = True
-            if self._waiting_count:
+            if self._waiting_count or self.pool.budget.is_filling:
                 self.pool.storage.hurry()
         else:
             self.pool.nursery.start_soon(self._commit_stored)
@@ -681,8 +686,13 @@ class WriteBack:
         started_s = trio.current_time()
         while self.budget.is_exhausted:
             self.start_uploads()
-            for writer in list(self._writers.values()):
-                writer.seal_all()
+            self.storage.hurry()
+            writers = list(self._writers.values())
+            if not any(writer.is_leaving for writer in writers):
+                # Not before: a window that is sealed before it is full is a chunk too many.
+                for writer in writers:
+                    writer.seal_all()
+            for writer in writers:
                 if writer.failure is not None and writer.failure.kind is Kind.NO_SPACE:
                     raise MictlanError(Kind.NO_SPACE, "write", "", writer.failure.detail)
             give_up_at = self.gives_up_at(started_s, deadline_s)

@@ -22,12 +22,53 @@ from tests.support.mount_fakes import FakeChunks, Script
 from tests.support.mount_space import CHUNK_SIZE_BYTES, START_NS, FakeSpace
 
 
+class Storage:
+    """A fake space as `writeback.Storage`; operations pass the points of `WriteExtents`.
+
+    Attributes:
+        keeps_posts: whether what is posted is taken, and not answered.
+        posted_count: how much was taken.
+        hurried_count: how often somebody waited for it.
+    """
+
+    def __init__(self, space: FakeSpace, script: Script) -> None:
+        self.keeps_posts = False
+        self.posted_count = 0
+        self.hurried_count = 0
+        self._space = space
+        self._script = script
+        self._chunks = FakeChunks(space, script)
+
+    async def store(self, pieces: Sequence[Buffer], policy: BucketPolicy) -> Chunk:
+        return await self._chunks.store(pieces, policy)
+
+    async def commit(self, op: wire.WriteExtents, *, sync: bool) -> Attributes:
+        await self._script.passing("WriteExtents:asked")
+        (attributes,) = self._space.apply(1, op)
+        await self._script.passing("WriteExtents:served")
+        return attributes
+
+    def post(
+        self,
+        op: wire.WriteExtents,
+        on_result: Callable[[Attributes | MictlanError], None],
+        *,
+        sync: bool,
+    ) -> bool:
+        self.posted_count += self.keeps_posts
+        return self.keeps_posts
+
+    def hurry(self) -> None:
+        self.hurried_count += 1
+
+
 @dataclass
 class Rig:
     """Write-back over a fake space with one file."""
 
     space: FakeSpace
     script: Script
+    storage: Storage
     writeback: WriteBack
     nursery: trio.Nursery
     ino: InodeNumber
@@ -60,36 +101,6 @@ class Rig:
         return self.space.content(self.ino)
 
 
-class Storage:
-    """A fake space as `writeback.Storage`; operations pass the points of `WriteExtents`."""
-
-    def __init__(self, space: FakeSpace, script: Script) -> None:
-        self._space = space
-        self._script = script
-        self._chunks = FakeChunks(space, script)
-
-    async def store(self, pieces: Sequence[Buffer], policy: BucketPolicy) -> Chunk:
-        return await self._chunks.store(pieces, policy)
-
-    async def commit(self, op: wire.WriteExtents, *, sync: bool) -> Attributes:
-        await self._script.passing("WriteExtents:asked")
-        (attributes,) = self._space.apply(1, op)
-        await self._script.passing("WriteExtents:served")
-        return attributes
-
-    def post(
-        self,
-        op: wire.WriteExtents,
-        on_result: Callable[[Attributes | MictlanError], None],
-        *,
-        sync: bool,
-    ) -> bool:
-        return False
-
-    def hurry(self) -> None:
-        """Nothing is posted here."""
-
-
 @asynccontextmanager
 async def open_rig(
     limit_bytes: int = 64 * MIB, chunk_size: int = CHUNK_SIZE_BYTES, inline_size_max: int = 0
@@ -102,10 +113,9 @@ async def open_rig(
 
     with raising_single_errors():
         async with trio.open_nursery() as nursery:
-            writeback = WriteBack(
-                nursery, Storage(space, script), Budget(limit_bytes), on_stored, inline_size_max
-            )
+            storage = Storage(space, script)
+            writeback = WriteBack(nursery, storage, Budget(limit_bytes), on_stored, inline_size_max)
             ino = space.add(space.bucket, b"file")
-            yield Rig(space, script, writeback, nursery, ino, stored)
+            yield Rig(space, script, storage, writeback, nursery, ino, stored)
             nursery.cancel_scope.cancel()
     assert script.violations == []

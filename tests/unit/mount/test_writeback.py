@@ -341,6 +341,58 @@ async def test_waiting_for_room_sends_windows_of_every_file() -> None:
         assert rig.space.content(other) == b"y" * 100
 
 
+async def test_waiting_for_room_seals_no_window_while_others_leave() -> None:
+    async with open_rig(limit_bytes=WINDOW + 100) as rig:
+        slow = rig.script.hold("store:asked")
+        rig.write(0, b"x" * (WINDOW + 100))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.writeback.wait_for_room, 10)
+            await slow.reached.wait()
+            slow.release()
+        await wait_all_tasks_blocked()
+        assert len(rig.commits) == 1
+        assert rig.writer.collect(WINDOW, WINDOW + 100) == [(WINDOW, b"x" * 100)]
+
+
+async def test_what_cannot_leave_keeps_no_window_from_leaving(autojump_clock: MockClock) -> None:
+    async with open_rig(limit_bytes=2 * WINDOW) as rig:
+        rig.script.fail("store:asked", UNAVAILABLE, count=1)
+        rig.write(0, b"x" * WINDOW)
+        await wait_all_tasks_blocked()
+        other = rig.space.add(rig.space.bucket, b"other")
+        writer = rig.writer_of(other)
+        for start in range(0, 4 * WINDOW, 2 * WINDOW):
+            writer.write(start, b"y" * (WINDOW // 2), START_NS)
+        with trio.fail_after(RETRY_S_FIRST / 2):
+            await rig.writeback.wait_for_room(10)
+
+
+async def test_commits_leave_without_delay_while_memory_is_filling() -> None:
+    async with open_rig(limit_bytes=4 * WINDOW) as rig:
+        storage = rig.storage
+        storage.keeps_posts = True
+        rig.write(0, b"x" * WINDOW)
+        await wait_all_tasks_blocked()
+        # So little may wait for others.
+        assert (storage.posted_count, storage.hurried_count) == (1, 0)
+        other = rig.space.add(rig.space.bucket, b"other")
+        rig.writer_of(other).write(0, b"y" * WINDOW, START_NS)
+        await wait_all_tasks_blocked()
+        assert (storage.posted_count, storage.hurried_count) == (2, 1)
+
+
+async def test_waiting_for_room_hurries_what_was_posted_before(autojump_clock: MockClock) -> None:
+    async with open_rig(limit_bytes=WINDOW) as rig:
+        storage = rig.storage
+        storage.keeps_posts = True
+        rig.write(0, b"x" * WINDOW)
+        await wait_all_tasks_blocked()
+        before = storage.hurried_count
+        with pytest.raises(MictlanError, match="cannot be stored"):
+            await rig.writeback.wait_for_room(5)
+        assert storage.hurried_count > before
+
+
 async def test_writer_waits_for_room_for_as_long_as_the_space_takes_anything(
     autojump_clock: MockClock,
 ) -> None:
