@@ -51,6 +51,7 @@ from mictlanfs_mount.content import Content
 from mictlanfs_mount.durable import DurableFileSystem
 from mictlanfs_mount.filesystem import FileSystem
 from mictlanfs_mount.handshake import Handshake
+from mictlanfs_mount.heap import keep_freed_memory
 from mictlanfs_mount.inodes import InodeTable
 from mictlanfs_mount.kernel import raise_limits
 from mictlanfs_mount.kernelcache import NotifiedKernel
@@ -105,6 +106,7 @@ def run_mount(settings: MountSettings, notify_ready: Callable[[], None]) -> None
     """
     raise_descriptor_limit()
     collect_garbage_rarely()
+    keep_freed_memory()
     with raising_single_errors():
         trio.run(_mount, settings, notify_ready)
 
