@@ -73,6 +73,7 @@ class LeaseGate:
         members = sessions.with_leases()
         self.table = LeaseTable(clock, ttl_s, members, self._wake, earlier_ttl_s)
         self._has_longer_noted = earlier_ttl_s > ttl_s
+        self._is_note_late = False
         self._polls: dict[SessionId, asyncio.Event] = {}
         self._waiting: set[asyncio.Event] = set()
         self._is_stopping = False
@@ -336,7 +337,19 @@ class LeaseGate:
             await self._look_after(pause_s)
         # Last: a disk that is full must not keep anybody from being fenced.
         if self._has_longer_noted and now_s >= self.table.earlier_end_s:
+            await self._note_shorter_time()
+
+    async def _note_shorter_time(self) -> None:
+        """Note that nobody goes by an earlier, longer lease time any more; later, if it must be."""
+        try:
             await self._store.note_lease_time(self.table.ttl_s)
+        except MictlanError as error:
+            if not self._is_note_late:
+                log.warning(
+                    "a restart waits for the earlier lease time until that works: %s", error
+                )
+            self._is_note_late = True
+        else:
             self._has_longer_noted = False
 
     async def _look_after(self, pause_s: float) -> None:

@@ -538,6 +538,34 @@ def test_lease_time_is_noted_before_it_is_told_and_for_as_long_as_it_is_trusted(
         run_parts(tmp_path, scenario)
 
 
+def test_lease_time_that_cannot_be_noted_is_told_once_and_noted_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(_seconds: float) -> None:
+        raise MictlanError(Kind.NO_SPACE, "commit")
+
+    async def scenario(parts: Parts) -> None:
+        await mount(parts)
+        await agree_on_lease_time(parts.store, parts.sessions, 20, 30)
+        earlier_s = await agree_on_lease_time(parts.store, parts.sessions, 2, 30)
+        before = noted(parts)
+        gate = LeaseGate(parts.store, parts.sessions, parts.clock, 2, earlier_s)
+        with monkeypatch.context() as full:
+            full.setattr(parts.store, "note_lease_time", refuse)
+            for _ in range(40):
+                parts.clock.advance(1)
+                await gate.tick(1)
+        assert noted(parts) == before != 2
+        assert [r.levelname for r in caplog.records if "earlier lease time" in r.message] == [
+            "WARNING"
+        ]
+        parts.clock.advance(1)
+        await gate.tick(1)
+        assert noted(parts) == 2
+
+    run_parts(tmp_path, scenario)
+
+
 def test_sessions_of_before_lease_times_were_noted_may_trust_the_longest_there_is(
     tmp_path: Path,
 ) -> None:
