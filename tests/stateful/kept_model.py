@@ -174,7 +174,9 @@ class KeptMachine(RuleBasedStateMachine):
     @rule(ino=PICKS, name=NAMES)
     def take_snapshot(self, ino: int, name: bytes) -> None:
         root = self.place(ino, FileKind.DIRECTORY)
-        bucket = self.model.bucket_of(root) if root in self.model.inodes else None
+        inode = self.model.inodes.get(root)
+        is_directory = inode is not None and inode.kind is FileKind.DIRECTORY
+        bucket = self.model.bucket_of(root) if is_directory else None
         known = {(known.bucket, known.name) for known in self.model.kept.snapshots}
         if bucket is not None and (bucket, name) not in known:
             self.space.snapshot(bucket, name, root)

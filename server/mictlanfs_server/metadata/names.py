@@ -227,7 +227,8 @@ def _lose_name(
             tx.rows.delete_bucket(record.ino)
     else:
         record.nlink -= 1
-    if record.nlink and record.parent == parent:
+    is_home = record.nlink > 0 and record.parent == parent
+    if is_home and tx.rows.name_in(parent, record.ino) is None:
         # The way to its bucket must go through a directory that still names it.
         record.parent = tx.rows.any_parent(record.ino) or record.parent
     if record.allocated:

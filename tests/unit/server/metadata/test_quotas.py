@@ -60,6 +60,17 @@ def test_an_open_file_without_a_name_does_not_count(space: Space) -> None:
     assert used(space, bucket) == 0
 
 
+def test_a_file_counts_where_it_was_made_for_as_long_as_a_name_is_left_there(space: Space) -> None:
+    older, home = space.bucket(b"older"), space.bucket(b"home")
+    file = file_of(space, home, b"file", 100)
+    space.link(file, home, b"again")
+    space.link(file, older, b"file")
+    space.unlink(home, b"file")
+    assert (used(space, older), used(space, home)) == (0, 100)
+    space.unlink(home, b"again")
+    assert (used(space, older), used(space, home)) == (100, 0)
+
+
 def test_a_write_beyond_the_quota_is_refused_and_leaves_no_trace(space: Space) -> None:
     bucket = space.bucket()
     limit(space, bucket, 150)
