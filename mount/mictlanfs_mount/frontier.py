@@ -7,10 +7,14 @@ from itertools import islice
 from operator import itemgetter
 
 from mictlanfs.model import FileKind, InodeNumber
-from mictlanfs_mount.inodes import Inode
+from mictlanfs_mount.inodes import Inode, InodeTable
 from mictlanfs_mount.leases import Lease, LeaseTable
 from mictlanfs_mount.treewalk import Siblings
 
+# Names of a directory that are looked up one by one before it is listed.
+MISSES_MAX = 1
+# Up to so many are listed at once when names were looked up in the directory just before it.
+LISTED_AT_ONCE_MAX = 1024
 # Directories looked at before the search is given up: all that is listed ahead of a walk, and more.
 LOOKED_AT_MAX = 4096
 # How far up it goes on.
@@ -28,6 +32,28 @@ def subdirectories_of(lease: Lease) -> Siblings[Inode]:
         found.sort(key=itemgetter(0))
         lease.subdirectories = Siblings([inode for _, inode in found])
     return lease.subdirectories
+
+
+def is_to_be_listed(table: LeaseTable, inodes: InodeTable, lease: Lease) -> bool:
+    """Whether a look-up of a name that is not known should bring all names of a directory."""
+    if lease.is_large or lease.misses >= MISSES_MAX:
+        return not lease.is_large
+    directory = inodes.get(lease.key)
+    if directory is None or directory.attributes.size > LISTED_AT_ONCE_MAX:
+        return False
+    return _is_come_to(table, lease)
+
+
+def _is_come_to(table: LeaseTable, lease: Lease) -> bool:
+    """Whether names were looked up, or listed, in a directory just before this one, beside it."""
+    parent = table.get(lease.parent)
+    if parent is None or not parent.is_complete or parent is lease:
+        return False
+    beside = [table.get(inode.ino) for inode in subdirectories_of(parent).before(lease.key)]
+    return any(
+        known is not None and (known.misses or (known.is_complete and not known.is_ahead))
+        for known in beside
+    )
 
 
 def unlisted_behind(

@@ -34,7 +34,7 @@ from mictlanfs_mount.contentpages import (
 )
 from mictlanfs_mount.contested import ContestedDirectories
 from mictlanfs_mount.filesystem import LABEL_XATTR, REOPEN_WITHIN_S, FileSystem, Opened
-from mictlanfs_mount.frontier import subdirectories_of, unlisted_behind
+from mictlanfs_mount.frontier import is_to_be_listed, subdirectories_of, unlisted_behind
 from mictlanfs_mount.gone import removed, stale_when_gone
 from mictlanfs_mount.handles import DirectoryHandle, HandleNumber
 from mictlanfs_mount.inodes import Inode
@@ -46,8 +46,6 @@ from mictlanfs_mount.treewalk import TreeWalk
 
 log = logging.getLogger(__name__)
 
-# Names of a directory that are looked up one by one before it is listed.
-MISSES_MAX = 1
 # While the kernel keeps more names of a directory, it is told of no more that do not exist.
 ABSENT_NAMES_MAX = 8192
 # Extents that come with each file of a listing: small files, which are most, have one.
@@ -214,7 +212,7 @@ class LeasedReads(FileSystem):
             return await super().lookup(parent, name)
         lease = self.keeper.table.get(parent)
         if lease is not None:
-            if lease.misses >= MISSES_MAX and not (lease.is_large or lease.knows(name)):
+            if not lease.knows(name) and is_to_be_listed(self.keeper.table, self.inodes, lease):
                 await self._list(parent)
                 lease = self.keeper.table.get(parent)
             if lease is not None and lease.knows(name):

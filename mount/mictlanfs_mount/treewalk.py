@@ -40,6 +40,11 @@ class Siblings(Generic[T]):
         self._is_read[index] = 1
         return index == 0 or any(self._is_read[max(0, index - STEP_MAX) : index])
 
+    def before(self, ino: InodeNumber) -> Sequence[T]:
+        """The few from which a walk may have come to a directory; none to one not known."""
+        index = self._index.get(ino, 0)
+        return self._directories[max(0, index - STEP_MAX) : index]
+
     def behind(self, ino: InodeNumber | None) -> Sequence[T]:
         """Those that follow a directory; all of them behind none, none behind one not known."""
         index = -1 if ino is None else self._index.get(ino, len(self._index))

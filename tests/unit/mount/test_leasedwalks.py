@@ -201,3 +201,31 @@ async def test_nothing_is_listed_ahead_that_is_known(
     await walk(other, top)
     for lease in list(other.table):
         assert unlisted_behind(other.table, lease, 10) == []
+
+
+async def test_looking_into_one_directory_after_the_other_is_a_walk_too(
+    mount: LeasedMount, other: LeasedMount, autojump_clock: MockClock
+) -> None:
+    top = await plant(mount.space)
+    await other.list(top)
+    uppers = [(await other.filesystem.lookup(top, b"d%02d" % index)).ino for index in range(WIDTH)]
+    other.script.counts.clear()
+    # One name of each, then the next of each.
+    for below in range(DEPTH):
+        for upper in uppers:
+            await other.filesystem.lookup(upper, b"d%02d" % below)
+    # The first by itself, the second as a directory, those behind as a tree.
+    assert other.script.asked("list", "list-tree", "lookup", "node") <= 5
+
+
+async def test_a_large_directory_is_not_listed_for_one_name(
+    mount: LeasedMount, other: LeasedMount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mictlanfs_mount.frontier.LISTED_AT_ONCE_MAX", DEPTH - 1)
+    top = await plant(mount.space)
+    await other.list(top)
+    uppers = [(await other.filesystem.lookup(top, b"d%02d" % index)).ino for index in range(WIDTH)]
+    other.script.counts.clear()
+    for upper in uppers:
+        await other.filesystem.lookup(upper, b"d00")
+    assert (other.script.asked("lookup"), listings(other)) == (WIDTH, 0)
