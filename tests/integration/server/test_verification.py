@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.client
 import json
@@ -105,12 +106,19 @@ class Rig:
         rows = self.metadata(query, bytes.fromhex(chunk))
         return [int(row[0].rpartition("-")[2]) for row in rows]
 
-    def first_read(self, chunk: str) -> int:
-        """The peer that the mount asks first; see `PeerDirectory.holders`."""
-        holders = self.held_by(chunk)
-        pid = self.mount.pid()
-        assert pid is not None
-        return holders[(int(chunk[-2:], 16) + pid) % len(holders)]
+    def read_from(self, chunk: str) -> int:
+        """The peer whose file of a chunk the mount has open."""
+        wait_until(lambda: self._opened(chunk), f"{chunk} is open")
+        [path] = self._opened(chunk)
+        folder = Path(path).relative_to(self.servers.data).parts[0]
+        return int(folder.removeprefix("peer-"))
+
+    def _opened(self, chunk: str) -> set[str]:
+        found = set()
+        for descriptor in Path(f"/proc/{self.mount.pid()}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found.add(os.readlink(descriptor))
+        return {path for path in found if Path(path).name.startswith(chunk)}
 
     def status(self) -> Any:
         return self.servers.status()
@@ -174,7 +182,7 @@ def test_reads_find_every_damage_and_return_none_of_it(rig: Rig) -> None:
         # The mount has opened the file of the peer, and compared some of its blocks, by now.
         with (rig.mount.bucket / name).open("rb", buffering=0) as file:
             assert os.pread(file.fileno(), 4096, 0) == content[:4096]
-        peer = rig.first_read(chunk)
+        peer = rig.read_from(chunk)
         [path] = rig.files(peer, chunk)
         DAMAGES[damage](path)
         if damage != "extended":
