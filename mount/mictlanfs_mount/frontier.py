@@ -34,10 +34,18 @@ def subdirectories_of(lease: Lease) -> Siblings[Inode]:
     return lease.subdirectories
 
 
+def listed_parent(table: LeaseTable, lease: Lease) -> Lease | None:
+    """The directory that a directory is in, if its names are known; None for the root."""
+    parent = table.get(lease.parent)
+    return None if parent is None or not parent.is_complete or parent is lease else parent
+
+
 def is_to_be_listed(table: LeaseTable, inodes: InodeTable, lease: Lease) -> bool:
     """Whether a look-up of a name that is not known should bring all names of a directory."""
-    if lease.is_large or lease.misses >= MISSES_MAX:
-        return not lease.is_large
+    if lease.is_large:
+        return False
+    if lease.misses >= MISSES_MAX:
+        return True
     directory = inodes.get(lease.key)
     if directory is None or directory.attributes.size > LISTED_AT_ONCE_MAX:
         return False
@@ -46,8 +54,8 @@ def is_to_be_listed(table: LeaseTable, inodes: InodeTable, lease: Lease) -> bool
 
 def _is_come_to(table: LeaseTable, lease: Lease) -> bool:
     """Whether names were looked up, or listed, in a directory just before this one, beside it."""
-    parent = table.get(lease.parent)
-    if parent is None or not parent.is_complete or parent is lease:
+    parent = listed_parent(table, lease)
+    if parent is None:
         return False
     beside = [table.get(inode.ino) for inode in subdirectories_of(parent).before(lease.key)]
     return any(
@@ -76,8 +84,8 @@ def _coming(table: LeaseTable, lease: Lease) -> Iterator[Inode]:
     yield from _below(table, lease)
     here = lease
     for _ in range(ANCESTORS_MAX):
-        parent = table.get(here.parent)
-        if parent is None or not parent.is_complete or parent is here:
+        parent = listed_parent(table, here)
+        if parent is None:
             return
         for sibling in subdirectories_of(parent).behind(here.key):
             yield sibling

@@ -34,7 +34,12 @@ from mictlanfs_mount.contentpages import (
 )
 from mictlanfs_mount.contested import ContestedDirectories
 from mictlanfs_mount.filesystem import LABEL_XATTR, REOPEN_WITHIN_S, FileSystem, Opened
-from mictlanfs_mount.frontier import is_to_be_listed, subdirectories_of, unlisted_behind
+from mictlanfs_mount.frontier import (
+    is_to_be_listed,
+    listed_parent,
+    subdirectories_of,
+    unlisted_behind,
+)
 from mictlanfs_mount.gone import removed, stale_when_gone
 from mictlanfs_mount.handles import DirectoryHandle, HandleNumber
 from mictlanfs_mount.inodes import Inode
@@ -465,8 +470,8 @@ class LeasedReads(FileSystem):
         """The walk that comes to a directory, which is being read, if there is one."""
         assert self.keeper is not None
         table = self.keeper.table
-        parent = table.get(lease.parent)
-        if parent is None or not parent.is_complete or parent is lease:
+        parent = listed_parent(table, lease)
+        if parent is None:
             return None
         if not subdirectories_of(parent).knows(lease.key):
             # It may have come since.
