@@ -345,9 +345,8 @@ class LeaseGate:
             await self._store.note_lease_time(self.table.ttl_s)
         except MictlanError as error:
             if not self._is_note_late:
-                log.warning(
-                    "a restart waits for the earlier lease time until that works: %s", error
-                )
+                detail = "a router that is started again waits for the earlier lease time"
+                log.warning("cannot note the lease time, so %s: %s", detail, error)
             self._is_note_late = True
         else:
             self._has_longer_noted = False
