@@ -10,12 +10,12 @@ server, and nobody else is ever meant.
 from __future__ import annotations
 
 import array
+import itertools
 import logging
 import os
 import signal
 import socket
 import subprocess
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -62,8 +62,7 @@ class ForkedProcess:
         """
         if self._descriptor is not None:
             await trio.lowlevel.wait_readable(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = None
+            self._close()
         with trio.move_on_after(STATUS_TIMEOUT_S):
             await self._told.wait()
         self.returncode = Exit.FAILED if self._status is None else self._status
@@ -77,10 +76,20 @@ class ForkedProcess:
         """Send SIGKILL; nothing when it has ended."""
         self._send(signal.SIGKILL)
 
+    def abandon(self) -> None:
+        """Kill it; for who has never waited for it, and never will."""
+        self.kill()
+        self._close()
+
     def tell(self, status: int | None) -> None:
         """How it ended; None: nobody will ever know."""
         self._status = status
         self._told.set()
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def _send(self, number: signal.Signals) -> None:
         if self._descriptor is not None:
@@ -109,10 +118,10 @@ class _Request:
             self.abandon()
 
     def abandon(self) -> None:
-        """Nobody wants the fork any more."""
+        """Nobody wants the fork any more, nor waits for it."""
         self._is_abandoned = True
         if self.process is not None:
-            self.process.kill()
+            self.process.abandon()
 
 
 @asynccontextmanager
@@ -174,7 +183,9 @@ class ForkServer:
         self.pid = pid
         self.forked_count = 0
         self._connection = connection
-        self._requests: deque[_Request] = deque()
+        self._numbers = itertools.count()
+        # Also of some that were never sent: whether one was, a cancelled task cannot tell.
+        self._requests: dict[int, _Request] = {}
         self._forks: dict[int, ForkedProcess] = {}
         self._is_usable = True
 
@@ -185,9 +196,9 @@ class ForkServer:
         """
         if not self._is_usable:
             return None
-        request = _Request()
-        self._requests.append(request)
-        packet = msgspec.json.encode(Fork(tuple(arguments)))
+        number, request = next(self._numbers), _Request()
+        self._requests[number] = request
+        packet = msgspec.json.encode(Fork(number, tuple(arguments)))
         rights = array.array("i", [output])
         try:
             with trio.fail_after(ANSWER_TIMEOUT_S):
@@ -211,7 +222,7 @@ class ForkServer:
             self._give_up("it has ended")
         except OSError as error:
             self._give_up(str(error))
-        for request in self._requests:
+        for request in self._requests.values():
             request.answer(None)
         for process in self._forks.values():
             process.tell(None)
@@ -220,11 +231,11 @@ class ForkServer:
         match told:
             case Forked(pid=0):
                 log.warning("the fork server cannot fork: %s", told.trouble)
-                self._requests.popleft().answer(None)
+                self._requests.pop(told.number).answer(None)
             case Forked():
                 self.forked_count += 1
                 process = self._forks[told.pid] = ForkedProcess(told.pid)
-                self._requests.popleft().answer(process)
+                self._requests.pop(told.number).answer(process)
             case Ended():
                 self._forks.pop(told.pid).tell(told.status)
 

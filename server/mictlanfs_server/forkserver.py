@@ -44,19 +44,26 @@ MESSAGE_SIZE_BYTES_MAX: Final = 64 * 1024
 
 
 class Fork(msgspec.Struct, tag=True):
-    """Become `mictlanfs ARGUMENT...`, which writes to the descriptor that comes along."""
+    """Become `mictlanfs ARGUMENT...`, which writes to the descriptor that comes along.
 
+    Attributes:
+        number: of the request, for its answer.
+    """
+
+    number: int
     arguments: tuple[str, ...]
 
 
 class Forked(msgspec.Struct, tag=True):
-    """The answer to a `Fork`; answers come in the order of these.
+    """The answer to a `Fork`.
 
     Attributes:
+        number: of the request.
         pid: of the fork; 0: there is none.
         trouble: why there is none.
     """
 
+    number: int
     pid: int
     trouble: str = ""
 
@@ -109,17 +116,17 @@ def _serve(connection: socket.socket) -> Sequence[str] | None:
             packet, descriptors, _, _ = socket.recv_fds(connection, MESSAGE_SIZE_BYTES_MAX, 1)
             if not packet:
                 break
-            arguments = msgspec.json.decode(packet, type=Fork).arguments
+            request = msgspec.json.decode(packet, type=Fork)
             try:
-                forked = Forked(os.fork())
+                forked = Forked(request.number, os.fork())
             except OSError as error:
-                forked = Forked(0, str(error))
+                forked = Forked(request.number, 0, str(error))
             else:
                 if forked.pid == 0:
                     connection.close()
                     os.close(wake_read)
-                    _become_a_server(arguments, descriptors[0], wake_write)
-                    return arguments
+                    _become_a_server(request.arguments, descriptors[0], wake_write)
+                    return request.arguments
             os.close(descriptors[0])
             connection.send(msgspec.json.encode(forked))
     return None

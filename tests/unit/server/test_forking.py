@@ -186,6 +186,27 @@ async def test_a_fork_that_nobody_waits_for_is_killed(lab: Lab) -> None:
     assert await (await lab.fork("--version")).wait() == 0
 
 
+async def test_a_request_that_was_never_sent_gets_the_answer_of_no_other(lab: Lab) -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await lab.router()
+    assert scope.cancelled_caught
+    assert await (await lab.fork("--version")).wait() == 0
+    assert lab.forks.forked_count == 1
+
+
+async def test_abandoned_forks_leave_no_descriptor_open(lab: Lab) -> None:
+    await (await lab.fork("--version")).wait()
+    before = len(os.listdir("/proc/self/fd"))
+    os.kill(lab.pid, signal.SIGSTOP)
+    for _ in range(3):
+        with trio.move_on_after(0.02):
+            await lab.router()
+    os.kill(lab.pid, signal.SIGCONT)
+    await until(lambda: lab.forks.forked_count == 4)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 async def test_a_fork_server_ends_with_its_block(tmp_path: Path) -> None:
     async with opened(tmp_path) as lab:
         pid = lab.pid
